@@ -1,0 +1,54 @@
+"""Run notebooks from top to bottom and save their outputs in place.
+
+    python nbs/_run.py nbs/00_core.ipynb             one notebook
+    python nbs/_run.py nbs/4*.ipynb cuda slow        with the cells flagged `#| cuda` and `#| slow`
+
+Cells whose flag is not named keep the outputs they have.  The tests run notebooks with the same `run_cells`.
+"""
+import os, sys, time
+from pathlib import Path
+
+from execnb.nbio import write_nb
+from execnb.shell import CaptureShell
+from nbdev.clean import nbdev_clean
+from nbdev.process import NBProcessor
+
+waits = ('slow', 'cuda')
+
+
+def runs(cell, flags):
+    "Does `cell` run when `flags` are asked for?"
+    directives = cell.directives_
+    return directives.get('eval:') != ['false'] and all(f in flags for f in waits if f in directives)
+
+
+def run_cells(nb, path, flags=(), timeout=120):
+    "Run the code cells of `nb` one by one; yield the heading above each, the cell, and its exception or None"
+    shell, heading, here = CaptureShell(path, mpl_format='png', timeout=timeout), Path(path).stem, os.getcwd()
+    os.chdir(Path(path).parent)
+    try:
+        for cell in nb.cells:
+            if cell.cell_type == 'markdown':
+                titles = [l.strip('# ') for l in cell.source.splitlines() if l.startswith('#')]
+                heading = titles[-1] if titles else heading
+            elif cell.cell_type == 'code' and cell.source.strip() and runs(cell, flags):
+                cell.outputs = list(shell.run(cell.source))
+                yield heading, cell, shell.exc
+                if shell.exc: return
+    finally: os.chdir(here)
+
+
+def main(*args):
+    paths, flags = [Path(a).resolve() for a in args if a.endswith('.ipynb')], [a for a in args if a in waits]
+    if not paths or len(paths) + len(flags) != len(args): sys.exit(__doc__)
+    for path in paths:
+        nb, start = NBProcessor(path, rm_directives=False).nb, time.time()
+        for heading, cell, exc in run_cells(nb, path, flags, timeout=None):
+            if exc: sys.exit(f'{path.name}, "{heading}", cell {cell.idx_}: {type(exc).__name__}: {exc}\nnothing was saved')
+        for cell in nb.cells: cell.pop('directives_', None), cell.pop('idx_', None)
+        write_nb(nb, path)
+        nbdev_clean(str(path))
+        print(f'{path.name}: {time.time() - start:.1f} s')
+
+
+if __name__ == '__main__': main(*sys.argv[1:])

@@ -1,0 +1,76 @@
+"""Every notebook in `nbs/` is a test.
+
+Its cells run from top to bottom, as a reader would run them, and each is reported under the heading it
+stands below.  Cells flagged `#| cuda` wait for a GPU, cells flagged `#| slow` for `DCD_SLOW=1`, and no
+cell may take longer than `DCD_CELL_SECONDS` (120).
+"""
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from nbdev.process import NBProcessor
+
+nbs = Path(__file__).parent.parent/'nbs'
+sys.path.insert(0, str(nbs))
+from _run import run_cells  # noqa: E402
+
+notebooks = sorted(nbs.glob('*.ipynb'))
+flags = [f for f, ready in dict(cuda=torch.cuda.is_available(), slow=os.getenv('DCD_SLOW')).items() if ready]
+limit = None if flags else int(os.getenv('DCD_CELL_SECONDS', 120))
+
+
+def run(path, subtests, timeout=limit):
+    for heading, cell, exc in run_cells(NBProcessor(path).nb, path, flags, timeout):
+        with subtests.test(heading, cell=cell.idx_):
+            if exc: raise exc
+
+
+@pytest.mark.parametrize('path', notebooks, ids=lambda p: p.stem)
+def test_notebook(path, subtests): run(path, subtests)
+
+
+@pytest.mark.parametrize('path', notebooks, ids=lambda p: p.stem)
+def test_stored_outputs(path):
+    "A reader of the page meets no error and no warning"
+    for cell in json.loads(path.read_text(encoding='utf-8'))['cells']:
+        for out in cell.get('outputs', []):
+            assert out['output_type'] != 'error', ''.join(cell['source'])
+            assert out.get('name') != 'stderr', ''.join(out['text'])
+
+
+# The harness itself: each way to fail must be seen.
+
+def notebook(path, *cells):
+    "A notebook at `path` with code `cells`, each below its own heading"
+    cell = lambda kind, src: dict(cell_type=kind, metadata={}, source=src, **({'outputs': [], 'execution_count': None} if kind == 'code' else {}))
+    both = [c for i, src in enumerate(cells) for c in (cell('markdown', f'## Claim {i}'), cell('code', src))]
+    path.write_text(json.dumps(dict(cells=both, metadata={}, nbformat=4, nbformat_minor=4)))
+    return path
+
+
+def outcome(path, flags=(), timeout=5): return [(h, type(e)) for h, _, e in run_cells(NBProcessor(path).nb, path, flags, timeout)]
+
+
+def test_failing_cell_is_reported_under_its_heading(tmp_path):
+    path = notebook(tmp_path/'a.ipynb', 'x = 1', 'assert x == 2', 'x = 3')
+    assert outcome(path) == [('Claim 0', type(None)), ('Claim 1', AssertionError)]
+
+
+def test_slow_cell_is_stopped(tmp_path):
+    path = notebook(tmp_path/'a.ipynb', 'import time; time.sleep(30)')
+    assert outcome(path, timeout=1) == [('Claim 0', TimeoutError)]
+
+
+@pytest.mark.parametrize('flag', ['slow', 'cuda', 'eval: false'])
+def test_flags_are_honoured(tmp_path, flag):
+    path = notebook(tmp_path/'a.ipynb', f'#| {flag}\nassert False', 'x = 1')
+    assert outcome(path) == [('Claim 1', type(None))]
+    assert outcome(path, flags=['slow', 'cuda'])[0] == (('Claim 1', type(None)) if ':' in flag else ('Claim 0', AssertionError))
+
+
+def test_notebook_runs_in_its_own_folder(tmp_path):
+    path = notebook(tmp_path/'a.ipynb', f'import os; assert os.getcwd() == {str(tmp_path)!r}')
+    assert outcome(path) == [('Claim 0', type(None))]

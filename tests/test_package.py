@@ -1,0 +1,81 @@
+"The library is what the notebooks export, the notebooks are clean, and the package installs."
+import filecmp
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+root = Path(__file__).parent.parent
+sys.path.insert(0, str(root/'nbs'))
+
+
+def copy_project(dest):
+    shutil.copytree(root/'nbs', dest/'nbs', ignore=shutil.ignore_patterns('.ipynb_checkpoints', '__pycache__'))
+    shutil.copy(root/'settings.ini', dest)
+    return dest
+
+
+def files(folder): return sorted(p.relative_to(folder) for p in folder.rglob('*') if p.suffix in ('.py', '.ipynb') and '.ipynb_checkpoints' not in p.parts)
+
+
+def differing(a, b):
+    "Files that `a` and `b` do not share"
+    names = sorted({*files(a), *files(b)})
+    _, changed, missing = filecmp.cmpfiles(a, b, names, shallow=False)
+    return [*map(str, changed), *map(str, missing)]
+
+
+def test_library_is_exported(tmp_path):
+    subprocess.run(['nbdev_export'], cwd=copy_project(tmp_path), check=True)
+    assert differing(root/'dcd_nb', tmp_path/'dcd_nb') == [], 'run nbdev_export'
+
+
+def test_notebooks_are_clean(tmp_path):
+    subprocess.run(['nbdev_clean'], cwd=copy_project(tmp_path), check=True)
+    assert differing(root/'nbs', tmp_path/'nbs') == [], 'run nbdev_clean'
+
+
+def test_running_a_notebook_again_changes_nothing(tmp_path):
+    path = copy_project(tmp_path)/'nbs/00_core.ipynb'
+    subprocess.run([sys.executable, tmp_path/'nbs/_run.py', path], cwd=tmp_path, check=True)
+    strip = lambda p: re.sub(r'"image/png": ".*?"|base64,[^\\"]*', '', p.read_text(encoding='utf-8'))   # PNG bytes follow the matplotlib version
+    assert strip(path) == strip(root/'nbs/00_core.ipynb')
+
+
+def test_notebooks_import_only_smaller_numbers():
+    "Module `b` may be imported by a notebook only if a notebook before it exports to `b`"
+    import json
+    seen = set()
+    for path in sorted((root/'nbs').glob('[0-9]*.ipynb')):
+        cells = [''.join(c['source']) for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
+        own = {m for src in cells for m in re.findall(r'^#\| *(?:default_exp|exports?) +([\w.]+)', src, flags=re.M)}
+        used = {m for src in cells for m in re.findall(r'^ *(?:from|import) dcd_nb\.([\w.]+)', src, flags=re.M)}
+        assert used <= seen | own, f'{path.name} imports {used - seen - own}'
+        seen |= own
+
+
+def test_readme_is_made_from_index():
+    from _readme import readme
+    assert (root/'README.md').read_text(encoding='utf-8') == readme(), 'run python nbs/_readme.py'
+
+
+def test_ci_runs_the_command_of_the_readme():
+    block = re.search(r"pip install -e '\.\[dev\]' && pytest", (root/'README.md').read_text(encoding='utf-8'))
+    assert block and block[0] in (root/'.ci/run').read_text(encoding='utf-8')
+
+
+@pytest.mark.skipif(not (root/'.git').exists(), reason='builds from a git checkout')
+def test_wheel_from_sdist_works_outside_the_repository(tmp_path):
+    names = subprocess.run(['git', 'ls-files', '-co', '--exclude-standard'], cwd=root, check=True, capture_output=True, text=True).stdout.split('\n')
+    for name in filter(None, names):
+        if (root/name).is_file(): (tmp_path/'src'/name).parent.mkdir(parents=True, exist_ok=True), shutil.copy(root/name, tmp_path/'src'/name)
+    pip = dict(check=True, capture_output=True, text=True)
+    subprocess.run([sys.executable, '-m', 'build', '--no-isolation', '--outdir', tmp_path/'dist', tmp_path/'src'], **pip)
+    wheel, = (tmp_path/'dist').glob('*.whl')
+    subprocess.run([sys.executable, '-m', 'pip', 'install', '--no-deps', '--no-index', '--target', tmp_path/'site', wheel], **pip)
+    code = f"import sys; sys.path.insert(0, {str(tmp_path/'site')!r}); import dcd_nb.all as d; print(d.__file__, len(d.__all__))"
+    out = subprocess.run([sys.executable, '-I', '-c', code], cwd=tmp_path, **pip).stdout.split()
+    assert out[0].startswith(str(tmp_path/'site')) and int(out[1]) >= 20
