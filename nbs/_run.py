@@ -44,7 +44,7 @@ def main(*args):
     for path in paths:
         nb, start = NBProcessor(path, rm_directives=False).nb, time.time()
         for heading, cell, exc in run_cells(nb, path, flags, timeout=None):
-            if exc: sys.exit(f'{path.name}, "{heading}", cell {cell.idx_}: {type(exc).__name__}: {exc}\nnothing was saved')
+            if exc: sys.exit(f'{path.name}, "{heading}", cell {cell.idx_}: {type(exc).__name__}: {str(exc)[:400]}\nnothing was saved')
         for cell in nb.cells: cell.pop('directives_', None), cell.pop('idx_', None)
         write_nb(nb, path)
         nbdev_clean(str(path))
