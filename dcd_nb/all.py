@@ -6,7 +6,10 @@
 __all__ = []
 
 # %% ../nbs/91_names.ipynb #2b1229b7
-from . import core
+from . import core, data, files, operators
 from .core import *
+from .data import *
+from .files import *
+from .operators import *
 
-__all__ = [name for module in (core,) for name in module.__all__]
+__all__ = [name for module in (core, files, operators, data) for name in module.__all__]

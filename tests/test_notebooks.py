@@ -6,6 +6,7 @@ cell may take longer than `DCD_CELL_SECONDS` (120).
 """
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -74,3 +75,22 @@ def test_flags_are_honoured(tmp_path, flag):
 def test_notebook_runs_in_its_own_folder(tmp_path):
     path = notebook(tmp_path/'a.ipynb', f'import os; assert os.getcwd() == {str(tmp_path)!r}')
     assert outcome(path) == [('Claim 0', type(None))]
+
+
+# What a reader of the pages meets
+
+@pytest.mark.parametrize('path', notebooks, ids=lambda p: p.stem)
+def test_links_lead_somewhere(path):
+    text = '\n'.join(''.join(c['source']) for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'markdown')
+    for target in re.findall(r'\]\(([\w/.-]+\.ipynb)', text): assert (nbs/target).exists(), target
+    known = set(re.findall(r'^@\w+\{([\w-]+),', (nbs/'refs.bib').read_text(encoding='utf-8'), flags=re.M))
+    for key in re.findall(r'\[@([\w-]+)', text): assert key in known, f'[@{key}] is not in refs.bib'
+
+
+@pytest.mark.parametrize('path', notebooks, ids=lambda p: p.stem)
+def test_figures_have_captions_and_notebooks_stay_small(path):
+    for cell in json.loads(path.read_text(encoding='utf-8'))['cells']:
+        if any('image/png' in o.get('data', {}) for o in cell.get('outputs', [])):
+            src = ''.join(cell['source'])
+            assert all(f'#| {key}:' in src for key in ('label', 'fig-cap', 'fig-alt')), src[:200]
+    assert path.stat().st_size < 1.2e6
