@@ -358,10 +358,10 @@ def load_images(
     source,             # a folder, zip, tar, npy, npz or safetensors; or a name: 'digits', 'roll', 'cifar10', 'mnist', ...
     size=None,          # crop the centre to a square and resize it to `size` pixels; None: leave images as they are
     channels=None,      # 1 for grey, 3 for colour; None: as in the files
-    dtype=torch.float32,# torch.uint8: bytes, mapped from the disk, for data sets larger than memory
+    dtype=torch.float32,# torch.uint8: bytes, mapped from the disk, for data sets larger than memory; None: as stored
 ):
     "Images (N, C, H, W): floats in [-1, 1], sorted by file name"
-    need(dtype in (torch.float32, torch.uint8), f"dtype={dtype} must be torch.float32 or torch.uint8")
+    need(dtype in (torch.float32, torch.uint8, None), f"dtype={dtype} must be torch.float32, torch.uint8 or None")
     need(channels in (None, 1, 3), f"channels={channels!r} must be 1, 3 or None")
     need(size is None or isinstance(size, int) and size > 0, f"size={size!r} must be a positive number of pixels, or None")
     path = Path(source)
@@ -372,6 +372,7 @@ def load_images(
     if isinstance(a, Path): a = _cached(a, size, channels)
     need(channels in (None, a.shape[1]) and (size is None or tuple(a.shape[2:]) == (size, size)),
          f"source={str(source)!r} has shape {tuple(a.shape)}, and arrays are not resized: leave out size={size}, channels={channels}")
+    if dtype is None: return a
     if dtype == torch.uint8: return a if a.dtype == torch.uint8 else (a*127.5 + 128).clamp(0, 255).to(torch.uint8)
     return _floats(a) if a.dtype == torch.uint8 else a.float()
 
@@ -388,6 +389,7 @@ def measure_to(self:Corruption,
     double, (data, _) = _unit_range(x), _pair(path)
     part, note = _hidden(data, 'part'), _hidden(data, 'part.json')
     job = dict(corruption=self.to_dict(), seed=seed, images=content_hash(x.contiguous()))
+    with saving(data): pass                                 # the folder is there, or a sentence says why not
     start = _resume_at(job, part, note) if resume else 0
     one = self.batch(double(x[:1]), rng(seed, 0))
     spec = {k: (torch.float32, (len(x), *t.shape[1:])) for k, t in ({'y': one.y} | _flat(one.state)).items()}

@@ -6,7 +6,7 @@
 __all__ = ['Batch', 'map_state', 'Operator', 'Identity', 'RandomMask', 'Compose', 'Corruption', 'Separable', 'GaussianBlur', 'Downsample', 'to_complex', 'from_complex', 'fft2c', 'ifft2c', 'FourierMask', 'Saturation', 'Quantise', 'Poisson']
 
 # %% ../nbs/01_operators.ipynb #b07f0143
-import inspect, math
+import ast, inspect, math
 from collections import namedtuple
 
 import torch
@@ -255,6 +255,22 @@ def to_dict(self:Corruption): return {'op': self.op.to_dict(), 'sigma': self.sig
 
 @patch(cls_method=True)
 def from_dict(cls:Corruption, d): return Corruption(Operator.from_dict(d['op']), d['sigma'])
+
+# %% ../nbs/01_operators.ipynb #630f72fb
+@patch(cls_method=True)
+def parse(cls:Operator, text):
+    "The operator that `text` writes down, e.g. `Compose(GaussianBlur(), RandomMask(missing=.5))`"
+    def build(node):
+        if isinstance(node, ast.Name): return choose('operator', node.id, Operator.known)()
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)): return ast.literal_eval(node)
+        return choose('operator', node.func.id, Operator.known)(*map(build, node.args), **{k.arg: build(k.value) for k in node.keywords})
+    try: op = build(ast.parse(text.strip(), mode='eval').body)
+    except (SyntaxError, TypeError, ValueError) as e:
+        if isinstance(e, BadInput): raise
+        why = 'only operators and plain values are understood' if 'malformed' in str(e) else str(e).replace('.__init__()', '').split(' (')[0]
+        raise BadInput(f"op={text!r} cannot be read ({why}): write it as in Python, e.g. 'RandomMask(missing=.6)'") from e
+    need(isinstance(op, Operator), f"op={text!r} is no operator: write one as in Python, e.g. 'RandomMask(missing=.6)'")
+    return op
 
 # %% ../nbs/01a_separable.ipynb #66307420
 class Separable(Operator):
