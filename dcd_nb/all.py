@@ -6,10 +6,11 @@
 __all__ = []
 
 # %% ../nbs/91_names.ipynb #2b1229b7
-from . import core, data, files, operators
+from . import core, data, files, identify, operators
 from .core import *
 from .data import *
 from .files import *
+from .identify import *
 from .operators import *
 
-__all__ = [name for module in (core, files, operators, data) for name in module.__all__]
+__all__ = [name for module in (core, files, operators, data, identify) for name in module.__all__]

@@ -12,7 +12,7 @@ from functools import wraps
 from fastcore.script import call_parse
 
 from .core import BadInput, need
-from .data import Measurements, load_images
+from .data import load_images
 from .files import _pair
 from .operators import Corruption, Operator
 

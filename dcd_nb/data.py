@@ -11,7 +11,7 @@ import copy, math, warnings
 import torch
 from fastcore.basics import patch
 
-from .core import *
+from .core import BadInput, axes, choose, color_of, need, progress, rng
 from .files import content_hash, load_tensors, save_tensors
 from .operators import Batch, Corruption, map_state
 
@@ -136,11 +136,16 @@ def save(self:Measurements,
     save_tensors(path, {'y': self.y} | _flat(self.state), self.meta())
 
 @patch(cls_method=True)
-def load(cls:Measurements, path):
+def load(cls:Measurements,
+    path,            # as given to `save`
+    corruption=None, # only if it cannot be kept in a file: the corruption that made them
+):
     "The measurements that `save` wrote to `path`"
     tensors, meta = load_tensors(path)
     need(meta.get('kind') == 'measurements', f"path={str(path)!r} holds {meta.get('kind', 'something else')}, not measurements")
-    return cls(tensors['y'], Corruption.from_dict(meta['corruption']), _unflat(tensors), meta['about'])
+    if corruption is None: corruption = Corruption.from_dict(meta['corruption'])
+    need(corruption.to_dict() == meta['corruption'], f"corruption={corruption} is not the one that made {str(path)!r}: {meta['corruption']}")
+    return cls(tensors['y'], corruption, _unflat(tensors), meta['about'])
 
 # %% ../nbs/02_data.ipynb #4123a2da
 def toy_curve(
@@ -211,7 +216,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import _hidden, _pair, allocate, atomic, commit, saving
+from .files import _flush, _hidden, _pair, allocate, atomic, commit, saving
 
 # %% ../nbs/02a_loading.ipynb #5e8873b2
 def _fail(name, why): raise BadInput(f"{name} {why}")
@@ -399,6 +404,7 @@ def measure_to(self:Corruption,
         one = self.batch(double(x[row:row+1]), rng(seed, row))
         for k, v in ({'y': one.y} | _flat(one.state)).items(): t[k][row] = v[0]
         if (row + 1)%every == 0:
+            _flush(part)
             with atomic(note) as tmp: tmp.write_text(json.dumps(job | dict(done=row + 1)))
     ys = Measurements(t['y'], self, _unflat(t), dict(seed=seed))
     with saving(data): commit(part, path, ys.meta())

@@ -6,7 +6,7 @@
 __all__ = ['content_hash', 'file_hash', 'saving', 'atomic', 'commit', 'save_tensors', 'load_meta', 'load_tensors', 'allocate']
 
 # %% ../nbs/00a_files.ipynb #02076d34
-import errno, hashlib, json, math, os, shutil
+import hashlib, json, math, os, shutil
 from contextlib import contextmanager
 from pathlib import Path
 

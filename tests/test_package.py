@@ -57,6 +57,13 @@ def test_notebooks_import_only_smaller_numbers():
         seen |= own
 
 
+def test_no_name_is_undefined():
+    "A module is put together from cells: an import that only the notebook has would be missed"
+    done = subprocess.run([sys.executable, '-m', 'pyflakes', root/'dcd_nb'], capture_output=True, text=True)
+    assert done.stdout or not done.stderr, done.stderr
+    assert not [l for l in done.stdout.splitlines() if 'undefined name' in l or 'may be undefined' in l and 'all.py' not in l]
+
+
 def test_readme_is_made_from_index():
     from _readme import readme
     assert (root/'README.md').read_text(encoding='utf-8') == readme(), 'run python nbs/_readme.py'
