@@ -22,10 +22,14 @@ def runs(cell, flags):
     return directives.get('eval:') != ['false'] and all(f in flags for f in waits if f in directives)
 
 
+def own_modules(): return {k: v for k, v in sys.modules.items() if k.split('.')[0] == 'dcd_nb'}
+
+
 def run_cells(nb, path, flags=(), timeout=120):
     "Run the code cells of `nb` one by one; yield the heading above each, the cell, and its exception or None"
-    shell, heading, here = CaptureShell(path, mpl_format='png', timeout=timeout), Path(path).stem, os.getcwd()
+    shell, heading, here, before = CaptureShell(path, mpl_format='png', timeout=timeout), Path(path).stem, os.getcwd(), own_modules()
     os.chdir(Path(path).parent)
+    for name in before: del sys.modules[name]      # a notebook that patches a class of the library does so for itself alone
     try:
         for cell in nb.cells:
             if cell.cell_type == 'markdown':
@@ -35,7 +39,10 @@ def run_cells(nb, path, flags=(), timeout=120):
                 cell.outputs = list(shell.run(cell.source))
                 yield heading, cell, shell.exc
                 if shell.exc: return
-    finally: os.chdir(here)
+    finally:
+        os.chdir(here)
+        for name in own_modules(): del sys.modules[name]
+        sys.modules.update(before)
 
 
 def main(*args):

@@ -77,6 +77,13 @@ def test_notebook_runs_in_its_own_folder(tmp_path):
     assert outcome(path) == [('Claim 0', type(None))]
 
 
+def test_patches_stay_in_their_notebook(tmp_path):
+    from dcd_nb.operators import Corruption
+    path = notebook(tmp_path/'a.ipynb', 'from dcd_nb.operators import Corruption; Corruption.batch = None')
+    assert outcome(path) == [('Claim 0', type(None))] and Corruption.batch is not None
+    assert outcome(notebook(tmp_path/'b.ipynb', 'from dcd_nb.operators import Corruption; assert Corruption.batch')) == [('Claim 0', type(None))]
+
+
 # What a reader of the pages meets
 
 @pytest.mark.parametrize('path', notebooks, ids=lambda p: p.stem)
