@@ -12,8 +12,8 @@ import torch
 from fastcore.basics import patch
 
 from .core import axes, colors, image_grid, need, rng
-from .data import Measurements
-from .operators import Corruption, Operator, RandomMask
+from .data import Measurements, _flat
+from .operators import Corruption, Operator, RandomMask, map_state
 
 # %% ../nbs/26_identify.ipynb #9475d56f
 def normal_matrices(
@@ -21,14 +21,16 @@ def normal_matrices(
     shape,        # (C, H, W) of a small image
     draws=200,    # states to draw, if the operator is random
     seed=0,
+    states=None,  # the states themselves, instead of draws
 ):
     "A^T A for some draws of A: (draws, d, d), float64"
     op._is_linear('normal matrix')
     d = math.prod(shape)
     need(d <= 1024, f"shape={tuple(shape)} has {d} entries, more than 1024: take a smaller image, the structure is the same")
     out = []
-    for k in range(draws if op.random else 1):
-        A = op.matrix(shape, op.draw(1, shape, rng(seed, k)))
+    n = 1 if not op.random else draws if states is None else len(next(iter(_flat(states).values())))
+    for k in range(n):
+        A = op.matrix(shape, op.draw(1, shape, rng(seed, k)) if states is None else map_state(lambda t: t[k:k+1], states))
         out.append(A.T@A)
     return torch.stack(out)
 
@@ -95,20 +97,35 @@ def sees_all(self:Operator, shape):
 @patch
 def sees_all(self:RandomMask, shape): return (1 - self.missing)**math.prod(shape[1:])
 
+@patch
+def crop_state(self:Operator, state, shape, small):
+    "The state of a `small` image cut out of one of `shape`, where that has a meaning"
+    return state if tuple(small) == tuple(shape) else None
+
+@patch
+def crop_state(self:RandomMask, state, shape, small):
+    r, c = ((n - m)//2 for n, m in zip(shape[1:], small[1:]))
+    return state[:, :, r:r + small[1], c:c + small[2]]
+
 # %% ../nbs/26_identify.ipynb #de862f3a
 class Report:
     "What a corruption leaves of the distribution of clean images"
-    def __init__(self, corruption, shape, draws, seed, n=None):
+    def __init__(self, corruption, shape, draws, seed, ys=None):
         op = corruption.op
-        self.corruption, self.n = corruption, n
+        self.corruption, self.n = corruption, ys and len(ys)
         self.shape, pairs = _small(op, shape, (1, 16, 16), (2, 8, 16)), _small(op, shape, (1, 8, 8), (2, 2, 16))
-        Q = normal_matrices(op, self.shape, draws, seed)
+        def look(small, k):
+            some = ys[torch.linspace(0, len(ys) - 1, min(k, len(ys))).long()].state if ys is not None and op.random else None
+            cut = some if some is None else op.crop_state(some, shape, small)
+            self.afresh = some is not None and cut is None
+            return normal_matrices(op, small, k, seed, cut)
+        Q = look(self.shape, draws)
         lam, U = torch.linalg.eigh(Q.mean(0))
         self.directions = U.flip(1)                                                   # best seen first
         self.spectrum = lam.flip(0).clamp(min=0) if op.random else op.spectrum(self.shape)**2   # an SVD reaches further down
         self.d, self.rank = len(lam), int((self.spectrum > self.spectrum[0]*(1e-10 if op.random else 1e-26)).sum())
-        self.determined = determined(normal_matrices(op, pairs, 2*draws, seed)) if op.random else self.rank*(self.rank + 1)/(self.d*(self.d + 1))
-        self.chance = op.sees_all(shape) if op.random else float(self.rank == self.d)
+        self.determined = determined(look(pairs, 2*draws)) if op.random else self.rank*(self.rank + 1)/(self.d*(self.d + 1))
+        self.chance = (op.sees_all(shape) if ys is None or self.determined > .999 else None) if op.random else float(self.rank == self.d)
         self.frequency, self.snr = frequency_snr(corruption, self.shape, Q)
         self.drowned = (self.snr < 1).double().mean().item()
 
@@ -136,7 +153,7 @@ class Report:
         return f"{what}, {self.drowned:.0%} of the frequencies of natural images are below the noise of a single observation."
 
     def __repr__(self):
-        looked = f", {self.n} observations" if self.n else ''
+        looked = f", {self.n} observations{' (states drawn afresh)'*self.afresh}" if self.n else ''
         return f"{self.corruption} on {'x'.join(map(str, self.shape))}{looked}\n{self.verdict}\n{self.noise}"
 
 def identifiability(
@@ -147,7 +164,7 @@ def identifiability(
 ) -> Report:
     "Is p(x) determined by such measurements? In words, numbers and pictures"
     need(isinstance(what, (Corruption, Measurements)), f"what={what!r} must be a Corruption or Measurements")
-    if isinstance(what, Measurements): return Report(what.corruption, what.shape, draws, seed, n=len(what))
+    if isinstance(what, Measurements): return Report(what.corruption, what.shape, draws, seed, what)
     return Report(what, shape or (1, 16, 16), draws, seed)
 
 # %% ../nbs/26_identify.ipynb #05d5ed82
