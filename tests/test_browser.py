@@ -1,0 +1,160 @@
+"""The sliders in a real browser: live in JupyterLab, and on a page without Python.
+
+Needs Debian's `chromium` (or $DCD_CHROMIUM) and the package `playwright`, which `pip install -e '.[dev]'` brings;
+playwright downloads nothing.  The browser reaches 127.0.0.1 and nothing else, and nothing is written to the home folder.
+With $DCD_SCREENSHOTS set to a folder, what the browser showed is kept there.
+"""
+import functools
+import http.server
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+sync_api = pytest.importorskip('playwright.sync_api', reason="the package playwright is not installed: pip install -e '.[dev]'")
+pytest.importorskip('jupyterlab', reason="the package jupyterlab is not installed: pip install -e '.[dev]'")
+root = Path(__file__).parent.parent
+names = ('chromium', 'chromium-browser', 'google-chrome')
+chromium = os.getenv('DCD_CHROMIUM') or next(filter(None, map(shutil.which, names)), None)
+pytestmark = pytest.mark.skipif(not chromium, reason='chromium is not installed: apt-get install chromium, or set DCD_CHROMIUM')
+flags = '--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync'
+
+
+@pytest.fixture
+def page(tmp_path):
+    "A browser page for which 127.0.0.1 is the whole world; `page.outside` lists what it asked of others"
+    with sync_api.sync_playwright() as p:
+        home = {k: str(tmp_path/'home') for k in ('HOME', 'XDG_CONFIG_HOME', 'XDG_CACHE_HOME')}
+        browser = p.chromium.launch(executable_path=chromium, args=flags.split(), env=os.environ | home)
+        page = browser.new_page(viewport=dict(width=1100, height=1000))
+        page.outside = []
+        def gate(route):
+            if route.request.url.startswith('http://127.0.0.1:'): return route.continue_()
+            page.outside.append(route.request.url)
+            route.abort()
+        page.route(lambda url: url.startswith('http'), gate)
+        page.set_default_timeout(30_000)
+        try: yield page
+        finally: shot(page, 'last'), browser.close()
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+
+def explorer_notebook(path):
+    "A notebook with the explorer's cell as a reader meets it, and the import that it needs"
+    cells = [c for c in json.loads((root/'nbs/02b_explorer.ipynb').read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
+    live, = [src for c in cells if (src := ''.join(c['source'])).startswith('#| eval: false')]
+    code = ['from dcd_nb.explore import *', live]
+    kernel = dict(name='python3', display_name='python3', language='python')
+    path.write_text(json.dumps(dict(nbformat=4, nbformat_minor=5, metadata=dict(kernelspec=kernel), cells=[
+        dict(cell_type='code', id=f'c{i}', metadata={}, outputs=[], execution_count=None, source=src) for i, src in enumerate(code)])))
+
+
+@pytest.fixture
+def lab(tmp_path):
+    "JupyterLab on a folder with the notebook; gives the notebook's address"
+    dirs = {k: tmp_path/k.lower() for k in ('HOME', 'JUPYTER_CONFIG_DIR', 'JUPYTER_DATA_DIR', 'JUPYTER_RUNTIME_DIR',
+                                            'JUPYTERLAB_SETTINGS_DIR', 'JUPYTERLAB_WORKSPACES_DIR', 'IPYTHONDIR', 'MPLCONFIGDIR')}
+    spec, work, news = dirs['JUPYTER_DATA_DIR']/'kernels/python3', tmp_path/'work', dirs['JUPYTERLAB_SETTINGS_DIR']/'@jupyterlab/apputils-extension'
+    for d in (*dirs.values(), spec, work, news): d.mkdir(parents=True)
+    news.joinpath('notification.jupyterlab-settings').write_text('{"fetchNews": "false", "checkForUpdates": false}')
+    path = os.pathsep.join(filter(None, [str(root), os.getenv('PYTHONPATH')]))
+    spec.joinpath('kernel.json').write_text(json.dumps(dict(display_name='this checkout', language='python', env=dict(PYTHONPATH=path),
+        argv=[sys.executable, '-m', 'ipykernel_launcher', '-f', '{connection_file}'])))
+    explorer_notebook(work/'explorer.ipynb')
+    token, port, log = secrets.token_hex(16), free_port(), tmp_path/'lab.log'
+    args = ['--no-browser', '--allow-root', '--ServerApp.ip=127.0.0.1', f'--ServerApp.port={port}', '--ServerApp.port_retries=0',
+            f'--ServerApp.root_dir={work}', '--LabApp.extension_manager=readonly',
+            '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate']
+    env = os.environ | {k: str(v) for k, v in dirs.items()} | dict(JUPYTER_TOKEN=token, JUPYTER_PREFER_ENV_PATH='0')
+    with open(log, 'w') as out:
+        server = subprocess.Popen([sys.executable, '-m', 'jupyterlab', *args], env=env, stdout=out, stderr=out, start_new_session=True)
+    url = f'http://127.0.0.1:{port}'
+    try:
+        for _ in range(300):
+            assert server.poll() is None, log.read_text()[-2000:]
+            try: urllib.request.urlopen(f'{url}/api?token={token}', timeout=5); break
+            except OSError: time.sleep(.1)
+        yield f'{url}/lab/tree/explorer.ipynb?reset&token={token}'
+    finally:
+        server.send_signal(signal.SIGTERM)               # shuts the kernels down
+        try: server.wait(15)
+        except subprocess.TimeoutExpired: pass
+        try: os.killpg(server.pid, signal.SIGKILL)
+        except ProcessLookupError: pass
+        server.wait()
+
+
+def shot(page, name):
+    if folder := os.getenv('DCD_SCREENSHOTS'): page.screenshot(path=f'{folder}/{name}.png')
+
+
+def test_sliders_move_the_picture_in_jupyterlab(lab, page):
+    page.goto(lab)
+    page.get_by_text('this checkout | Idle').wait_for()
+    page.get_by_role('menuitem', name='Run', exact=True).click()
+    page.get_by_role('menuitem', name='Run All Cells', exact=True).click()
+    # The picture has a name for those who cannot see it, and the name says what is shown
+    picture = page.get_by_role('img', name='x, y, A^T y, A^+ y and the singular values of')
+    picture.wait_for()
+    assert picture.evaluate('p => p.decode().then(() => p.naturalWidth)') >= 600
+    shot(page, 'blur')
+    # A knob that does not apply is not shown; one that applies answers to the keyboard
+    knob = lambda label: page.locator('.widget-slider', has=page.get_by_text(label, exact=True)).get_by_role('slider')
+    assert not knob('mask rate').is_visible() and knob('rcond of A^+').is_visible()
+    before = picture.get_attribute('src')
+    for _ in range(14): knob('rcond of A^+').press('ArrowRight')
+    page.get_by_role('status').filter(has_text=' 5% of A^+ y had').wait_for()
+    assert picture.get_attribute('src') != before
+    shot(page, 'blur-cut')
+    # Another operator brings its own knob
+    page.get_by_label('operator').select_option('random mask')
+    page.get_by_role('img', name='RandomMask(missing=0.6)').wait_for()
+    before = picture.get_attribute('src')
+    knob('mask rate').press('ArrowRight')
+    page.get_by_role('img', name='RandomMask(missing=0.65)').wait_for()
+    assert picture.get_attribute('src') != before and not knob('rcond of A^+').is_visible()
+    shot(page, 'mask')
+    page.get_by_label('operator').select_option('Fourier mask')
+    page.get_by_role('img', name='FourierMask(R=4').wait_for()
+    shot(page, 'fourier')
+
+
+def test_slider_moves_on_a_page_without_python(page, tmp_path):
+    import torch
+    from dcd_nb.core import slider
+    page_html = slider({f'{p:g}': torch.full((1, 1, 8, 8), p) for p in (-1., 0., 1.)}, name='grey').data
+    (tmp_path/'site').mkdir()
+    (tmp_path/'site/page.html').write_text(f'<!doctype html><html lang="en"><title>slider</title><body>{page_html}</body></html>', encoding='utf-8')
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args): pass
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(Quiet, directory=tmp_path/'site'))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        for url in (f'http://127.0.0.1:{server.server_port}/page.html', (tmp_path/'site/page.html').as_uri()):
+            page.goto(url)
+            seen = lambda: [(i.get_attribute('alt'), i.evaluate('i => i.naturalWidth > 0')) for i in page.locator('img').all() if i.is_visible()]
+            assert seen() == [('grey -1', True)]
+            knob = page.get_by_role('slider', name='grey')
+            knob.press('ArrowRight')
+            assert seen() == [('grey 0', True)] and page.locator('output').inner_text() == '0'
+            knob.fill('2')
+            assert seen() == [('grey 1', True)] and page.locator('output').inner_text() == '1'
+            knob.press('Home')
+            assert seen() == [('grey -1', True)]
+    finally: server.shutdown(), server.server_close()
+    assert page.outside == []                            # needs no network
