@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../nbs/91_names.ipynb #2b1229b7
-from . import core, data, diffusion, explore, files, identify, networks, operators
+from . import core, data, diffusion, explore, files, identify, networks, objectives, operators
 from .core import *
 from .data import *
 from .diffusion import *
@@ -14,6 +14,7 @@ from .explore import *
 from .files import *
 from .identify import *
 from .networks import *
+from .objectives import *
 from .operators import *
 
-__all__ = [name for module in (core, files, operators, data, explore, diffusion, networks, identify) for name in module.__all__]
+__all__ = [name for module in (core, files, operators, data, explore, diffusion, networks, objectives, identify) for name in module.__all__]
