@@ -6,15 +6,17 @@
 __all__ = []
 
 # %% ../nbs/91_names.ipynb #2b1229b7
-from . import core, data, diffusion, explore, files, identify, networks, objectives, operators
+from . import baselines, core, data, diffusion, explore, files, identify, metrics, networks, objectives, operators
+from .baselines import *
 from .core import *
 from .data import *
 from .diffusion import *
 from .explore import *
 from .files import *
 from .identify import *
+from .metrics import *
 from .networks import *
 from .objectives import *
 from .operators import *
 
-__all__ = [name for module in (core, files, operators, data, explore, diffusion, networks, objectives, identify) for name in module.__all__]
+__all__ = [name for module in (core, files, operators, data, explore, diffusion, networks, metrics, baselines, objectives, identify) for name in module.__all__]
