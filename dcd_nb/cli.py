@@ -8,6 +8,7 @@ __all__ = ['polite', 'report', 'corrupt']
 # %% ../nbs/90_cli.ipynb #fce798a9
 import json as jsonlib, sys, time
 from functools import wraps
+from pathlib import Path
 
 from fastcore.script import call_parse
 
@@ -39,7 +40,7 @@ def corrupt(
     out:str,         # writes OUT.safetensors and OUT.json
     op:str='Identity()', # the operator, as in Python: 'RandomMask(missing=.6)', 'Compose(GaussianBlur(), RandomMask(.5))'
     sigma:float=0.,  # level of the Gaussian noise, for pixels in [-1, 1]
-    seed:int=0,      # of the experiment
+    seed:int=0,      # of the experiment; if you hand on the data, keep it secret: it undoes the noise
     size:int=None,   # crop the centre to a square and resize it to so many pixels
     channels:int=None, # 1 for grey, 3 for colour
     resume:bool=False, # go on with an interrupted run
@@ -48,7 +49,10 @@ def corrupt(
 ):
     "Corrupt images once and for all: y = A(x) + sigma eps"
     start, A = time.time(), Corruption(Operator.parse(op), sigma)
-    need(overwrite or not _pair(out)[1].exists(), f"out={out!r} already holds measurements: choose another name, or pass --overwrite")
+    need(Path(out).name not in ('', '.', '..'), f"out={out!r} must be the name of a file to write")
+    there = [p for p in _pair(out) if p.exists()]
+    need(overwrite or not there, f"out={out!r} would replace {', '.join(p.name for p in there)}: choose another name, or pass --overwrite")
+    need(all(p.resolve() != Path(source).resolve() for p in there), f"out={out!r} would replace the source: choose another name")
     x = load_images(source, size, channels, dtype=None)
     ys = A.measure_to(x, out, seed, resume)
     report(dict(out=str(_pair(out)[0]), n=len(ys), image=list(ys.shape), op=repr(A.op), sigma=A.sigma, seed=seed, hash=ys.hash,

@@ -6,7 +6,7 @@
 __all__ = ['Measurements', 'digits', 'toy_curve', 'toy', 'toy_distance', 'show_points', 'low_rank', 'decode', 'image_files', 'cache_dir', 'load_images']
 
 # %% ../nbs/02_data.ipynb #c6fed1d5
-import copy, math, warnings
+import copy, json, math, operator, warnings
 
 import torch
 from fastcore.basics import patch
@@ -34,6 +34,7 @@ def _check_chunks(y, seen):
         part = y[rows]
         need(part.isfinite().all(), f"y holds NaN or infinity in image {rows[~part.isfinite().flatten(1).all(1)].tolist()[:1]}: leave such images out")
         if seen is None: continue
+        need(((seen[rows] == 0) | (seen[rows] == 1)).all(), f"state of images {rows[0]} to {rows[-1]} is a mask with other values than 0 and 1: divide or round it")
         bad = (part.masked_fill((seen[rows] != 0).to(part.device), 0.) != 0).flatten(1).any(1)
         need(not bad.any(), f"y is not 0 on hidden entries of image {rows[bad.cpu()].tolist()[:1]}: set them to 0, or check that "
                             "the state belongs to y (1 = observed)")
@@ -53,8 +54,16 @@ class Measurements:
         need(state is not None or not corruption.op.random, f"state is missing: {corruption.op} is random, so each observation needs its state")
         for name, t in _flat(state).items():
             need(len(t) == len(y), f"{name} has {len(t)} entries, but there are {len(y)} observations")
-        self.y, self.corruption, self.state, self.about = y, corruption, state, about or {}
-        _check_chunks(y, corruption.op.observed(state))
+        self.y, self.corruption, self.state, self.about = y.detach(), corruption, map_state(torch.Tensor.detach, state), about or {}
+        self._fits()
+        _check_chunks(self.y, corruption.op.observed(self.state))
+
+    def _fits(self):
+        "Can the operator make such observations with such a state?"
+        try: one = self.op(torch.zeros(1, *self.shape, device=self.y.device), map_state(lambda t: t[:1], self.state))
+        except (BadInput, RuntimeError, AttributeError, KeyError, TypeError, IndexError) as e:
+            raise BadInput(f"y of shape {tuple(self.y.shape)} and its state do not fit {self.op}: {str(e)[:150]}") from e
+        need(one.shape[1:] == self.y.shape[1:], f"y has shape {tuple(self.y.shape)}, but {self.op} makes {tuple(one.shape[1:])}")
 
     op    = property(lambda self: self.corruption.op)
     sigma = property(lambda self: self.corruption.sigma)
@@ -65,7 +74,9 @@ class Measurements:
 
     def __getitem__(self, i):
         "Observations and their state, as a copy: nobody can write into the data by accident"
-        i = torch.arange(len(self))[i] if isinstance(i, slice) else torch.as_tensor(i)
+        if isinstance(i, slice): i = range(len(self))[i]
+        i = torch.as_tensor(i if torch.is_tensor(i) or isinstance(i, int) else list(i))
+        if i.numel() == 0: i = i.long()
         pick = lambda t: t[i.to(t.device)].clone() if i.ndim == 0 else t[i.to(t.device)]
         return Batch(pick(self.y), map_state(pick, self.state))
 
@@ -76,7 +87,10 @@ class Measurements:
         return new
 
     @property
-    def hash(self): "Names the content: observations, state and corruption"; return content_hash({'y': self.y} | _flat(self.state))
+    def hash(self):
+        "Names the content: observations, state and corruption"
+        what = json.dumps(self.corruption.to_dict(), sort_keys=True).encode()
+        return content_hash({'y': self.y, 'corruption': torch.tensor(list(what), dtype=torch.uint8)} | _flat(self.state))
 
 # %% ../nbs/02_data.ipynb #960fd946
 def _unit_range(x):
@@ -91,19 +105,25 @@ def _unit_range(x):
         if lo >= 0: warnings.warn(f"no value of x is negative (they run from {lo:.3g} to {hi:.3g}); if they lie in [0, 1], use 2*x - 1")
     return lambda part: part.cpu().double()
 
+def _seed(seed):
+    "A whole number, whatever its type"
+    try: return operator.index(seed)
+    except TypeError: raise BadInput(f"seed={seed!r} must be a whole number") from None
+
 def _put(to, row, state):
     if isinstance(to, dict): [_put(to[k], row, state[k]) for k in to]
     elif to is not None: to[row] = state[0]
 
 # %% ../nbs/02_data.ipynb #d3f6f0bc
 @patch
+@torch.no_grad()
 def measure(self:Corruption,
     x,           # images (N, C, H, W): floats in [-1, 1], or uint8
     seed=0,      # of the experiment
     index=None,  # which image each one is; None: 0 to N-1
 ) -> Measurements:
     "Observe every image once. Observation i depends on seed, index and image alone"
-    double = _unit_range(x)
+    double, seed = _unit_range(x), _seed(seed)
     index = range(len(x)) if index is None else [int(i) for i in index]
     need(len(index) == len(x), f"index has {len(index)} entries, but there are {len(x)} images")
     y, state = torch.empty(len(x), *self.op.out_shape(tuple(x.shape[1:]))), None
@@ -112,7 +132,7 @@ def measure(self:Corruption,
         if row == 0: state = map_state(lambda t: t.new_empty(len(x), *t.shape[1:]), one.state)
         y[row] = one.y[0]
         _put(state, row, one.state)
-    return Measurements(y, self, state, dict(seed=seed))
+    return Measurements(y, self, state)
 
 # %% ../nbs/02_data.ipynb #8b0ef23d
 def digits():
@@ -212,6 +232,7 @@ def low_rank(
 
 # %% ../nbs/02a_loading.ipynb #98d356e1
 import hashlib, io, json, lzma, os, tarfile, tempfile, zipfile, zlib
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -228,15 +249,20 @@ def decode(
     channels=None,  # 1 or 3; None: as in the file
 ):
     "An image file as uint8 (C, H, W)"
-    from PIL import Image, UnidentifiedImageError
-    try: im = Image.open(io.BytesIO(raw)); im.load()
+    from PIL import Image, ImageOps, UnidentifiedImageError
+    try:
+        im = Image.open(io.BytesIO(raw))
+        deep = any('16' in str(part) for t in im.tile for part in t[3:4])
+        im.load()
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, zlib.error, Image.DecompressionBombError) as e:
         _fail(name, f"cannot be read as an image ({str(e).split(' <')[0]}): repair it or leave it out")
+    if getattr(im, 'n_frames', 1) > 1: _fail(name, f"holds {im.n_frames} frames: save them as one file each")
+    im = ImageOps.exif_transpose(im)
     if im.mode in ('RGBA', 'LA', 'PA') or 'transparency' in im.info:
         im = im.convert('RGBA')
         if im.getextrema()[3][0] < 255: _fail(name, "is partly transparent: flatten it onto a background first")
         im = im.convert('RGB')
-    if im.mode.startswith(('I', 'F')): _fail(name, f"has more than 8 bits a pixel (mode {im.mode}): give it as a float array in [-1, 1]")
+    if deep or im.mode.startswith(('I', 'F')): _fail(name, f"has more than 8 bits a pixel (mode {im.mode}): give it as a float array in [-1, 1]")
     im = im.convert({1: 'L', 3: 'RGB', None: 'L' if im.mode in ('1', 'L') else 'RGB'}[channels])
     if size:
         w, h = im.size
@@ -269,19 +295,20 @@ def image_files(
             with tarfile.open(path, 'r|*') as t:
                 for m in t:
                     if m.isfile() and _is_image(m.name): yield m.name, t.extractfile(m).read()
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, lzma.LZMAError, zlib.error, OSError) as e:
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, lzma.LZMAError, zlib.error, OSError, RuntimeError, NotImplementedError) as e:
+        if type(e) in (RuntimeError, NotImplementedError): _fail(path, f"cannot be unpacked here ({e}): unpack it yourself and pass the folder")
         if isinstance(e, (PermissionError, FileNotFoundError)): _fail(path, f"cannot be read ({e.strerror})")
         _fail(path, f"is damaged, cut short or no archive ({type(e).__name__}: {e}): copy it again")
 
 # %% ../nbs/02a_loading.ipynb #224de016
-def cache_dir(): "Where decoded images are kept"; return Path(os.getenv('DCD_CACHE') or Path.home()/'.cache/dcd_nb')
+def cache_dir(): "Where decoded images are kept"; return Path(os.getenv('DCD_CACHE') or Path.home()/'.cache/dcd_nb').expanduser()
 
 def _key(path, size, channels):
     "Names the images at `path` as they are now, and how to decode them"
     path = path.resolve()
     files = sorted(p for p in path.rglob('*') if p.is_file()) if path.is_dir() else [path]
     sign = [(p.relative_to(path).as_posix(), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
-    return hashlib.sha256(json.dumps([str(path), sign, size, channels, 1]).encode()).hexdigest()[:20]
+    return hashlib.sha256(json.dumps([str(path), sign, size, channels, 2]).encode()).hexdigest()[:20]
 
 def _decode_all(path, raw, size, channels):
     "Append every image at `path` to the open file `raw`; return their names and shape"
@@ -321,15 +348,17 @@ def _cached(path, size, channels):
 def _array(path):
     "The one array of images in a npy, npz or safetensors file, (N, C, H, W)"
     try:
-        if path.suffix == '.npy': arrays = {path.name: np.load(path, mmap_mode='c', allow_pickle=False)}
-        elif path.suffix == '.npz': arrays = dict(np.load(path, allow_pickle=False))
+        if path.suffix.lower() == '.npy': arrays = {path.name: np.load(path, mmap_mode='c', allow_pickle=False)}
+        elif path.suffix.lower() == '.npz': arrays = dict(np.load(path, allow_pickle=False))
         else:
             from safetensors.torch import load_file
             arrays = load_file(path)
     except Exception as e: _fail(path, f"cannot be read ({str(e)[:100]}): copy or make it again")
     if len(arrays) > 1: arrays = {k: v for k, v in arrays.items() if k in ('images', 'x', 'arr_0', 'data', 'image')}
     need(len(arrays) == 1, f"{path} must hold one array, or one that is called 'images'")
-    a = torch.as_tensor(next(iter(arrays.values())))
+    try: a = torch.as_tensor(next(iter(arrays.values())))
+    except (TypeError, ValueError) as e: _fail(path, f"holds values that cannot be read ({str(e)[:80]}): save it as uint8 or float32")
+    need(a.ndim != 3 or a.shape[0] > 3 and a.shape[2] > 3, f"{path} has shape {tuple(a.shape)}: is it one image or a few? Add an axis, to (1, H, W, C) or (N, H, W, 1)")
     if a.ndim == 3: a = a[:, None]
     if a.ndim == 4 and a.shape[1] not in (1, 2, 3) and a.shape[3] in (1, 2, 3): a = a.permute(0, 3, 1, 2)
     need(a.ndim == 4 and a.shape[1] in (1, 2, 3) and len(a), f"{path} has shape {tuple(a.shape)}, which is not images (N, C, H, W) or (N, H, W, C)")
@@ -369,11 +398,12 @@ def load_images(
     need(dtype in (torch.float32, torch.uint8, None), f"dtype={dtype} must be torch.float32, torch.uint8 or None")
     need(channels in (None, 1, 3), f"channels={channels!r} must be 1, 3 or None")
     need(size is None or isinstance(size, int) and size > 0, f"size={size!r} must be a positive number of pixels, or None")
-    path = Path(source)
+    need(isinstance(source, (str, Path)) and str(source), f"source={type(source).__name__ if source != '' else source!r} must be a path or a name")
+    source, path = str(source), Path(source).expanduser()
     if source in ('digits', *_toys): a = digits() if source == 'digits' else toy(source, 20_000)
     elif source in _torchvision: a = _download(source)
-    elif path.exists(): a = _array(path) if path.suffix in ('.npy', '.npz', '.safetensors') else path
-    else: choose('source', str(source), ['digits', *_toys, *_torchvision, 'or the path of a folder or file that exists'])
+    elif path.exists(): a = _array(path) if path.suffix.lower() in ('.npy', '.npz', '.safetensors') else path
+    else: a = choose('source', str(source), ['digits', *_toys, *_torchvision, 'or the path of a folder or file that exists'])
     if isinstance(a, Path): a = _cached(a, size, channels)
     need(channels in (None, a.shape[1]) and (size is None or tuple(a.shape[2:]) == (size, size)),
          f"source={str(source)!r} has shape {tuple(a.shape)}, and arrays are not resized: leave out size={size}, channels={channels}")
@@ -383,6 +413,7 @@ def load_images(
 
 # %% ../nbs/02a_loading.ipynb #573f4f85
 @patch
+@torch.no_grad()
 def measure_to(self:Corruption,
     x,            # images (N, C, H, W): floats in [-1, 1], or uint8
     path,         # writes path.safetensors and path.json
@@ -391,31 +422,49 @@ def measure_to(self:Corruption,
     every=1000,   # images between two notes of how far we are
 ) -> Measurements:
     "Like `measure`, on the disk"
-    double, (data, _) = _unit_range(x), _pair(path)
+    double, (data, _), seed = _unit_range(x), _pair(path), _seed(seed)
     part, note = _hidden(data, 'part'), _hidden(data, 'part.json')
     job = dict(corruption=self.to_dict(), seed=seed, images=content_hash(x.contiguous()))
     with saving(data): pass                                 # the folder is there, or a sentence says why not
     start = _resume_at(job, part, note) if resume else 0
     one = self.batch(double(x[:1]), rng(seed, 0))
-    spec = {k: (torch.float32, (len(x), *t.shape[1:])) for k, t in ({'y': one.y} | _flat(one.state)).items()}
-    try: t = allocate(part, spec, fresh=not start)
-    except BadInput: part.unlink(missing_ok=True), note.unlink(missing_ok=True); raise
+    spec = {k: (t.dtype, (len(x), *t.shape[1:])) for k, t in ({'y': one.y.float()} | _flat(one.state)).items()}
+    with _alone(data):
+        try: t = allocate(part, spec, fresh=not start)
+        except BadInput: part.unlink(missing_ok=True), note.unlink(missing_ok=True); raise
+        self._fill(t, x, double, seed, start, every, part, note, job)
+        ys = Measurements(t['y'], self, _unflat(t))
+        with saving(data): commit(part, path, ys.meta())
+        note.unlink(missing_ok=True)
+    return Measurements.load(path, self)
+
+@patch
+def _fill(self:Corruption, t, x, double, seed, start, every, part, note, job):
+    "Observe the images from `start` on, noting from time to time how far we are"
     for row in progress(range(start, len(x)), initial=start, total=len(x), desc='measure', leave=False):
         one = self.batch(double(x[row:row+1]), rng(seed, row))
         for k, v in ({'y': one.y} | _flat(one.state)).items(): t[k][row] = v[0]
         if (row + 1)%every == 0:
             _flush(part)
             with atomic(note) as tmp: tmp.write_text(json.dumps(job | dict(done=row + 1)))
-    ys = Measurements(t['y'], self, _unflat(t), dict(seed=seed))
-    with saving(data): commit(part, path, ys.meta())
-    note.unlink(missing_ok=True)
-    return Measurements.load(path)
 
 # %% ../nbs/02a_loading.ipynb #611ef17c
+@contextmanager
+def _alone(data):
+    "Nobody else may write `data` meanwhile"
+    try: import fcntl
+    except ImportError: yield; return                       # Windows
+    lock = _hidden(data, 'lock')
+    with open(lock, 'w') as f:
+        try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError: raise BadInput(f"{data} is being written by another process: wait for it, or choose another name") from None
+        try: yield
+        finally: lock.unlink(missing_ok=True)
+
 def _resume_at(job, part, note):
     "How many images of `job` are already measured"
     if not (part.exists() and note.exists()): return 0
-    old = json.loads(note.read_text())
-    done = old.pop('done')
+    try: old = json.loads(note.read_text()); done = old.pop('done')
+    except (ValueError, KeyError, AttributeError): return 0
     need(old == job, f"{part} belongs to another run (its corruption, seed or images differ): start without resume to begin anew")
     return done

@@ -6,7 +6,7 @@
 __all__ = ['content_hash', 'file_hash', 'saving', 'atomic', 'commit', 'save_tensors', 'load_meta', 'load_tensors', 'allocate']
 
 # %% ../nbs/00a_files.ipynb #02076d34
-import hashlib, json, math, os, shutil
+import hashlib, json, math, os, shutil, threading
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -64,7 +64,7 @@ def atomic(
 def _hidden(path, suffix=None):
     "A hidden name beside `path`"
     path = Path(path)
-    return path.with_name(f'.{path.name}.{suffix or os.getpid()}')
+    return path.with_name(f'.{path.name}.{suffix or f"{os.getpid()}-{threading.get_ident()}"}')
 
 def _flush(path):
     fd = os.open(path, os.O_RDONLY)
@@ -95,6 +95,8 @@ def commit(
 ):
     "Move a finished file into place and write its JSON, last"
     data, info = _pair(path)
+    try: json.dumps(meta)
+    except (TypeError, ValueError) as e: raise BadInput(f"meta of {data} cannot be kept as JSON ({e}): use plain numbers, texts, lists and dicts") from e
     about = dict(format=1, bytes=Path(tmp).stat().st_size, sha256=file_hash(tmp), meta=meta)
     info.unlink(missing_ok=True)
     _move(tmp, data)
@@ -147,7 +149,7 @@ def load_tensors(
     return load_file(data), about['meta']
 
 # %% ../nbs/00a_files.ipynb #631bf3b8
-_names = {torch.float64: 'F64', torch.float32: 'F32', torch.float16: 'F16', torch.int64: 'I64', torch.int32: 'I32', torch.uint8: 'U8'}
+_names = {torch.float64: 'F64', torch.float32: 'F32', torch.float16: 'F16', torch.int64: 'I64', torch.int32: 'I32', torch.uint8: 'U8', torch.bool: 'BOOL'}
 
 def _layout(spec):
     "Where each tensor of {name: (dtype, shape)} lies: the file's header, and its whole size"
@@ -173,6 +175,8 @@ def allocate(
                 f.flush()
                 if hasattr(os, 'posix_fallocate'): os.posix_fallocate(f.fileno(), 0, len(head) + size)
                 else: [f.write(bytes(min(size - i, 1 << 24))) for i in range(0, size, 1 << 24)]
+        with open(path, 'rb') as f: whole = f.read(len(head)) == head and os.path.getsize(path) == len(head) + size
+        need(whole, f"{path} is not the file that was begun: start anew")
         at = {k: len(head) + v['data_offsets'][0] for k, v in json.loads(head[8:]).items()}
         kind = lambda dtype: torch.empty(0, dtype=dtype).numpy().dtype
         return {k: torch.from_numpy(np.memmap(path, kind(d), 'r+', at[k], tuple(shape))) for k, (d, shape) in spec.items()}

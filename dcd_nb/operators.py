@@ -38,6 +38,7 @@ class Operator:
     "A known map from images (B, C, H, W) to measurements"
     linear = True  # has it an adjoint?
     random = False # does it differ from image to image?
+    channelwise = False # does it treat all channels alike and apart?
     known = {}     # every operator by name; filled as classes are defined
 
     def __init_subclass__(cls, **kw):
@@ -52,12 +53,21 @@ class Operator:
     def further(self, state, generator):
         raise BadInput(f"{self} has no further: RandomMask and FourierMask can hide more of what they observe")
 
-    def config(self): "The arguments that make this operator again"; return {k: getattr(self, k) for k in inspect.signature(type(self)).parameters}
+    def config(self):
+        "The arguments that make this operator again: attributes with the names of the constructor's arguments"
+        names = inspect.signature(type(self)).parameters
+        lost = [k for k in names if not hasattr(self, k)]
+        need(not lost, f"{type(self).__name__} must keep its argument {lost[:1]} under that name (self.{(lost or [''])[0]} = ...), to be printed and saved")
+        return {k: getattr(self, k) for k in names}
     def __repr__(self): return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.config().items())})"
 
 # %% ../nbs/01_operators.ipynb #626d9f9c
 @patch
-def __call__(self:Operator, x, state=None): return self._run(self.forward, x, state)
+def __call__(self:Operator, x, state=None):
+    y = self._run(self.forward, x, state)
+    if tuple(y.shape[1:]) != tuple(self.out_shape(tuple(x.shape[1:]))):
+        raise BadInput(f"{self} made {tuple(y.shape[1:])} of {tuple(x.shape[1:])}, but its out_shape says otherwise: define out_shape and in_shape")
+    return y
 
 @patch
 def _run(self:Operator, f, x, state, *args):
@@ -66,6 +76,7 @@ def _run(self:Operator, f, x, state, *args):
     if self.random and state is None:
         raise BadInput(f"{self} is random: pass the state that belongs to the images, from draw(n, shape, generator)")
     def fit(t):
+        if not torch.is_tensor(t): raise BadInput(f"state of {self} must be made of tensors, but holds {type(t).__name__}")
         if len(t) not in (1, len(x)): raise BadInput(f"state of {self} is for {len(t)} images, but there are {len(x)}")
         return t.to(x)
     with torch.autocast(x.device.type, enabled=False): return f(x, map_state(fit, state), *args)
@@ -95,9 +106,12 @@ def _is_linear(self:Operator, what):
 
 @patch
 def transpose(self:Operator, y, state):
-    with torch.enable_grad():
-        x = y.new_zeros(len(y), *self.in_shape(y.shape[1:])).requires_grad_()
-        return torch.autograd.grad(self.forward(x, state), x, y, create_graph=y.requires_grad)[0]
+    with torch.inference_mode(False), torch.enable_grad():
+        y, state = y.clone(), map_state(torch.clone, state)
+        x = torch.zeros(len(y), *self.in_shape(y.shape[1:]), dtype=y.dtype, device=y.device, requires_grad=True)
+        out = self.forward(x, state)
+        if out.shape != y.shape: raise BadInput(f"{self} makes {tuple(out.shape[1:])} of {tuple(x.shape[1:])}, but y is {tuple(y.shape[1:])}: define in_shape")
+        return torch.autograd.grad(out, x, y, create_graph=y.requires_grad)[0]
 
 @patch
 def invisible(self:Operator, x, state):
@@ -122,6 +136,7 @@ def spectrum(self:Operator, shape, state=None):
 # %% ../nbs/01_operators.ipynb #b31b28ed
 @patch
 def inverse(self:Operator, y, state, rcond=None, steps=1000, tol=1e-12):
+    if rcond is not None: raise BadInput(f"rcond={rcond} cannot be used: {self} has no singular value decomposition at hand")
     state = map_state(torch.Tensor.double, state)
     dot = lambda u: u.flatten(1).square().sum(1).view(-1, 1, 1, 1)
     r = y.double()
@@ -140,6 +155,7 @@ def inverse(self:Operator, y, state, rcond=None, steps=1000, tol=1e-12):
 # %% ../nbs/01_operators.ipynb #53f0b0af
 class Identity(Operator):
     "A = I: the image itself; with noise, denoising"
+    channelwise = True
     def forward(self, x, state): return x.clone()
     def transpose(self, y, state): return y.clone()
     def inverse(self, y, state, rcond=None): return y.clone()
@@ -147,7 +163,7 @@ class Identity(Operator):
 
 class RandomMask(Operator):
     "Each pixel is missing with probability `missing`, with all its channels; the state is the mask, 1 = observed"
-    random = True
+    random = channelwise = True
     def __init__(self, missing:float):
         need(isinstance(missing, (int, float)) and 0 <= missing < 1, f"missing={missing!r} must be at least 0 and below 1")
         self.missing = missing
@@ -182,8 +198,14 @@ class Compose(Operator):
     def __init__(self, *ops):
         need(ops and all(isinstance(o, Operator) for o in ops), f"ops={ops!r} must be one or more operators, e.g. Compose(GaussianBlur(), RandomMask(.5))")
         self.ops = tuple(p for o in ops for p in (o.ops if isinstance(o, Compose) else (o,)))
+        for o in self.ops[:-1]: need('noise' not in vars(type(o)), f"{o} has noise of its own, which only the last operator may have: put it last")
         self.linear, self.random = all(o.linear for o in self.ops), any(o.random for o in self.ops)
-    def _parts(self, state): return [(o, (state or {}).get(str(i))) for i, o in enumerate(self.ops)]
+        self.channelwise = all(o.channelwise for o in self.ops)
+    def _parts(self, state):
+        want = {str(i) for i, o in enumerate(self.ops) if o.random}
+        if (set(state) if isinstance(state, dict) else set() if state is None else None) != want:
+            raise BadInput(f"state of {self} must be a dict with the entries {sorted(want)}, one for each random part")
+        return [(o, (state or {}).get(str(i))) for i, o in enumerate(self.ops)]
     def forward(self, x, state):
         for op, s in self._parts(state): x = op.forward(x, s)
         return x
@@ -203,6 +225,7 @@ class Compose(Operator):
         for op in reversed(self.ops): shape = op.in_shape(shape)
         return shape
     def observed(self, state): return self.ops[-1].observed(self._parts(state)[-1][1])
+    def noise(self, y, sigma, state, generator): return self.ops[-1].noise(y, sigma, self._parts(state)[-1][1], generator)
     def further(self, state, generator, **kw):
         last = str(len(self.ops) - 1)
         return state | {last: self.ops[-1].further(state[last], generator, **kw)} if last in (state or {}) else super().further(state, generator)
@@ -215,7 +238,7 @@ def noise(self:Operator, y, sigma, state, generator):
     if not sigma: return y
     eps = torch.randn(y.shape, generator=generator, device=generator.device, dtype=y.dtype).to(y.device)
     seen = self.observed(state)
-    return y + sigma*(eps if seen is None else eps*seen.to(y))
+    return y + sigma*(eps if seen is None else eps*(seen != 0))
 
 Batch = namedtuple('Batch', 'y state')
 Batch.__doc__ = "Observations `y` and the state of the operator that made them"
@@ -241,14 +264,19 @@ class Corruption:
 @patch
 def to_dict(self:Operator):
     "Name and arguments, as plain values"
-    plain = lambda v: [o.to_dict() for o in v] if isinstance(v, tuple) else v
-    return {'name': type(self).__name__} | {k: plain(v) for k, v in self.config().items()}
+    plain = lambda v: v.to_dict() if isinstance(v, Operator) else [plain(o) for o in v] if isinstance(v, (tuple, list)) else v
+    return {'operator': type(self).__name__} | {k: plain(v) for k, v in self.config().items()}
 
 @patch(cls_method=True)
 def from_dict(cls:Operator, d):
     "The operator that `to_dict` described"
-    args = {k: v for k, v in d.items() if k not in ('name', 'ops')}
-    return choose('operator', d.get('name'), Operator.known)(*map(Operator.from_dict, d.get('ops', ())), **args)
+    full = lambda v: Operator.from_dict(v) if isinstance(v, dict) and 'operator' in v else tuple(map(full, v)) if isinstance(v, list) else v
+    args, name = {k: full(v) for k, v in d.items() if k != 'operator'}, d.get('operator')
+    try: make = choose('operator', name, Operator.known)
+    except BadInput as e: raise BadInput(f"{e}; if it is your own, import the module that defines it first") from None
+    several = [p.name for p in inspect.signature(make).parameters.values() if p.kind is p.VAR_POSITIONAL]
+    first = [v for k in several for v in args.pop(k, ())]
+    return make(*first, **args)
 
 @patch
 def to_dict(self:Corruption): return {'op': self.op.to_dict(), 'sigma': self.sigma}
@@ -265,7 +293,7 @@ def parse(cls:Operator, text):
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)): return ast.literal_eval(node)
         return choose('operator', node.func.id, Operator.known)(*map(build, node.args), **{k.arg: build(k.value) for k in node.keywords})
     try: op = build(ast.parse(text.strip(), mode='eval').body)
-    except (SyntaxError, TypeError, ValueError) as e:
+    except (SyntaxError, TypeError, ValueError, AttributeError) as e:
         if isinstance(e, BadInput): raise
         why = 'only operators and plain values are understood' if 'malformed' in str(e) else str(e).replace('.__init__()', '').split(' (')[0]
         raise BadInput(f"op={text!r} cannot be read ({why}): write it as in Python, e.g. 'RandomMask(missing=.6)'") from e
@@ -275,6 +303,7 @@ def parse(cls:Operator, text):
 # %% ../nbs/01a_separable.ipynb #66307420
 class Separable(Operator):
     "Y = K_h X K_w^T in each channel; a subclass says what K_n is: `one_dim(n)`, in float64"
+    channelwise = True
     def one_dim(self, n): raise NotImplementedError(f'{type(self).__name__}.one_dim')
     def dense(self, n): return (self.one_dim(n),)
     def svd(self, n): return torch.linalg.svd(self.one_dim(n), full_matrices=False)
@@ -283,7 +312,8 @@ class Separable(Operator):
         "What `make` says of rows and columns of an image of `shape`; made once for each size, type and device"
         store, keys = self.__dict__.setdefault('_store', {}), [(make.__name__, n, like.dtype, like.device) for n in shape[1:]]
         for key in keys:
-            if key not in store: store[key] = [t.to(like) for t in make(key[1])]
+            if key not in store:
+                with torch.inference_mode(False): store[key] = [t.to(like.device, like.dtype) for t in make(key[1])]
         return [store[key] for key in keys]
 
     def forward(self, x, state):
@@ -398,6 +428,7 @@ class FourierMask(Operator):
     def _acs(self, w):
         "1 on the ACS lines"
         n = max(1, w//16) if self.acs is None else self.acs
+        need(n <= w, f"acs={n} lines are more than the {w} there are")
         keep = torch.zeros(w)
         keep[w//2 - n//2:w//2 - n//2 + n] = 1
         return keep
@@ -407,10 +438,10 @@ class FourierMask(Operator):
         return self._thin(state, self.R + 1 if R is None else R, generator)
     def _thin(self, state, R, generator):
         w = state.shape[-1]
-        acs, lines = self._acs(w).to(state), int(w//R)
+        acs, lines = self._acs(w).to(state.device), int(w//R)
         need(acs.sum() <= lines, f"R={R} leaves {lines} of {w} lines, fewer than the {int(acs.sum())} in the centre: take a smaller R or acs")
-        score = state*torch.rand(state.shape, generator=generator, device=generator.device).to(state) + 2*acs
-        return state*torch.zeros_like(state).scatter_(-1, score.topk(lines, -1).indices, 1.)
+        score = state.float()*torch.rand(state.shape, generator=generator, device=generator.device).to(state.device) + 2*acs
+        return state*torch.zeros_like(state).scatter_(-1, score.topk(lines, -1).indices, 1)
     def forward(self, x, state): return _hide(self, fft2c(x), state)
     def transpose(self, y, state): return ifft2c(_hide(self, y, state))
     def inverse(self, y, state, rcond=None): return self.transpose(y, state)
@@ -468,7 +499,7 @@ class FromDeepinv(Operator):
         if tuple(x.shape[1:]) != self.shape: raise BadInput(f"{self} takes images of shape {self.shape}, but these have {tuple(x.shape[1:])}")
         return self.physics.A(self._to(x)).to(x)
     def transpose(self, y, state): return self.physics.A_adjoint(self._to(y)).to(y)
-    def inverse(self, y, state, rcond=None): return super().inverse(y, state, steps=300, tol=1e-6)
+    def inverse(self, y, state, rcond=None): return super().inverse(y, state, rcond, steps=300, tol=1e-6)
     def in_shape(self, shape): return self.shape
     def out_shape(self, shape): return tuple(self.physics.A(torch.zeros(1, *shape, device=_device(self.physics))).shape[1:])
     def config(self): return dict(physics=type(self.physics).__name__, shape=list(self.shape))

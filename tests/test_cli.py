@@ -56,7 +56,8 @@ def test_a_full_cache_disk_is_one_sentence_and_leaves_nothing(tmp_path):
 
 
 def test_interrupt_is_polite(tmp_path):
-    p = subprocess.Popen([corrupt, 'roll', 'ys'], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    p = subprocess.Popen([corrupt, 'roll', 'ys'], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+                         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))     # a background job ignores it
     while not (tmp_path/'.ys.safetensors.part.json').exists() and p.poll() is None: time.sleep(.02)
     while p.poll() is None:                       # Python drops an interrupt that falls into a destructor; people press again
         p.send_signal(signal.SIGINT)
