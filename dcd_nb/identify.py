@@ -12,8 +12,8 @@ import torch
 from fastcore.basics import patch
 
 from .core import axes, colors, image_grid, need, rng
-from .data import Measurements, _flat
-from .operators import Corruption, Operator, RandomMask, map_state
+from .data import Measurements
+from .operators import Compose, Corruption, FourierMask, Operator, RandomMask
 
 # %% ../nbs/26_identify.ipynb #9475d56f
 def normal_matrices(
@@ -21,16 +21,14 @@ def normal_matrices(
     shape,        # (C, H, W) of a small image
     draws=200,    # states to draw, if the operator is random
     seed=0,
-    states=None,  # the states themselves, instead of draws
 ):
     "A^T A for some draws of A: (draws, d, d), float64"
     op._is_linear('normal matrix')
     d = math.prod(shape)
     need(d <= 1024, f"shape={tuple(shape)} has {d} entries, more than 1024: take a smaller image, the structure is the same")
     out = []
-    n = 1 if not op.random else draws if states is None else len(next(iter(_flat(states).values())))
-    for k in range(n):
-        A = op.matrix(shape, op.draw(1, shape, rng(seed, k)) if states is None else map_state(lambda t: t[k:k+1], states))
+    for k in range(draws if op.random else 1):
+        A = op.matrix(shape, op.draw(1, shape, rng(seed, k)))
         out.append(A.T@A)
     return torch.stack(out)
 
@@ -40,7 +38,7 @@ def determined(
     steps=200,  # of conjugate gradients
     seed=0,
 ):
-    "The share of a random covariance that the A's determine: 1 if all of it"
+    "The share of a random covariance that the A's determine: 1 if all of it; at least that much if CG ran out of steps"
     L = lambda S: (Q@S@Q).mean(0)
     S = torch.randn(Q.shape[1:], generator=rng(seed), dtype=Q.dtype)
     S = S + S.T
@@ -67,13 +65,13 @@ def cosines(n):
 def frequency_snr(
     corruption,   # a `Corruption`
     shape,        # (C, H, W) of a small image
-    Q=None,       # its normal matrices, if they are at hand
+    gain=None,    # energy kept of each cosine (h*w), if it is known
 ):
     "Frequency (cycles a pixel) and signal-to-noise ratio of each cosine, for natural images"
     _, h, w = shape
-    Q = normal_matrices(corruption.op, shape) if Q is None else Q
-    basis = torch.einsum('ai,bj->abij', cosines(h), cosines(w)).reshape(h*w, h*w)
-    gain = ((basis@Q.mean(0)[:h*w, :h*w])*basis).sum(1)                    # of the first channel
+    if gain is None:
+        Q, basis = normal_matrices(corruption.op, shape), torch.einsum('ai,bj->abij', cosines(h), cosines(w)).reshape(h*w, h*w)
+        gain = ((basis@Q.mean(0)[:h*w, :h*w])*basis).sum(1)                # of the first channel
     f = torch.hypot(*torch.meshgrid(torch.arange(h)/(2*h), torch.arange(w)/(2*w), indexing='ij')).flatten()
     power = 1/(f*max(h, w) + .5)**2
     power *= .25*h*w/power.sum()                                           # pixels have variance 1/4
@@ -82,70 +80,121 @@ def frequency_snr(
 
 # %% ../nbs/26_identify.ipynb #4860a6af
 def _small(op, shape, real, cplx):
-    "A shape like `shape`, at most as large as `real`, or `cplx` if it has two channels"
-    most = cplx if shape[0] == 2 else real
-    small = tuple(map(min, shape, most))
-    try: op.matrix(small, op.draw(1, small, rng(0)))
-    except Exception: return tuple(shape)          # an operator for one size only
-    return small
+    "The largest image that `op` takes, with at most so many values, and one channel if channels do not matter"
+    if shape[0] == 2: most, side = cplx
+    else: most, side = real
+    c = shape[0] if shape[0] == 2 or not op.channelwise else 1
+    for n in range(side, 0, -1):
+        small = c, *(min(n, m) for m in shape[1:])
+        if math.prod(small) > most: continue
+        try: op(torch.zeros(1, *small), op.draw(1, small, rng(0)))
+        except Exception: continue                 # an operator for certain sizes only
+        return small
+    return tuple(shape)
 
 @patch
 def sees_all(self:Operator, shape):
-    "The chance that a random operator is invertible, where it is known"
+    "log10 of the chance that a random operator is invertible; None: it is not, or not known"
+    if self.random: return None
+    s = self.spectrum(_small(self, shape, (256, 16), (256, 16)))
+    return 0. if s[-1] > 1e-13*s[0] else None
+
+@patch
+def sees_all(self:RandomMask, shape): return math.prod(shape[1:])*math.log10(1 - self.missing)
+
+@patch
+def sees_all(self:FourierMask, shape): return 0. if int(shape[2]//self.R) == shape[2] else None
+
+@patch
+def sees_all(self:Compose, shape):
+    chances = []
+    for op in self.ops:
+        chances.append(op.sees_all(shape))
+        shape = op.out_shape(shape)
+    return None if None in chances else sum(chances)
+
+# %% ../nbs/26_identify.ipynb #de862f3a
+@patch
+def coverage(self:Operator, state):
+    "What each state sees, (N, coordinates), of an operator that only hides coordinates; None for others"
     return None
 
 @patch
-def sees_all(self:RandomMask, shape): return (1 - self.missing)**math.prod(shape[1:])
+def coverage(self:RandomMask, state):
+    h, w = (min(n, 32) for n in state.shape[2:])
+    r, c = (state.shape[2] - h)//2, (state.shape[3] - w)//2
+    return state[:, :1, r:r + h, c:c + w].flatten(1).float()
 
 @patch
-def crop_state(self:Operator, state, shape, small):
-    "The state of a `small` image cut out of one of `shape`, where that has a meaning"
-    return state if tuple(small) == tuple(shape) else None
+def coverage(self:FourierMask, state): return state.flatten(1)[:, :1024].float()
 
 @patch
-def crop_state(self:RandomMask, state, shape, small):
-    r, c = ((n - m)//2 for n, m in zip(shape[1:], small[1:]))
-    return state[:, :, r:r + small[1], c:c + small[2]]
+def cosine_gain(self:RandomMask, M, n): return M.mean().double().expand(n*n)
 
-# %% ../nbs/26_identify.ipynb #de862f3a
+@patch
+def cosine_gain(self:FourierMask, M, n):
+    w = M.shape[1]
+    line = (w//2 + torch.arange(n)*w/(2*n)).round().long().clamp(max=w - 1)
+    return M.mean(0).double()[line].repeat(n)
+
+# %% ../nbs/26_identify.ipynb #c274a50d
 class Report:
     "What a corruption leaves of the distribution of clean images"
     def __init__(self, corruption, shape, draws, seed, ys=None):
         op = corruption.op
         self.corruption, self.n = corruption, ys and len(ys)
-        self.shape, pairs = _small(op, shape, (1, 16, 16), (2, 8, 16)), _small(op, shape, (1, 8, 8), (2, 2, 16))
-        def look(small, k):
-            some = ys[torch.linspace(0, len(ys) - 1, min(k, len(ys))).long()].state if ys is not None and op.random else None
-            cut = some if some is None else op.crop_state(some, shape, small)
-            self.afresh = some is not None and cut is None
-            return normal_matrices(op, small, k, seed, cut)
-        Q = look(self.shape, draws)
-        lam, U = torch.linalg.eigh(Q.mean(0))
-        self.directions = U.flip(1)                                                   # best seen first
-        self.spectrum = lam.flip(0).clamp(min=0) if op.random else op.spectrum(self.shape)**2   # an SVD reaches further down
-        self.d, self.rank = len(lam), int((self.spectrum > self.spectrum[0]*(1e-10 if op.random else 1e-26)).sum())
-        self.determined = determined(look(pairs, 2*draws)) if op.random else self.rank*(self.rank + 1)/(self.d*(self.d + 1))
-        self.chance = (op.sees_all(shape) if ys is None or self.determined > .999 else None) if op.random else float(self.rank == self.d)
-        self.frequency, self.snr = frequency_snr(corruption, self.shape, Q)
+        states = ys.state if ys is not None else op.draw(2000, (shape[0], min(shape[1], 32), min(shape[2], 1024)), rng(seed)) if isinstance(op, (RandomMask, FourierMask)) else None
+        M = op.coverage(states[:20_000].cpu()) if torch.is_tensor(states) else None
+        self.afresh = ys is not None and op.random and M is None
+        if M is not None: self._from_masks(op, M, exact=ys is None and isinstance(op, RandomMask))
+        else: self._from_matrices(op, shape, draws, seed)
+        self.chance = op.sees_all(shape)
+        if ys is not None and op.random and self.determined < 1: self.chance = None      # what counts is what was seen
+        self.frequency, self.snr = frequency_snr(corruption, self.shape, self.gain)
         self.drowned = (self.snr < 1).double().mean().item()
 
+    def _from_masks(self, op, M, exact):
+        "Coordinates and pairs of coordinates, counted; or known, if every pair can be seen"
+        self.shape, self.gain = (1, 16, 16), op.cosine_gain(M, 16)
+        self.d, self.spectrum = M.shape[1], M.mean(0).double().sort(descending=True).values
+        self.rank = self.d if exact else int((M.sum(0) > 0).sum())
+        self.determined = 1. if exact else ((M.T@M) > 0).double().mean().item()
+        self.worst = None
+
+    def _from_matrices(self, op, shape, draws, seed):
+        "Eigenvalues, eigenvectors, and a covariance to recover"
+        self.shape, self.gain = _small(op, shape, (256, 16) if op.channelwise else (768, 16), (512, 16)), None
+        Q = normal_matrices(op, self.shape, draws, seed)
+        U = torch.linalg.eigh(Q.mean(0)).eigenvectors
+        self.worst = U[:, :9].T.reshape(-1, *self.shape)[:, :1].float()
+        self.spectrum = torch.linalg.eigvalsh(Q.mean(0)).flip(0).clamp(min=0) if op.random else op.spectrum(self.shape)**2   # an SVD reaches further down
+        self.d, self.rank = len(self.spectrum), int((self.spectrum > self.spectrum[0]*(1e-10 if op.random else 1e-26)).sum())
+        pairs = _small(op, shape, (128, 8), (64, 8))
+        self.determined = determined(normal_matrices(op, pairs, 2*draws, seed)) if op.random else self.rank*(self.rank + 1)/(self.d*(self.d + 1))
+
     @property
-    def identifiable(self): "True, 'second moments', or False"; return True if self.chance else 'second moments' if self.determined > .999 else False
+    def identifiable(self):
+        "True, 'second moments', False, or None where the report cannot tell"
+        if self.afresh: return None
+        if self.chance is not None: return True
+        if self.determined > .999: return 'second moments'
+        return False if self.rank < self.d or not self.corruption.op.random or self.worst is None else None
 
     @property
     def verdict(self):
         op, hidden = self.corruption.op, self.d - self.rank
+        if self.afresh: return "No verdict: the states of this operator cannot be looked at one by one here. Ask for the corruption alone, or for smaller images."
         if self.identifiable is True and not op.random:
             paper = ' on paper' if self.drowned > .25 else ''
             return f"p(x) is identifiable{paper}: A is invertible, with condition number {(self.spectrum[0]/self.spectrum[-1])**.5:.1g}."
-        if self.identifiable is True: return (f"p(x) is identifiable: all pixels are seen together with probability {self.chance:.1g}, "
-                                              "and every small group of pixels often.")
-        if self.identifiable: return ("p(x) is identifiable up to second moments: every pair of directions is seen together, "
-                                      "larger groups only as far as one draw of A sees them together.")
+        if self.identifiable is True: return f"p(x) is identifiable: A is invertible with probability 1e{self.chance:.0f}, and small groups of pixels are seen together often."
+        if self.identifiable: return ("p(x) is identifiable up to second moments: the covariance is determined. Whether all of p(x) is, is not decided "
+                                      "here; no draw of A sees everything.")
         if hidden: return (f"p(x) is not identifiable: {hidden} of {self.d} directions ({hidden/self.d:.0%}) are invisible to every A. "
                            "It is identifiable up to these; what a method returns there is its own habit.")
-        return (f"p(x) is not identifiable: every direction is seen, but only {self.determined:.0%} of the covariance is, "
-                "because some directions are never seen together.")
+        if self.identifiable is None: return f"Not decided: every direction is seen, and at least {self.determined:.0%} of the covariance is determined by the draws looked at."
+        return (f"p(x) is not identifiable from these: every direction is seen, but only {self.determined:.1%} of all pairs of directions "
+                "are ever seen together.")
 
     @property
     def noise(self):
@@ -153,8 +202,8 @@ class Report:
         return f"{what}, {self.drowned:.0%} of the frequencies of natural images are below the noise of a single observation."
 
     def __repr__(self):
-        looked = f", {self.n} observations{' (states drawn afresh)'*self.afresh}" if self.n else ''
-        return f"{self.corruption} on {'x'.join(map(str, self.shape))}{looked}\n{self.verdict}\n{self.noise}"
+        looked = f", {self.n} observations" if self.n else ''
+        return f"{self.corruption}{looked}, looked at on {'x'.join(map(str, self.shape))}\n{self.verdict}\n{self.noise}"
 
 def identifiability(
     what,          # a `Corruption`, or `Measurements`
@@ -164,8 +213,12 @@ def identifiability(
 ) -> Report:
     "Is p(x) determined by such measurements? In words, numbers and pictures"
     need(isinstance(what, (Corruption, Measurements)), f"what={what!r} must be a Corruption or Measurements")
+    need(isinstance(draws, int) and draws > 1, f"draws={draws!r} must be a whole number, 2 or more")
     if isinstance(what, Measurements): return Report(what.corruption, what.shape, draws, seed, what)
-    return Report(what, shape or (1, 16, 16), draws, seed)
+    shape = tuple(shape or getattr(what.op, 'shape', None) or (1, 16, 16)) if not isinstance(shape, int) else (shape,)
+    need(len(shape) == 3, f"shape={shape} must be three numbers (C, H, W)")
+    what.op._is_linear('identifiability report')
+    return Report(what, shape, draws, seed)
 
 # %% ../nbs/26_identify.ipynb #05d5ed82
 @patch
@@ -177,6 +230,9 @@ def show(self:Report):
     b.semilogy(self.frequency[1:], self.snr[1:].clamp(min=1e-8), '.', ms=3, color=colors['corrupted'])
     b.axhline(1, color='black', lw=1, ls='--')
     b.set(xlabel='cycles a pixel', ylabel='signal to noise')
-    worst = self.directions[:, -9:].T.reshape(9, *self.shape)[:, :1].float()
-    c.imshow(image_grid(worst/worst.abs().amax((1, 2, 3), keepdim=True), ncol=3))
-    c.set_title('seen worst', fontsize=9); c.axis('off')
+    if self.worst is None:
+        c.plot(torch.linspace(0, 1, self.d), self.spectrum, color=colors['corrupted'])
+        c.set(xlabel='fraction of coordinates', ylabel='how often seen', ylim=(0, 1.05))
+    else:
+        c.imshow(image_grid(self.worst/self.worst.abs().amax((1, 2, 3), keepdim=True), ncol=3))
+        c.set_title('seen worst', fontsize=9); c.axis('off')

@@ -121,7 +121,7 @@ def test_observation_is_the_same_in_any_batch():
     (lambda: Quantise(0), 'bits=0'), (lambda: Saturation(0), 'gain=0'), (lambda: Poisson(-2), 'photons=-2'),
     (lambda: Corruption(Identity(), -.1), 'sigma=-0.1'), (lambda: Corruption('mask'), "op='mask'"),
     (lambda: Identity()(torch.zeros(3, 8, 8)), '(3, 8, 8)'), (lambda: Identity()(torch.zeros(1, 3, 8, 8).byte()), 'torch.uint8'),
-    (lambda: Operator.from_dict(dict(name='GausianBlur')), "did you mean 'GaussianBlur'?"),
+    (lambda: Operator.from_dict(dict(operator='GausianBlur')), "did you mean 'GaussianBlur'?"),
 ])
 def test_bad_input_is_one_sentence_that_names_it(make, says):
     with pytest.raises(BadInput) as e: make()
