@@ -165,6 +165,7 @@ def axes(
         ax.xaxis.label.set_size(9), ax.yaxis.label.set_size(9), ax.title.set_size(9)
     return fig, axs
 
+# %% ../nbs/00_core.ipynb #7dbcf2a0
 def show_images(
     panels,      # {title: images}, or images alone
     ncol=None,   # images in a row of a panel

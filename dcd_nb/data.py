@@ -72,25 +72,28 @@ class Measurements:
     def __len__(self): return len(self.y)
     def __repr__(self): return f"{len(self)} measurements of {'x'.join(map(str, self.shape))} images by {self.corruption}"
 
-    def __getitem__(self, i):
-        "Observations and their state, as a copy: nobody can write into the data by accident"
-        if isinstance(i, slice): i = range(len(self))[i]
-        i = torch.as_tensor(i if torch.is_tensor(i) or isinstance(i, int) else list(i))
-        if i.numel() == 0: i = i.long()
-        pick = lambda t: t[i.to(t.device)].clone() if i.ndim == 0 else t[i.to(t.device)]
-        return Batch(pick(self.y), map_state(pick, self.state))
+# %% ../nbs/02_data.ipynb #780a2b50
+@patch
+def __getitem__(self:Measurements, i):
+    "Observations and their state, as a copy: nobody can write into the data by accident"
+    if isinstance(i, slice): i = range(len(self))[i]
+    i = torch.as_tensor(i if torch.is_tensor(i) or isinstance(i, int) else list(i))
+    if i.numel() == 0: i = i.long()
+    pick = lambda t: t[i.to(t.device)].clone() if i.ndim == 0 else t[i.to(t.device)]
+    return Batch(pick(self.y), map_state(pick, self.state))
 
-    def to(self, device):
-        "The same measurements on another device"
-        new = copy.copy(self)
-        new.y, new.state = self.y.to(device), map_state(lambda t: t.to(device), self.state)
-        return new
+@patch
+def to(self:Measurements, device):
+    "The same measurements on another device"
+    new = copy.copy(self)
+    new.y, new.state = self.y.to(device), map_state(lambda t: t.to(device), self.state)
+    return new
 
-    @property
-    def hash(self):
-        "Names the content: observations, state and corruption"
-        what = json.dumps(self.corruption.to_dict(), sort_keys=True).encode()
-        return content_hash({'y': self.y, 'corruption': torch.tensor(list(what), dtype=torch.uint8)} | _flat(self.state))
+@patch(as_prop=True)
+def hash(self:Measurements):
+    "Names the content: observations, state and corruption"
+    what = json.dumps(self.corruption.to_dict(), sort_keys=True).encode()
+    return content_hash({'y': self.y, 'corruption': torch.tensor(list(what), dtype=torch.uint8)} | _flat(self.state))
 
 # %% ../nbs/02_data.ipynb #960fd946
 def _unit_range(x):

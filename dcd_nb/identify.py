@@ -153,58 +153,65 @@ class Report:
         self.frequency, self.snr = frequency_snr(corruption, self.shape, self.gain)
         self.drowned = (self.snr < 1).double().mean().item()
 
-    def _from_masks(self, op, M, exact):
-        "Coordinates and pairs of coordinates, counted; or known, if every pair can be seen"
-        self.shape, self.gain = (1, 16, 16), op.cosine_gain(M, 16)
-        self.d, self.spectrum = M.shape[1], M.mean(0).double().sort(descending=True).values
-        self.rank = self.d if exact else int((M.sum(0) > 0).sum())
-        self.determined = 1. if exact else ((M.T@M) > 0).double().mean().item()
-        self.worst = None
+# %% ../nbs/26_identify.ipynb #c67754fc
+@patch
+def _from_masks(self:Report, op, M, exact):
+    "Coordinates and pairs of coordinates, counted; or known, if every pair can be seen"
+    self.shape, self.gain = (1, 16, 16), op.cosine_gain(M, 16)
+    self.d, self.spectrum = M.shape[1], M.mean(0).double().sort(descending=True).values
+    self.rank = self.d if exact else int((M.sum(0) > 0).sum())
+    self.determined = 1. if exact else ((M.T@M) > 0).double().mean().item()
+    self.worst = None
 
-    def _from_matrices(self, op, shape, draws, seed):
-        "Eigenvalues, eigenvectors, and a covariance to recover"
-        self.shape, self.gain = _small(op, shape, (256, 16) if op.channelwise else (768, 16), (512, 16)), None
-        Q = normal_matrices(op, self.shape, draws, seed)
-        U = torch.linalg.eigh(Q.mean(0)).eigenvectors
-        self.worst = U[:, :9].T.reshape(-1, *self.shape)[:, :1].float()
-        self.spectrum = torch.linalg.eigvalsh(Q.mean(0)).flip(0).clamp(min=0) if op.random else op.spectrum(self.shape)**2   # an SVD reaches further down
-        self.d, self.rank = len(self.spectrum), int((self.spectrum > self.spectrum[0]*(1e-10 if op.random else 1e-26)).sum())
-        pairs = _small(op, shape, (128, 8), (64, 8))
-        self.determined = determined(normal_matrices(op, pairs, 2*draws, seed)) if op.random else self.rank*(self.rank + 1)/(self.d*(self.d + 1))
+@patch
+def _from_matrices(self:Report, op, shape, draws, seed):
+    "Eigenvalues, eigenvectors, and a covariance to recover"
+    self.shape, self.gain = _small(op, shape, (256, 16) if op.channelwise else (768, 16), (512, 16)), None
+    Q = normal_matrices(op, self.shape, draws, seed)
+    U = torch.linalg.eigh(Q.mean(0)).eigenvectors
+    self.worst = U[:, :9].T.reshape(-1, *self.shape)[:, :1].float()
+    self.spectrum = torch.linalg.eigvalsh(Q.mean(0)).flip(0).clamp(min=0) if op.random else op.spectrum(self.shape)**2   # an SVD reaches further down
+    self.d, self.rank = len(self.spectrum), int((self.spectrum > self.spectrum[0]*(1e-10 if op.random else 1e-26)).sum())
+    pairs = _small(op, shape, (128, 8), (64, 8))
+    self.determined = determined(normal_matrices(op, pairs, 2*draws, seed)) if op.random else self.rank*(self.rank + 1)/(self.d*(self.d + 1))
 
-    @property
-    def identifiable(self):
-        "True, 'second moments', False, or None where the report cannot tell"
-        if self.afresh: return None
-        if self.chance is not None: return True
-        if self.determined > .999: return 'second moments'
-        return False if self.rank < self.d or not self.corruption.op.random or self.worst is None else None
+# %% ../nbs/26_identify.ipynb #8de170cb
+@patch(as_prop=True)
+def identifiable(self:Report):
+    "True, 'second moments', False, or None where the report cannot tell"
+    if self.afresh: return None
+    if self.chance is not None: return True
+    if self.determined > .999: return 'second moments'
+    return False if self.rank < self.d or not self.corruption.op.random or self.worst is None else None
 
-    @property
-    def verdict(self):
-        op, hidden = self.corruption.op, self.d - self.rank
-        if self.afresh: return "No verdict: the states of this operator cannot be looked at one by one here. Ask for the corruption alone, or for smaller images."
-        if self.identifiable is True and not op.random:
-            paper = ' on paper' if self.drowned > .25 else ''
-            return f"p(x) is identifiable{paper}: A is invertible, with condition number {(self.spectrum[0]/self.spectrum[-1])**.5:.1g}."
-        if self.identifiable is True: return f"p(x) is identifiable: A is invertible with probability 1e{self.chance:.0f}, and small groups of pixels are seen together often."
-        if self.identifiable: return ("p(x) is identifiable up to second moments: the covariance is determined. Whether all of p(x) is, is not decided "
-                                      "here; no draw of A sees everything.")
-        if hidden: return (f"p(x) is not identifiable: {hidden} of {self.d} directions ({hidden/self.d:.0%}) are invisible to every A. "
-                           "It is identifiable up to these; what a method returns there is its own habit.")
-        if self.identifiable is None: return f"Not decided: every direction is seen, and at least {self.determined:.0%} of the covariance is determined by the draws looked at."
-        return (f"p(x) is not identifiable from these: every direction is seen, but only {self.determined:.1%} of all pairs of directions "
-                "are ever seen together.")
+@patch(as_prop=True)
+def verdict(self:Report):
+    op, hidden = self.corruption.op, self.d - self.rank
+    if self.afresh: return "No verdict: the states of this operator cannot be looked at one by one here. Ask for the corruption alone, or for smaller images."
+    if self.identifiable is True and not op.random:
+        paper = ' on paper' if self.drowned > .25 else ''
+        return f"p(x) is identifiable{paper}: A is invertible, with condition number {(self.spectrum[0]/self.spectrum[-1])**.5:.1g}."
+    if self.identifiable is True: return f"p(x) is identifiable: A is invertible with probability 1e{self.chance:.0f}, and small groups of pixels are seen together often."
+    if self.identifiable: return ("p(x) is identifiable up to second moments: the covariance is determined. Whether all of p(x) is, is not decided "
+                                  "here; no draw of A sees everything.")
+    if hidden: return (f"p(x) is not identifiable: {hidden} of {self.d} directions ({hidden/self.d:.0%}) are invisible to every A. "
+                       "It is identifiable up to these; what a method returns there is its own habit.")
+    if self.identifiable is None: return f"Not decided: every direction is seen, and at least {self.determined:.0%} of the covariance is determined by the draws looked at."
+    return (f"p(x) is not identifiable from these: every direction is seen, but only {self.determined:.1%} of all pairs of directions "
+            "are ever seen together.")
 
-    @property
-    def noise(self):
-        what = f"At sigma = {self.corruption.sigma:g}" if self.corruption.sigma else "With the rounding of 8-bit data"
-        return f"{what}, {self.drowned:.0%} of the frequencies of natural images are below the noise of a single observation."
+# %% ../nbs/26_identify.ipynb #2f62f800
+@patch(as_prop=True)
+def noise(self:Report):
+    what = f"At sigma = {self.corruption.sigma:g}" if self.corruption.sigma else "With the rounding of 8-bit data"
+    return f"{what}, {self.drowned:.0%} of the frequencies of natural images are below the noise of a single observation."
 
-    def __repr__(self):
-        looked = f", {self.n} observations" if self.n else ''
-        return f"{self.corruption}{looked}, looked at on {'x'.join(map(str, self.shape))}\n{self.verdict}\n{self.noise}"
+@patch
+def __repr__(self:Report):
+    looked = f", {self.n} observations" if self.n else ''
+    return f"{self.corruption}{looked}, looked at on {'x'.join(map(str, self.shape))}\n{self.verdict}\n{self.noise}"
 
+# %% ../nbs/26_identify.ipynb #98b3249d
 def identifiability(
     what,          # a `Corruption`, or `Measurements`
     shape=None,    # (C, H, W) of the images; None: 1x16x16, or those of the measurements

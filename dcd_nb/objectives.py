@@ -79,6 +79,7 @@ class Matrix:
     def __call__(self, x, s, **kw): return (x.flatten(1)@self.W.T).view_as(x)
     def weight(self, s, mask=None): return 1.
 
+# %% ../nbs/10_objectives.ipynb #c093e5d7
 def best_matrix(
     objective,  # with levels `At(s)`
     batch,      # many observations
@@ -101,6 +102,7 @@ def best_matrix(
     found = torch.stack(found)
     return found.mean(0), found.std(0)/folds**.5
 
+# %% ../nbs/10_objectives.ipynb #1b932919
 def gaussian_world(
     corruption,       # a `Corruption`
     n=200_000,        # observations

@@ -212,24 +212,37 @@ class Compose(Operator):
     def transpose(self, y, state):
         for op, s in reversed(self._parts(state)): y = op.transpose(y, s)
         return y
-    def draw(self, n, shape, generator):
-        state = {}
-        for i, op in enumerate(self.ops):
-            s, shape = op.draw(n, shape, generator), op.out_shape(shape)
-            if s is not None: state[str(i)] = s
-        return state or None
-    def out_shape(self, shape):
-        for op in self.ops: shape = op.out_shape(shape)
-        return shape
-    def in_shape(self, shape):
-        for op in reversed(self.ops): shape = op.in_shape(shape)
-        return shape
-    def observed(self, state): return self.ops[-1].observed(self._parts(state)[-1][1])
-    def noise(self, y, sigma, state, generator): return self.ops[-1].noise(y, sigma, self._parts(state)[-1][1], generator)
-    def further(self, state, generator, **kw):
-        last = str(len(self.ops) - 1)
-        return state | {last: self.ops[-1].further(state[last], generator, **kw)} if last in (state or {}) else super().further(state, generator)
     def __repr__(self): return f"Compose({', '.join(map(repr, self.ops))})"
+
+# %% ../nbs/01_operators.ipynb #763a2633
+@patch
+def draw(self:Compose, n, shape, generator):
+    state = {}
+    for i, op in enumerate(self.ops):
+        s, shape = op.draw(n, shape, generator), op.out_shape(shape)
+        if s is not None: state[str(i)] = s
+    return state or None
+
+@patch
+def out_shape(self:Compose, shape):
+    for op in self.ops: shape = op.out_shape(shape)
+    return shape
+
+@patch
+def in_shape(self:Compose, shape):
+    for op in reversed(self.ops): shape = op.in_shape(shape)
+    return shape
+
+@patch
+def observed(self:Compose, state): return self.ops[-1].observed(self._parts(state)[-1][1])
+
+@patch
+def noise(self:Compose, y, sigma, state, generator): return self.ops[-1].noise(y, sigma, self._parts(state)[-1][1], generator)
+
+@patch
+def further(self:Compose, state, generator, **kw):
+    last = str(len(self.ops) - 1)
+    return state | {last: self.ops[-1].further(state[last], generator, **kw)} if last in (state or {}) else Operator.further(self, state, generator)
 
 # %% ../nbs/01_operators.ipynb #0524f64e
 @patch
