@@ -240,7 +240,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import _flush, _hidden, _pair, allocate, atomic, commit, saving
+from .files import _flush, _hidden, _pair, allocate, alone, atomic, commit, saving
 
 # %% ../nbs/02a_loading.ipynb #5e8873b2
 def _fail(name, why): raise BadInput(f"{name} {why}")
@@ -432,7 +432,7 @@ def measure_to(self:Corruption,
     start = _resume_at(job, part, note) if resume else 0
     one = self.batch(double(x[:1]), rng(seed, 0))
     spec = {k: (t.dtype, (len(x), *t.shape[1:])) for k, t in ({'y': one.y.float()} | _flat(one.state)).items()}
-    with _alone(data):
+    with alone(data):
         try: t = allocate(part, spec, fresh=not start)
         except BadInput: part.unlink(missing_ok=True), note.unlink(missing_ok=True); raise
         self._fill(t, x, double, seed, start, every, part, note, job)
@@ -452,18 +452,6 @@ def _fill(self:Corruption, t, x, double, seed, start, every, part, note, job):
             with atomic(note) as tmp: tmp.write_text(json.dumps(job | dict(done=row + 1)))
 
 # %% ../nbs/02a_loading.ipynb #611ef17c
-@contextmanager
-def _alone(data):
-    "Nobody else may write `data` meanwhile"
-    try: import fcntl
-    except ImportError: yield; return                       # Windows
-    lock = _hidden(data, 'lock')
-    with open(lock, 'w') as f:
-        try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError: raise BadInput(f"{data} is being written by another process: wait for it, or choose another name") from None
-        try: yield
-        finally: lock.unlink(missing_ok=True)
-
 def _resume_at(job, part, note):
     "How many images of `job` are already measured"
     if not (part.exists() and note.exists()): return 0

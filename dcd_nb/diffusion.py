@@ -8,13 +8,13 @@ __all__ = ['solvers', 'per_image', 'gaussian_denoiser', 'empirical_denoiser', 'L
            'KarrasLevels', 'euler', 'heun', 'walk', 'nfe', 'Churn', 'inference', 'device_of', 'latents', 'sample']
 
 # %% ../nbs/04_diffusion.ipynb #cebd7894
-import inspect, math
+import math
 from contextlib import contextmanager
 from functools import partial
 
 import torch
 
-from .core import choose, need, pick_device, progress, rng
+from .core import Named, choose, need, number, pick_device, progress, rng
 from .operators import map_state
 
 # %% ../nbs/04_diffusion.ipynb #fc9cab6c
@@ -49,13 +49,8 @@ def empirical_denoiser(
     return denoise
 
 # %% ../nbs/04_diffusion.ipynb #039ff018
-class Levels:
+class Levels(Named, family='levels'):
     "How noise levels are drawn"
-    known = {}  # every distribution by name
-    def __init_subclass__(cls, **kw):
-        super().__init_subclass__(**kw)
-        Levels.known[cls.__name__] = cls
-
     def quantile(self, u): "The level below which a fraction `u` lies; float64"; raise NotImplementedError
     def draw(self,
         n:int,     # how many
@@ -65,22 +60,8 @@ class Levels:
         u = torch.rand(n, generator=generator, device=generator.device, dtype=torch.float64)
         return self.quantile(u.clamp(min=2**-54)).float()
 
-    def config(self): return {k: getattr(self, k) for k in inspect.signature(type(self)).parameters}
-    def to_dict(self): return {'name': type(self).__name__} | self.config()
-    def __repr__(self): return f"{type(self).__name__}({', '.join(f'{k}={v}' for k, v in self.config().items())})"
-    @staticmethod
-    def from_dict(d):
-        "The distribution that `to_dict` described"
-        return choose('levels', d.get('name'), Levels.known)(**{k: v for k, v in d.items() if k != 'name'})
-
 # %% ../nbs/04_diffusion.ipynb #2cc6b2d3
-def _number(name, v, ok, allowed):
-    "`v` as a float, or an error that says what is allowed"
-    good = isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) and ok(v)
-    need(good, f"{name}={v!r} must be {allowed}")
-    return float(v)
-
-def _positive(name, v): return _number(name, v, lambda v: v > 0, 'a positive number')
+def _positive(name, v): return number(name, v, lambda v: v > 0, 'a positive number')
 
 def _bounds(lo, hi):
     "`lo` and `hi` as floats with 0 < lo < hi"
@@ -92,7 +73,7 @@ def _bounds(lo, hi):
 class LogNormal(Levels):
     "ln s is normal: the levels of EDM"
     def __init__(self, mean=-1.2, std=1.2):
-        self.mean, self.std = _number('mean', mean, lambda v: True, 'a finite number'), _positive('std', std)
+        self.mean, self.std = number('mean', mean, lambda v: True, 'a finite number'), _positive('std', std)
     def quantile(self, u): return (self.mean + self.std*torch.special.ndtri(u)).exp()
 
 class LogUniform(Levels):
@@ -104,7 +85,7 @@ class LogUniform(Levels):
 class ClampedLogNormal(Levels):
     "The larger of a log-normal level and sigma: the levels of the paper"
     def __init__(self, sigma, mean=-1.2, std=1.2):
-        self.sigma = _number('sigma', sigma, lambda v: v >= 0, 'at least 0')
+        self.sigma = number('sigma', sigma, lambda v: v >= 0, 'at least 0')
         self.mean, self.std = LogNormal(mean, std).config().values()
     def quantile(self, u): return LogNormal(self.mean, self.std).quantile(u).clamp(min=self.sigma)
 
@@ -150,7 +131,7 @@ def karras_grid(
     "The levels that the sampler visits, falling, float64"
     need(isinstance(steps, int) and steps >= 1, f"steps={steps!r} must be a whole number, at least 1")
     lo, hi = _bounds(lo, hi)
-    until = _number('until', until, lambda v: 0 <= v <= hi, f'between 0 and hi={hi:g}')
+    until = number('until', until, lambda v: 0 <= v <= hi, f'between 0 and hi={hi:g}')
     s = karras(torch.linspace(1, 0, steps, dtype=torch.float64), lo, hi, _positive('rho', rho))
     s[-1], s[0] = lo, hi                            # exact, whatever the rounding of the powers
     return s[s >= until]
@@ -159,7 +140,7 @@ def karras_grid(
 class KarrasLevels(Levels):
     "Uniform along the Karras curve, from lo to the fraction `tmax` of the way to hi: the levels of SiD"
     def __init__(self, tmax=.8, lo=.002, hi=80., rho=7.):
-        self.tmax = _number('tmax', tmax, lambda v: 0 < v <= 1, 'above 0 and at most 1')
+        self.tmax = number('tmax', tmax, lambda v: 0 < v <= 1, 'above 0 and at most 1')
         (self.lo, self.hi), self.rho = _bounds(lo, hi), _positive('rho', rho)
     def quantile(self, u): return karras(u*self.tmax, self.lo, self.hi, self.rho)
 

@@ -1,0 +1,202 @@
+"Phase II under faults, and what it may and may not look at."
+import copy
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from dcd_nb import checkpoint, training
+from dcd_nb.core import BadInput, Draws
+from dcd_nb.data import Measurements, digits
+from dcd_nb.diffusion import LogUniform
+from dcd_nb.distill import Distillation, Generator, corrupt_again, distill, grown
+from dcd_nb.losses import DMD, SDS, SiD
+from dcd_nb.networks import MLP, Precond, UNet
+from dcd_nb.objectives import objective_for
+from dcd_nb.operators import Corruption, Downsample, FourierMask, GaussianBlur, Identity, RandomMask, Saturation
+from dcd_nb.training import Learner, Loop, Run, Teacher, train
+
+bin = Path(sys.executable).parent
+env = os.environ | dict(OMP_NUM_THREADS='1')
+change = 'loss=SiD(alpha=.5) lr=1e-3 fake.lr=1e-3'
+
+
+def command(name, *args): return [str(bin/name), *map(str, args), '--json']
+def out(done): return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    "A small teacher, made by dcd_train"
+    path = tmp_path_factory.mktemp('teacher')
+    done = subprocess.run(command('dcd_train', 'digits-noise', '--images', 20_000, '--out', 'run', '--set', 'network=MLP(shape=(1,8,8),width=32,blocks=2,dropout=.1)'),
+                          cwd=path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+def start(folder, name): return subprocess.Popen(command('dcd_distill', 'run', '--out', name, '--images', 64*200, '--batch', 64, '--resume', '--set', change),
+                                                  cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(p):
+    text, err = p.communicate(timeout=120)
+    assert p.returncode == 0, err
+    return json.loads(text.splitlines()[-1])
+
+
+def test_kills_end_with_the_same_weights(folder):
+    whole, rand, kills = finish(start(folder, 'whole')), random.Random(1), 0
+    path = folder/'parts/metrics.jsonl'
+    size = lambda: path.stat().st_size if path.exists() else 0
+    while kills < 4:
+        p, old = start(folder, 'parts'), size()
+        while p.poll() is None and size() == old: time.sleep(.01)
+        time.sleep(rand.uniform(0, .5))
+        if p.poll() is not None: break
+        p.send_signal(signal.SIGKILL), p.communicate()
+        kills += 1
+    done = finish(start(folder, 'parts'))
+    assert kills >= 2 and done['weights_sha256'] == whole['weights_sha256']
+    assert Generator.load(folder/'parts').sample(3).equal(Generator.load(folder/'whole').sample(3))
+
+
+def test_two_processes_do_what_one_does(folder):
+    teacher = [*command('dcd_train', 'digits-noise', '--images', 6400, '--out', 'plain', '--set', 'network=MLP(shape=(1,8,8),width=32,blocks=2)')]
+    assert subprocess.run(teacher, cwd=folder, env=env, capture_output=True).returncode == 0
+    for n in (1, 2):
+        launch = [str(bin/'torchrun'), '--standalone', '--nproc-per-node', '2'] if n == 2 else []
+        args = command('dcd_distill', 'plain', '--out', f'of{n}', '--images', 20*64, '--batch', 64, '--set', 'loss=SiD(alpha=.5) lr=1e-4 fake.lr=1e-4')
+        done = subprocess.run(launch + args, cwd=folder, env=env, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stderr[-2000:]
+    one, two = (checkpoint.load(folder/f'of{n}')[0] for n in (1, 2))
+    for k in one: torch.testing.assert_close(one[k], two[k], rtol=0, atol=1e-5, msg=k)
+
+
+@pytest.mark.parametrize('name', ['a.png', 'a.npz', 'a'])
+@pytest.mark.parametrize('model', ['run', 'whole'])
+def test_samples_are_written(folder, tmp_path, model, name):
+    if not (folder/model).exists(): finish(start(folder, model))
+    done = subprocess.run(command('dcd_sample', folder/model, name, '--n', 5), cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert out(done)['nfe'] == (1 if model == 'whole' else Teacher.load(folder/'run').nfe())
+    if name == 'a': assert len(list((tmp_path/'a').glob('*.png'))) == 5
+    else: assert (tmp_path/name).stat().st_size > 100
+
+
+# In this process
+
+def small(A, unet=False):
+    ys = A.measure(digits()[:200] if unet or A.op.in_shape((1, 8, 8)) == (1, 8, 8) else digits()[:200])
+    torch.manual_seed(0)
+    shape = tuple(ys.y.shape[1:])
+    net = UNet(shape[1], shape[0], channels=16, mult=(1,), blocks=1) if unet else MLP(shape, width=32, blocks=1)
+    return ys, train(ys, net, objective_for(A), images=640, batch=64, quiet=True)
+
+
+corruptions = dict(noise=Corruption(Identity(), .5), mask=Corruption(RandomMask(.5)), both=Corruption(RandomMask(.5), .2), blur=Corruption(GaussianBlur(5, .8), .1),
+                   clip=Corruption(Saturation(2.), .1), half=Corruption(Downsample(2), .1))
+
+
+@pytest.mark.parametrize('name', corruptions)
+@pytest.mark.parametrize('loss', [SiD(.5), DMD(), SDS()])
+def test_every_corruption_can_be_distilled(name, loss):
+    ys, teacher = small(corruptions[name])
+    G = distill(teacher, ys, loss, images=320, batch=32, lr=1e-3, quiet=True)
+    assert tuple(G.shape) == (1, 8, 8) and G.sample(3).isfinite().all() and G.run['skipped'] == 0
+    assert all(torch.equal(a, b) for a, b in zip(teacher.net.state_dict().values(), small(corruptions[name])[1].net.state_dict().values()))   # untouched
+
+
+def test_fourier_scans_can_be_distilled():
+    x = torch.cat([digits()[:100], 0*digits()[:100]], 1)
+    A = Corruption(FourierMask(2, acs=2))
+    ys = A.measure(x)
+    torch.manual_seed(0)
+    teacher = train(ys, MLP((2, 8, 8), width=32, blocks=1), images=640, batch=64, quiet=True)
+    assert distill(teacher, ys, SiD(.5), images=320, batch=32, quiet=True).sample(2).isfinite().all()
+
+
+@pytest.mark.parametrize('name', ['noise', 'mask', 'blur'])
+def test_observations_are_not_looked_at(name):
+    ys, teacher = small(corruptions[name])
+    blank = Measurements(torch.zeros_like(ys.y), ys.corruption, ys.state)
+    a, b = (distill(teacher, data, SiD(.5), images=320, batch=32, monitor=False, quiet=True).run['weights_sha256'] for data in (ys, blank))
+    assert a == b
+
+
+def test_samples_belong_to_seed_and_index():
+    ys, teacher = small(corruptions['mask'])
+    G = distill(teacher, ys, SiD(.5), images=64, batch=32, quiet=True)
+    whole = G.sample(10, seed=3)
+    torch.testing.assert_close(G.sample(3, seed=3, index=[7, 0, 9], batch=2), whole[[7, 0, 9]], rtol=0, atol=1e-5)
+    assert not torch.equal(G.sample(10, seed=4), whole)
+
+
+def test_a_generator_survives_the_disk(tmp_path):
+    ys, teacher = small(corruptions['mask'])
+    G = distill(teacher, ys, SiD(.5), images=64, batch=32, quiet=True)
+    G.save(tmp_path/'whole'), G.save(tmp_path/'half', half=True)
+    assert torch.equal(Generator.load(tmp_path/'whole').sample(4), G.sample(4))
+    assert (Generator.load(tmp_path/'half').sample(4) - G.sample(4)).abs().max() < .05
+    assert (tmp_path/'half.safetensors').stat().st_size < .6*(tmp_path/'whole.safetensors').stat().st_size
+    teacher.save(tmp_path/'teacher')
+    with pytest.raises(BadInput, match='holds a teacher, not a generator'): Generator.load(tmp_path/'teacher')
+    with pytest.raises(BadInput, match='holds generator, not a teacher'): Teacher.load(tmp_path/'whole')
+    assert isinstance(Generator.from_pretrained(tmp_path/'teacher'), Teacher)
+    with pytest.raises(BadInput, match="model='nothing'"): Generator.from_pretrained('nothing')
+
+
+def test_a_step_never_waits_for_the_device():
+    from test_training import NoSync
+    for name in ('noise', 'mask', 'clip'):
+        ys, teacher = small(corruptions[name], unet=name == 'mask')
+        fake, G = (Learner(copy.deepcopy(teacher.net).requires_grad_(), halflife=h) for h in (None, 1000))
+        step = Distillation(teacher, ys.corruption, SiD(1.2), fake, G, 2.5, 2, name == 'clip')
+        loop = Loop(step, dict(fake=fake, generator=G), Run(None, dict(images=3200, batch=32, seed=0)), 'cpu', training.exploded, None, True)
+        loop.prepare()
+        loop.advance()
+        with NoSync(): [loop.advance() for _ in range(3)]
+
+
+def test_the_generator_has_no_slope_before_the_fake_moved():
+    ys, teacher = small(corruptions['noise'])
+    fake, G = (Learner(copy.deepcopy(teacher.net).requires_grad_(), halflife=None) for _ in range(2))
+    step = Distillation(teacher, ys.corruption, SiD(1.2), fake, G, 2.5, 1, False)
+    step.watch = {}
+    part = training.Now(0, 32, 320).parts()[0]
+    step.generator_loss(part).backward()
+    assert all((p.grad == 0).all() for p in G.net.parameters())
+    assert step.watch['gap'] == 0
+
+
+def test_a_larger_network_has_the_teachers_weights():
+    for times in (2, 4):
+        net = Precond(UNet(16, 3, channels=16, mult=(1, 2), blocks=1, attn=(8,)))
+        big = grown(net, (3, 16*times, 16*times))
+        assert big.shape == (3, 16*times, 16*times)
+        for a, b in zip(net.state_dict().values(), big.state_dict().values()): assert torch.equal(a, b)
+
+
+def test_corrupting_again_is_fresh_and_differentiable():
+    x = digits()[:40].clone().requires_grad_()
+    a, b = (corrupt_again(corruptions['both'], x, Draws(0, k)) for k in (0, 1))
+    assert not torch.equal(a.state, b.state) and not torch.equal(a.y, b.y)
+    assert torch.equal(corrupt_again(corruptions['both'], x[16:], Draws(0, 0, start=16)).y, a.y[16:])       # belongs to the position in the batch
+    a.y.sum().backward()
+    assert torch.equal(x.grad, a.state.expand_as(x))
+
+
+@pytest.mark.parametrize('kw, says', [
+    (dict(teacher='run'), 'teacher must be a Teacher'), (dict(ys=digits()), 'ys must be Measurements'), (dict(loss='SiD'), "loss='SiD'"),
+    (dict(images=None), 'one of the two'), (dict(init_sigma=0), 'init_sigma=0'), (dict(batch=0), 'batch=0'), (dict(fake_steps=0), 'fake_steps=0')])
+def test_bad_input_is_one_sentence(kw, says):
+    ys, teacher = small(corruptions['noise'])
+    with pytest.raises(BadInput, match=says) as e: distill(**dict(teacher=teacher, ys=ys, images=64, batch=32, quiet=True) | kw)
+    assert '\n' not in str(e.value)

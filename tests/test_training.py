@@ -1,0 +1,286 @@
+"The training loop under faults: kills, signals, NaNs, explosions, full disks, several processes."
+import json
+import math
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from dcd_nb import checkpoint, training
+from dcd_nb.core import BadInput
+from dcd_nb.data import Measurements, digits
+from dcd_nb.networks import MLP, Precond, UNet
+from dcd_nb.objectives import AmbientInpainting, AmbientTweedie
+from dcd_nb.operators import Corruption, Identity, RandomMask
+from dcd_nb.training import Feed, Learner, Loop, Now, Run, Teacher, fit, train
+
+bin = Path(sys.executable).parent
+small = "network=MLP(shape=(1,8,8),width=32,blocks=2,dropout=.1)"          # with dropout, whose random numbers must come back too
+
+
+def command(*args): return [str(bin/'dcd_train'), 'digits-noise', '--out', 'run', '--checkpoint_every', '6400', '--resume', '--json', '--set', small, *map(str, args)]
+
+
+def start(cwd, *args, **kw):
+    env = os.environ | dict(OMP_NUM_THREADS='1')
+    return subprocess.Popen(command(*args), cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, **kw)
+
+
+def finish(p):
+    out, err = p.communicate(timeout=120)
+    return json.loads(out.splitlines()[-1]) if p.returncode == 0 else (p.returncode, err)
+
+
+def lines(folder): return [json.loads(l) for l in (folder/'run/metrics.jsonl').read_text().splitlines()]
+
+
+def wait_for_training(p, folder, more=0.):
+    "Until the run has written something new"
+    path = folder/'run/metrics.jsonl'
+    size = lambda: path.stat().st_size if path.exists() else 0
+    old = size()
+    while p.poll() is None and size() == old: time.sleep(.01)
+    time.sleep(more)
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    "The run that nobody disturbs"
+    folder = tmp_path_factory.mktemp('whole')
+    return finish(start(folder, '--images', 128_000)), lines(folder)
+
+
+def test_ten_kills_end_with_the_same_weights(whole, tmp_path):
+    rand, kills = random.Random(0), 0
+    while kills < 10:
+        p = start(tmp_path, '--images', 128_000)
+        wait_for_training(p, tmp_path, rand.uniform(0, .25))
+        if p.poll() is not None: break
+        p.send_signal(signal.SIGKILL)
+        kills += 1
+        p.communicate()
+    done = finish(p if p.returncode == 0 else start(tmp_path, '--images', 128_000))
+    assert kills >= 5 and done['weights_sha256'] == whole[0]['weights_sha256']
+    keep = lambda ls: [{k: v for k, v in l.items() if k not in ('seconds', 'img_per_s')} for l in ls]
+    assert keep(lines(tmp_path)) == keep(whole[1])                          # no line is lost, none is there twice
+    assert not list((tmp_path/'run').glob('.*'))
+
+
+@pytest.mark.parametrize('sign, code', [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_exits(whole, tmp_path, sign, code):
+    p = start(tmp_path, '--images', 128_000, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    wait_for_training(p, tmp_path)
+    p.send_signal(sign)
+    out, err = p.communicate(timeout=60)
+    assert p.returncode == code and 'Traceback' not in err
+    saved = checkpoint.checkpoints(tmp_path/'run')[0]
+    assert saved >= lines(tmp_path)[-1]['images']                           # not a step was lost
+    done = finish(start(tmp_path, '--images', 128_000))
+    assert done['resumed_at'] == saved and done['weights_sha256'] == whole[0]['weights_sha256']
+
+
+def test_a_damaged_checkpoint_costs_one_checkpoint(whole, tmp_path):
+    p = start(tmp_path, '--images', 128_000)
+    wait_for_training(p, tmp_path)
+    p.send_signal(signal.SIGTERM), p.communicate()
+    while len(checkpoint.checkpoints(tmp_path/'run')) < 2:
+        p = start(tmp_path, '--images', 128_000)
+        wait_for_training(p, tmp_path, .2)
+        p.send_signal(signal.SIGTERM), p.communicate()
+    newest, before = checkpoint.checkpoints(tmp_path/'run')
+    path = tmp_path/f'run/checkpoint-{newest:012d}.safetensors'
+    path.write_bytes(path.read_bytes()[:-100])
+    done = finish(start(tmp_path, '--images', 128_000))
+    assert done['resumed_at'] == before and done['weights_sha256'] == whole[0]['weights_sha256']
+
+
+def test_a_full_disk_is_one_sentence(tmp_path):
+    limit = lambda: (signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000)))
+    code, err = finish(start(tmp_path, '--images', 12_800, preexec_fn=limit))
+    assert code == 2 and 'could not be written' in err.splitlines()[-1] and 'Traceback' not in err
+
+
+def test_several_processes_do_what_one_does(tmp_path):
+    args = ['digits-noise', '--batch', '64', '--images', 20*64, '--json', '--set', 'network=MLP(shape=(1,8,8),width=32,blocks=2)']
+    env = os.environ | dict(OMP_NUM_THREADS='1')
+    for n in (1, 2):
+        launch = [bin/'torchrun', '--standalone', '--nproc-per-node', n, bin/'dcd_train'] if n > 1 else [bin/'dcd_train']
+        done = subprocess.run([*map(str, launch), *map(str, args), '--out', f'run{n}'], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert len(done.stdout.splitlines()) == 1                             # one process speaks
+    one, two = (checkpoint.load(tmp_path/f'run{n}')[0] for n in (1, 2))
+    assert one.keys() == two.keys()
+    for k in one: torch.testing.assert_close(one[k], two[k], rtol=0, atol=1e-5, msg=k)
+
+
+# In this process
+
+def measured(sigma=.5, n=400): return Corruption(Identity(), sigma).measure(digits()[:n])
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    return MLP((1, 8, 8), width=32, blocks=1)
+
+
+def poisoned(objective, when):
+    "`objective` whose loss is not finite at the steps `when`"
+    class Poisoned(type(objective)):
+        calls = 0
+        def loss(self, net, batch, draws=None):
+            Poisoned.calls += 1
+            return super().loss(net, batch, draws)*(math.nan if Poisoned.calls in when else 1.)
+    p = Poisoned(objective.sigma)
+    Poisoned.__name__ = type(objective).__name__
+    return p
+
+
+def test_a_poisoned_batch_is_refused_and_noted(tmp_path):
+    t = train(measured(), network(), poisoned(AmbientTweedie(.5), {50}), images=64*200, batch=64, out=tmp_path/'run', quiet=True)
+    events = [l for l in lines(tmp_path) if l.get('event') in ('skipped', 'rollback')]
+    assert [(e['event'], e['steps']) for e in events] == [('skipped', 1)]
+    assert t.run['skipped'] == 1 and t.run['rollbacks'] == 0
+    assert all(p.isfinite().all() for p in t.net.parameters())
+    assert all(math.isfinite(l['loss']) for l in lines(tmp_path) if 'loss' in l)
+
+
+def test_many_poisoned_batches_roll_back(tmp_path):
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        t = train(measured(), network(), poisoned(AmbientTweedie(.5), range(110, 130)), images=64*200, batch=64, out=tmp_path/'run', checkpoint_every=64*50)
+    events = [l for l in lines(tmp_path) if l.get('event') in ('skipped', 'rollback')]
+    assert any(e['event'] == 'rollback' and e['to'] == 64*100 and e['lr_factor'] == .5 for e in events), events
+    assert t.run['rollbacks'] >= 1 and t.run['images'] == 64*200 and said
+
+
+def test_an_exploding_loss_rolls_back_and_then_gives_up():
+    calls = dict(n=0)
+    learner = Learner(network())
+
+    def step(now):
+        calls['n'] += 1
+        x = torch.ones(4, 1, 8, 8)
+        loss, norm, bad = learner.descend(lambda part: (learner.net(x, x.new_zeros(4))**2).mean(), now)
+        return dict(loss=loss*0 + (1000. if now.step > 150 else 1.), bad=bad)
+
+    with warnings.catch_warnings(record=True) as said, pytest.raises(BadInput, match='went wrong six times.*the loss rose from 1 to'):
+        warnings.simplefilter('always')
+        fit(step, dict(net=learner), Run(None, dict(images=16*400, batch=16, seed=0)))
+    assert len(said) == 5 and 'half the learning rate' in str(said[0].message)
+
+
+def test_a_failed_save_does_not_end_the_run(tmp_path, monkeypatch):
+    real, calls = checkpoint.save, []
+    def save(*args, **kw):
+        calls.append(1)
+        if len(calls) == 3: raise BadInput('disk full')
+        real(*args, **kw)
+    monkeypatch.setattr(checkpoint, 'save', save)
+    with pytest.warns(UserWarning, match='training goes on'):
+        train(measured(), network(), AmbientTweedie(.5), images=64*100, batch=64, out=tmp_path/'run', quiet=True)
+    assert len(calls) == 10 and checkpoint.checkpoints(tmp_path/'run')[0] == 6400
+
+
+class NoSync(TorchDispatchMode):
+    "Fails when a number is read from the device"
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func is not torch.ops.aten._local_scalar_dense.default, 'a step waits for the device'
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize('A, objective', [(Corruption(Identity(), .5), AmbientTweedie(.5)), (Corruption(RandomMask(.5), .1), AmbientInpainting(.5, .1))])
+def test_a_step_never_waits_for_the_device(A, objective):
+    ys = A.measure(digits()[:100])
+    net = Precond(training.with_room(UNet.named('digits', dropout=.1), objective.extra))
+    learner, feed = Learner(net, decay=.2), Feed(ys, 0, flip=True)
+    def step(now):
+        loss, grad, bad = learner.descend(lambda part: objective.loss(net, feed(part), part.draws).mean(), now)
+        return dict(loss=loss, grad=grad, bad=bad)
+    loop = Loop(step, dict(net=learner), Run(None, dict(images=3200, batch=32, seed=0)), 'cpu', training.exploded, None, True)
+    loop.prepare()
+    loop.advance()
+    with NoSync(): [loop.advance() for _ in range(5)]
+    with pytest.raises(AssertionError, match='waits'), NoSync(): loop.sums['loss'].item()
+
+
+def test_minutes_become_images_once(tmp_path):
+    start = time.time()
+    first = train(measured(), network(), AmbientTweedie(.5), minutes=.1, batch=64, out=tmp_path/'run', quiet=True).run
+    assert 1 < time.time() - start < 20
+    again = train(measured(), network(1), AmbientTweedie(.5), minutes=.1, batch=64, out=tmp_path/'run', resume=True, quiet=True).run
+    assert again['resumed_at'] == again['images'] == first['images'] and again['weights_sha256'] == first['weights_sha256']
+
+
+def test_another_recipe_is_refused(tmp_path):
+    go = lambda **kw: train(**dict(ys=measured(), net=network(), objective=AmbientTweedie(.5), images=640, batch=64, out=tmp_path/'run', resume=True, quiet=True) | kw)
+    go()
+    for kw, says in [(dict(lr=1e-2), 'learn.lr=0.0002, not 0.01'), (dict(images=6400), 'images=640, not 6400'), (dict(ys=measured(.4)), 'data.hash='),
+                     (dict(ys=measured(n=399)), 'data.'), (dict(seed=1), 'seed=0, not 1'), (dict(net=MLP((1, 8, 8))), 'net.'), (dict(resume=False), 'is not empty')]:
+        with pytest.raises(BadInput, match=says): go(**kw)
+    assert go().run['resumed_at'] == 640
+    (tmp_path/'other').mkdir()
+    (tmp_path/'other/thesis.tex').write_text('x')
+    with pytest.raises(BadInput, match='not the folder of a run'): go(out=tmp_path/'other')
+    with pytest.raises(BadInput, match='not the folder of a run'): Teacher.load(tmp_path/'other')
+
+
+@pytest.mark.parametrize('kw, says', [
+    (dict(ys=digits()), 'ys must be Measurements'), (dict(images=None), 'one of the two'), (dict(minutes=1), 'one of the two'), (dict(images=0), 'images=0'),
+    (dict(batch=0), 'batch=0'), (dict(batch=72, accumulate=3), 'use a multiple of 48'), (dict(lr=-1), 'lr=-1'), (dict(decay=2), 'decay=2'),
+    (dict(net=MLP((1, 4, 4))), r'shape \(1, 4, 4\)'), (dict(compile='yes'), "compile='yes'"), (dict(device='gpu'), "device='gpu'"), (dict(precision='fp16'), 'bf16')])
+def test_bad_input_is_one_sentence(kw, says):
+    with pytest.raises(BadInput, match=says) as e:
+        train(**dict(ys=measured(), net=network(), objective=AmbientTweedie(.5), images=64, batch=64, quiet=True) | kw)
+    assert '\n' not in str(e.value)
+
+
+def test_flips_are_refused_where_they_are_wrong():
+    from dcd_nb.operators import Operator
+
+    class Shift(Operator):
+        def forward(self, x, state): return x.roll(1, -1)
+    ys = Corruption(Shift()).measure(digits()[:20])
+    with pytest.raises(BadInput, match='flip=True cannot be used'): Feed(ys, 0, flip=True)
+    masked = Corruption(RandomMask(.5)).measure(digits()[:64])
+    batch = Feed(masked, 0, flip=True)(Now(0, 64, 64).parts()[0])
+    assert (batch.y*(1 - batch.state) == 0).all()                            # the mask went with its image
+    Measurements(batch.y, masked.corruption, batch.state)
+
+
+def test_everything_but_the_network_is_cheap(tmp_path):
+    "Data, random numbers, average of the weights and reports cost less than 5 % of a step of a network of 3 million parameters"
+    script = Path(__file__).parent.parent/'benchmarks/step.py'
+    done = subprocess.run([sys.executable, script, '3', '8', '1'], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr[-1000:]
+    assert all(0 < run['overhead'] < .05 and run['parts']['optimiser'] > 0 for run in json.loads(done.stdout.splitlines()[-1])['runs'])
+
+
+def test_two_runs_in_one_folder_do_not_mix(tmp_path):
+    p = start(tmp_path, '--images', 1_280_000)
+    wait_for_training(p, tmp_path)
+    code, err = finish(start(tmp_path, '--images', 1_280_000))
+    p.send_signal(signal.SIGTERM), p.communicate()
+    assert code == 2 and 'is being written by another process' in err and 'Traceback' not in err
+
+
+def test_metrics_that_somebody_edited_do_not_stop_a_run(tmp_path):
+    go = lambda: train(measured(), network(), AmbientTweedie(.5), images=1280, batch=64, out=tmp_path/'run', resume=True, quiet=True)
+    go()
+    path = tmp_path/'run/metrics.jsonl'
+    path.write_text('not JSON' + path.read_text()[8:])
+    assert go().run['resumed_at'] == 1280
+
+
+def test_a_disk_that_fails_for_metrics_and_pictures_does_not_end_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, 'save_images', lambda *a, **kw: (_ for _ in ()).throw(OSError('disk full')))
+    with pytest.warns(UserWarning, match='training goes on'):
+        assert train(measured(), network(), AmbientTweedie(.5), images=640, batch=64, out=tmp_path/'run', quiet=True).run['images'] == 640
