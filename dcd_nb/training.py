@@ -395,6 +395,19 @@ def save(self:Loop, last=False):
     self.run.save(self.tensors(), at, last)
 
 @patch
+def due(self:Loop):
+    "Is this the time for a checkpoint?"
+    k = self.at['step']
+    return k > 0 and not self.sums and (k % self.save_every == 0 or k == self.steps)
+
+@patch
+def monitor(self:Loop, on_save):
+    "Call `on_save` at a checkpoint, once"
+    event = dict(images=self.at['step']*self.run.plan['batch'], event='checkpoint')
+    done = any(event.items() <= line.items() for line in self.run.lines)
+    if on_save and self.run.chief and not done: self.run.log(event | (on_save(event['images']) or {}))
+
+@patch
 def stopped(self:Loop, got):
     "Was the run asked to stop? With several processes all must agree, which they do at reports"
     if processes()[1] == 1: return bool(got)
@@ -422,6 +435,7 @@ def fit(
         batch = run.plan['batch']
         loop.bar = progress(total=loop.steps*batch, initial=loop.first*batch, unit='img', unit_scale=True,
                             desc=run.plan.get('kind', 'fit'), leave=False, **(dict(disable=True) if loop.quiet else {}))
+        if loop.due(): loop.monitor(on_save)                               # the run may have died in the middle of this
         loop.tick = time.time()
         with loop.bar:
             while loop.at['step'] < loop.steps:
@@ -429,10 +443,10 @@ def fit(
                 k = loop.at['step']
                 if k % loop.report_every == 0 or k == loop.steps: loop.report()
                 k, stop = loop.at['step'], loop.stopped(got)
-                due = not loop.sums and k and (k % loop.save_every == 0 or k == loop.steps)
+                due = loop.due()
                 if due or stop: loop.save(last=k == loop.steps)
                 if stop and k < loop.steps: raise KeyboardInterrupt if signal.SIGINT in got else SystemExit(143)
-                if on_save and run.chief and due: run.log(dict(images=k*batch, event='checkpoint') | (on_save(k*batch) or {}))
+                if due: loop.monitor(on_save)
     return loop.cost()
 
 # %% ../nbs/20_training.ipynb #91619e66

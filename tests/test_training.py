@@ -223,7 +223,7 @@ def test_minutes_become_images_once(tmp_path):
 def test_another_recipe_is_refused(tmp_path):
     go = lambda **kw: train(**dict(ys=measured(), net=network(), objective=AmbientTweedie(.5), images=640, batch=64, out=tmp_path/'run', resume=True, quiet=True) | kw)
     go()
-    for kw, says in [(dict(lr=1e-2), 'learn.lr=0.0002, not 0.01'), (dict(images=6400), 'images=640, not 6400'), (dict(ys=measured(.4)), 'data.hash='),
+    for kw, says in [(dict(lr=1e-2), 'learn.lr=0.0002, not 0.01'), (dict(images=6400), 'images=640, not 6400'), (dict(ys=measured(.4)), 'data.corruption.sigma=0.5, not 0.4'),
                      (dict(ys=measured(n=399)), 'data.'), (dict(seed=1), 'seed=0, not 1'), (dict(net=MLP((1, 8, 8))), 'net.'), (dict(resume=False), 'is not empty')]:
         with pytest.raises(BadInput, match=says): go(**kw)
     assert go().run['resumed_at'] == 640
