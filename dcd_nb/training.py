@@ -185,6 +185,16 @@ def _flat(d, name=''):
     if not isinstance(d, dict): return {name: d}
     return {k: v for key, part in d.items() for k, v in _flat(part, f'{name}.{key}' if name else key).items()}
 
+def _agreed(f):
+    "What `f` returns in the first process, or its error, in all: the others may look when files have changed"
+    got = [None, None]
+    if processes()[0] == 0:
+        try: got[0] = f()
+        except BadInput as e: got[1] = str(e)
+    if processes()[1] > 1: dist.broadcast_object_list(got)
+    need(got[1] is None, got[1])
+    return got[0]
+
 class Run:
     "The folder of a run; without `out` it keeps nothing"
     def __init__(self,
@@ -193,13 +203,13 @@ class Run:
         resume=False, # go on with the run in `out`
     ):
         self.out, self.plan, self.chief, self.lines = out and Path(out), json.loads(json.dumps(plan)), processes()[0] == 0, []
-        if not out: return
-        there = self.out.exists() and any(self.out.iterdir())
-        need(resume or not there, f"out={str(out)!r} is not empty: go on with what is there by resume (--resume), or choose another folder")
-        if there: self._same(self.out/'recipe.json')
+        if out: self.plan = _agreed(lambda: self._there(resume))
 
-    def _same(self, path):
-        "Is the run in the folder this one?"
+    def _there(self, resume):
+        "The plan, which may be the one in the folder"
+        if not self.out.exists() or not any(self.out.iterdir()): return self.plan
+        need(resume, f"out={str(self.out)!r} is not empty: go on with what is there by resume (--resume), or choose another folder")
+        path = self.out/'recipe.json'
         need(path.exists(), f"out={str(self.out)!r} holds files, but no recipe.json: it is not the folder of a run")
         try: old = json.loads(path.read_text(encoding='utf-8'))
         except ValueError: raise BadInput(f"{path} is damaged: start in a new folder") from None
@@ -210,7 +220,7 @@ class Run:
         images = self.plan['images'] and math.ceil(self.plan['images']/old['batch'])*old['batch']
         need(images in (None, old['images']), f"out={str(self.out)!r} was begun with images={old['images']}, not {images}: "
              "learning rates follow the budget, so it cannot be changed; choose another folder")
-        self.plan = old
+        return old
 
     def begin(self):
         "Write recipe.json"
