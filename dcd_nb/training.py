@@ -186,14 +186,23 @@ def _flat(d, name=''):
     return {k: v for key, part in d.items() for k, v in _flat(part, f'{name}.{key}' if name else key).items()}
 
 def _agreed(f):
-    "What `f` returns in the first process, or its error, in all: the others may look when files have changed"
-    got = [None, None]
+    "The plain values that `f` returns in the first process, or its error, in all: the others may look when files have changed"
+    found, wrong = None, None
     if processes()[0] == 0:
-        try: got[0] = f()
-        except BadInput as e: got[1] = str(e)
-    if processes()[1] > 1: dist.broadcast_object_list(got)
-    need(got[1] is None, got[1])
-    return got[0]
+        try: found = f()
+        except BadInput as e: wrong = str(e)
+    if processes()[1] > 1: found, wrong = json.loads(_sent(json.dumps([found, wrong]).encode()))
+    need(wrong is None, wrong)
+    return found
+
+def _sent(message):
+    "The first process's bytes"
+    device = 'cuda' if dist.get_backend() == 'nccl' else 'cpu'
+    size = torch.tensor([len(message)], device=device)
+    dist.broadcast(size, 0)
+    sent = torch.tensor([*message.ljust(size.item())[:size.item()]], dtype=torch.uint8, device=device)
+    dist.broadcast(sent, 0)
+    return bytes(sent.tolist())
 
 class Run:
     "The folder of a run; without `out` it keeps nothing"
