@@ -269,6 +269,7 @@ def distill(
     "A one-step generator of clean images from a teacher of corrupted ones"
     need(isinstance(teacher, Teacher), f"teacher must be a Teacher, but is {type(teacher).__name__}: make one by train, or Teacher.load")
     need(isinstance(ys, Measurements), f"ys must be Measurements, but is {type(ys).__name__}")
+    teacher.objective.check(ys.corruption)
     loss, device, defaults = loss or SiD(), join_processes(device), dict(lr=1e-5, betas=(0., .999), clip=None, warmup=0.)
     need(isinstance(loss, Loss), f"loss={loss!r} must be a Loss, e.g. SiD(alpha=1.2)")
     need(isinstance(fake_steps, int) and fake_steps > 0, f"fake_steps={fake_steps!r} must be a positive whole number")

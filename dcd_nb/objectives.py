@@ -23,6 +23,11 @@ class Objective(Named, family='objective'):
         "What the network is given beside `n` new images of `shape` (C, H, W); None: nothing"
         return None
 
+    def check(self, corruption):
+        "Complain about observations that it cannot learn from"
+        need(not self.extra or isinstance(corruption.op, type(self.op)), f"{self!r} cannot learn from observations through {corruption.op!r}: "
+             "choose an objective by objective_for(corruption)")
+
     def counts(self, state):
         "Weights of the entries of an image in a distillation loss, given what the network is given; None: all count"
         return None

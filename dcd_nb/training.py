@@ -632,6 +632,8 @@ def train(
     "A diffusion model of what lies behind `ys`"
     need(isinstance(ys, Measurements), f"ys must be Measurements, but is {type(ys).__name__}: training sees observations alone; make them by Corruption.measure(x)")
     device, objective = join_processes(device), objective or objective_for(ys.corruption)
+    need(isinstance(objective, Objective), f"objective={objective!r} must be an Objective, e.g. AmbientTweedie(.2); None: the one that suits the corruption")
+    objective.check(ys.corruption)
     net, plan = _prepare(ys, net, objective, sigma_d, device, precision, compile)
     plan |= dict(kind='train', images=images, minutes=minutes, batch=batch, accumulate=accumulate, flip=flip, seed=seed,
                  checkpoint_every=checkpoint_every, about=about or {}, made_with=made_with())

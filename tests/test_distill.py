@@ -19,7 +19,7 @@ from dcd_nb.diffusion import LogUniform
 from dcd_nb.distill import Distillation, Generator, corrupt_again, distill, grown
 from dcd_nb.losses import DMD, SDS, SiD
 from dcd_nb.networks import MLP, Precond, UNet
-from dcd_nb.objectives import objective_for
+from dcd_nb.objectives import AmbientInpainting, objective_for
 from dcd_nb.operators import Corruption, Downsample, FourierMask, GaussianBlur, Identity, RandomMask, Saturation
 from dcd_nb.training import Learner, Loop, Run, Teacher, train
 
@@ -195,7 +195,8 @@ def test_corrupting_again_is_fresh_and_differentiable():
 
 @pytest.mark.parametrize('kw, says', [
     (dict(teacher='run'), 'teacher must be a Teacher'), (dict(ys=digits()), 'ys must be Measurements'), (dict(loss='SiD'), "loss='SiD'"),
-    (dict(images=None), 'one of the two'), (dict(init_sigma=0), 'init_sigma=0'), (dict(batch=0), 'batch=0'), (dict(fake_steps=0), 'fake_steps=0')])
+    (dict(images=None), 'one of the two'), (dict(init_sigma=0), 'init_sigma=0'), (dict(batch=0), 'batch=0'), (dict(fake_steps=0), 'fake_steps=0'),
+    (dict(teacher=Teacher(Precond(MLP((1, 8, 8), 2), .5), AmbientInpainting(.5))), r'cannot learn from observations through Identity\(\)')])
 def test_bad_input_is_one_sentence(kw, says):
     ys, teacher = small(corruptions['noise'])
     with pytest.raises(BadInput, match=says) as e: distill(**dict(teacher=teacher, ys=ys, images=64, batch=32, quiet=True) | kw)

@@ -236,7 +236,8 @@ def test_another_recipe_is_refused(tmp_path):
 @pytest.mark.parametrize('kw, says', [
     (dict(ys=digits()), 'ys must be Measurements'), (dict(images=None), 'one of the two'), (dict(minutes=1), 'one of the two'), (dict(images=0), 'images=0'),
     (dict(batch=0), 'batch=0'), (dict(batch=72, accumulate=3), 'use a multiple of 48'), (dict(lr=-1), 'lr=-1'), (dict(decay=2), 'decay=2'),
-    (dict(net=MLP((1, 4, 4))), r'shape \(1, 4, 4\)'), (dict(compile='yes'), "compile='yes'"), (dict(device='gpu'), "device='gpu'"), (dict(precision='fp16'), 'bf16')])
+    (dict(objective='Standard'), "objective='Standard'"),
+    (dict(objective=AmbientInpainting(.5)), r'cannot learn from observations through Identity\(\)'), (dict(net=MLP((1, 4, 4))), r'shape \(1, 4, 4\)'), (dict(compile='yes'), "compile='yes'"), (dict(device='gpu'), "device='gpu'"), (dict(precision='fp16'), 'bf16')])
 def test_bad_input_is_one_sentence(kw, says):
     with pytest.raises(BadInput, match=says) as e:
         train(**dict(ys=measured(), net=network(), objective=AmbientTweedie(.5), images=64, batch=64, quiet=True) | kw)
