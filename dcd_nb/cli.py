@@ -168,10 +168,11 @@ def quickstart(
     out:str='quickstart', # folder for the picture, results.json and the generator
     n:int=5000,      # samples that are compared
     no_clean:bool=False, # do without the teacher that sees clean digits
+    no_longer:bool=False, # do without the teacher with the computation of teacher and student together
     json:bool=False, # print one line of JSON
 ):
     "The whole method on digits, on a CPU, in minutes"
-    results = run_quickstart(corruption, sigma, images, seed, out, n, clean=not no_clean, quiet=json)
+    results = run_quickstart(corruption, sigma, images, seed, out, n, clean=not no_clean, longer=not no_longer, quiet=json)
     if json: report({k: results[k] for k in ('fd', 'nfe', 'seconds_per_1000', 'seconds', 'n', 'reference', 'seed', 'corruption', 'sigma')}, json)
 
 @call_parse

@@ -190,26 +190,24 @@ add_recipe('celebahq-mask-0.9-noise-0.2', 'CelebA-HQ at 64x64, 90% of the pixels
 for p in (.6, .8): add_recipe(f'cifar10-mask-{p}', f'CIFAR-10, {p:.0%} of the pixels missing', corruption=Corruption(RandomMask(p)), **_cifar10())
 
 # %% ../nbs/23_recipes.ipynb #9f084422
-_small = dict(images=800_000, batch=128, lr=1e-3, halflife=90_000, rampup=.25)
+_small = dict(images=800_000, batch=256, lr=2e-3, halflife=90_000, rampup=.25)
 _quick = dict(images=256_000, batch=128, lr=5e-4, betas=[0., .999], fake=dict(lr=2e-3), warmup=.02, decay=.8, halflife=40_000, rampup=.25)
-_mlp = dict(network=MLP((1, 8, 8), linear=True).to_dict())
 
-def _digits(kind, about, op, sigma, start=None, objective=None, student={}, **more):
-    "Digits whose levels start at `start`, by default at sigma"
-    levels = lambda hi: LogUniform(start or sigma or .002, hi).to_dict()
-    loss = {'loss': 'SiD', 'alpha': .5, 'levels': levels(5.)}
-    add_recipe(f'digits-{kind}', about, source='digits', corruption=Corruption(op, sigma), objective=objective or dict(levels=levels(20.)),
-               **dict(train=_small, distill=_quick | dict(loss=loss) | student) | (more or _mlp))
+def _digits(kind, about, op, sigma, start=None, student={}, **more):
+    "Digits; the student is compared from the level `start` on, by default from sigma"
+    loss = {'loss': 'SiD', 'alpha': .5, 'levels': LogUniform(start or sigma, 5.).to_dict()}
+    add_recipe(f'digits-{kind}', about, source='digits', corruption=Corruption(op, sigma), network=MLP((1, 8, 8), width=128, linear=True).to_dict(),
+               train=_small, distill=_quick | dict(loss=loss) | student, **more)
 
 _digits('noise', "scikit-learn's digits with noise of sigma 0.5", Identity(), .5)
-_digits('mask', 'digits, half of the pixels missing', RandomMask(.5), 0., .05, dict(delta=.3), network='digits', train=_small | dict(images=250_000), student=dict(images=128_000))
+_digits('mask', 'digits, half of the pixels missing', RandomMask(.5), 0., .1, objective=dict(delta=.3))
 _digits('blur', 'blurred digits with noise of sigma 0.1', GaussianBlur(5, .8), .1)
 _digits('saturation', 'over-exposed digits with noise of sigma 0.1, by the general route: a plain diffusion of what is seen', Saturation(2.), .1,
         objective=Standard().to_dict(), student=dict(noisy=True))
-_digits('clean', 'digits as they are: what a teacher could learn if it saw them', Identity(), 0., objective=Standard().to_dict())
+_digits('clean', 'digits as they are: what a teacher could learn if it saw them', Identity(), 0., .05, objective=Standard().to_dict())
 for name in ('roll', 'moons', 'blobs'):
     add_recipe(f'{name}-noise', f'points of the toy {name!r} with noise of sigma 0.1', source=name, corruption=_noise(.1),
-               network=MLP((2, 1, 1), width=64).to_dict(), train=_small | dict(images=1_000_000, batch=512))
+               network=MLP((2, 1, 1), width=64).to_dict(), train=_small | dict(images=1_000_000, batch=512, lr=1e-3))
 add_recipe('own', 'your own measurements; the network follows their size', train=dict(images=20_000_000, batch=256))
 
 # %% ../nbs/23_recipes.ipynb #162eaf68
