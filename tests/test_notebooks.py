@@ -95,6 +95,15 @@ def test_links_lead_somewhere(path):
 
 
 @pytest.mark.parametrize('path', notebooks, ids=lambda p: p.stem)
+def test_references_stay_on_the_page(path):
+    "Quarto numbers equations, figures and theorems of one page only"
+    text = '\n'.join(''.join(c['source']) for c in json.loads(path.read_text(encoding='utf-8'))['cells'])
+    kinds = r'((?:eq|fig|tbl|thm|lem|cor|prp)-[\w-]+)'
+    missing = {*re.findall('@' + kinds, text)} - {*re.findall(r'#' + kinds, text), *re.findall('label: ' + kinds, text)}
+    assert not missing, f'{missing} are not labels of this notebook'
+
+
+@pytest.mark.parametrize('path', notebooks, ids=lambda p: p.stem)
 def test_figures_have_captions_and_notebooks_stay_small(path):
     for cell in json.loads(path.read_text(encoding='utf-8'))['cells']:
         if any('image/png' in o.get('data', {}) for o in cell.get('outputs', [])):
