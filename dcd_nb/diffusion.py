@@ -14,7 +14,7 @@ from functools import partial
 
 import torch
 
-from .core import Named, choose, need, number, pick_device, progress, rng
+from .core import Named, choose, hash32, need, number, pick_device, progress, rng, scramble
 from .operators import map_state
 
 # %% ../nbs/04_diffusion.ipynb #fc9cab6c
@@ -211,7 +211,10 @@ def device_of(net):
 
 def latents(shape, seed=0, index=None):
     "Normal noise of `shape` (N, C, H, W); row i depends on the seed and on `index[i]`, or i, alone"
-    return _normal([rng(seed, i) for i in _index(index, shape[0])], shape[1:])
+    index, out, g = torch.tensor(_index(index, shape[0])), torch.empty(shape), torch.Generator()
+    need((index >= 0).all() and (index < 2**32).all(), f"index={index.tolist()[:4]} must be integers from 0 to 2**32 - 1")
+    for row, h in zip(out, scramble(scramble(index) ^ hash32(seed)).tolist()): row.normal_(generator=g.manual_seed(h))  # as rng(seed, i), for all i at once
+    return out
 
 # %% ../nbs/04_diffusion.ipynb #a509943a
 def _normal(gens, size): return torch.stack([torch.randn(*size, generator=g) for g in gens])

@@ -190,7 +190,7 @@ add_recipe('celebahq-mask-0.9-noise-0.2', 'CelebA-HQ at 64x64, 90% of the pixels
 for p in (.6, .8): add_recipe(f'cifar10-mask-{p}', f'CIFAR-10, {p:.0%} of the pixels missing', corruption=Corruption(RandomMask(p)), **_cifar10())
 
 # %% ../nbs/23_recipes.ipynb #9f084422
-_small = dict(images=800_000, batch=256, lr=2e-3, halflife=90_000, rampup=.25)
+_small = dict(images=800_000, batch=256, lr=1e-3, halflife=90_000, rampup=.25)
 _quick = dict(images=256_000, batch=128, lr=5e-4, betas=[0., .999], fake=dict(lr=2e-3), warmup=.02, decay=.8, halflife=40_000, rampup=.25)
 
 def _digits(kind, about, op, sigma, start=None, student={}, **more):
@@ -207,7 +207,7 @@ _digits('saturation', 'over-exposed digits with noise of sigma 0.1, by the gener
 _digits('clean', 'digits as they are: what a teacher could learn if it saw them', Identity(), 0., .05, objective=Standard().to_dict())
 for name in ('roll', 'moons', 'blobs'):
     add_recipe(f'{name}-noise', f'points of the toy {name!r} with noise of sigma 0.1', source=name, corruption=_noise(.1),
-               network=MLP((2, 1, 1), width=64).to_dict(), train=_small | dict(images=1_000_000, batch=512, lr=1e-3))
+               network=MLP((2, 1, 1), width=64).to_dict(), train=_small | dict(images=1_000_000, batch=512))
 add_recipe('own', 'your own measurements; the network follows their size', train=dict(images=20_000_000, batch=256))
 
 # %% ../nbs/23_recipes.ipynb #162eaf68

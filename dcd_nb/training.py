@@ -545,7 +545,7 @@ class Teacher:
 
     def states(self, index, seed=0):
         "What the network is shown beside samples `index`, or None"
-        return join_states([self.objective.states(1, self.shape, rng(seed, int(i), 1)) for i in index])
+        return join_states([self.objective.states(1, self.shape, rng(seed, int(i), 1)) for i in index]) if self.objective.extra else None
 
     def __repr__(self): return f"Teacher({self.net!r}, {self.objective!r})"
 
