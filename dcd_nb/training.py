@@ -545,7 +545,11 @@ class Teacher:
 
     def states(self, index, seed=0):
         "What the network is shown beside samples `index`, or None"
-        return join_states([self.objective.states(1, self.shape, rng(seed, int(i), 1)) for i in index]) if self.objective.extra else None
+        if not self.objective.extra: return None
+        groups = {k: row for row, k in enumerate(sorted({int(i)//16 for i in index}))}     # drawn 16 at a time, which is faster
+        pool = join_states([self.objective.states(16, self.shape, rng(seed, k, 1)) for k in groups])
+        rows = torch.tensor([16*groups[int(i)//16] + int(i)%16 for i in index])
+        return map_state(lambda t: t[rows], pool)
 
     def __repr__(self): return f"Teacher({self.net!r}, {self.objective!r})"
 
