@@ -112,6 +112,7 @@ def from_dict(cls:Named, d):
     try: make = choose(family, d[family], Named.families[family].known)
     except BadInput as e: raise BadInput(f"{e}; if it is your own, import the module that defines it first") from None
     args = {k: _full(v) for k, v in d.items() if k != family}
+    for k in args: choose(f'argument of {make.__name__}', k, inspect.signature(make).parameters)
     return make(*[v for k in _several(make) for v in args.pop(k, ())], **args)
 
 # %% ../nbs/00_core.ipynb #65ab2bff
@@ -335,6 +336,7 @@ def pick_device(
     if device is None: return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     try: d = torch.device(device)
     except RuntimeError: raise BadInput(f"device={device!r} is not known; use 'cpu', 'cuda' or 'cuda:0'") from None
+    need(d.type in ('cpu', 'cuda'), f"device={device!r} is not supported; use 'cpu', 'cuda' or 'cuda:0'")
     need(d.type != 'cuda' or (d.index or 0) < torch.cuda.device_count(),
          f"device={device!r} is not there: this machine has {torch.cuda.device_count()} CUDA devices")
     return d

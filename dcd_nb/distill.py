@@ -14,7 +14,7 @@ import torch
 from fastcore.basics import patch
 
 from . import checkpoint
-from .core import Draws, choose, made_with, need, number
+from .core import Draws, made_with, need, number, pick_device
 from .data import Measurements
 from .diffusion import inference, latents
 from .files import content_hash, load_meta, load_tensors, save_tensors
@@ -22,8 +22,9 @@ from .losses import Loss, SiD
 from .metrics import features, frechet_distance
 from .networks import Network, Precond, UNet, flops
 from .objectives import Objective
-from .operators import Batch, join_states, map_state
-from .training import Learner, Run, Teacher, at_checkpoints, check_budget, fit, join_processes, speed_up
+from .operators import Batch, Corruption, join_states, map_state
+from .training import (Learner, Run, Teacher, at_checkpoints, averaged, check_budget, fit, join_processes, known_settings, load_checkpoint, read_recipe,
+                             speed_up)
 
 # %% ../nbs/22_distill.ipynb #88dbf781
 class Generator:
@@ -55,8 +56,10 @@ class Generator:
         "New images (n, C, H, W), on the CPU"
         need(isinstance(n, int) and n > 0, f"n={n!r} must be a positive whole number of images")
         index = range(n) if index is None else index
+        need(isinstance(batch, int) and batch > 0, f"batch={batch!r} must be a positive whole number of images")
         z, device = latents((n, *self.shape), seed, index), next(self.net.parameters()).device
         if state is None: state = self.states(index, seed)
+        map_state(lambda t: need(len(t) == n, f"state is for {len(t)} images, not for n={n}"), state)
         rows = lambda i: (z[i:i+batch].to(device), map_state(lambda t: t[i:i+batch].to(device), state))
         with inference(self.net): return torch.cat([self(*rows(i)).float().cpu() for i in range(0, n, batch)])
 
@@ -81,18 +84,16 @@ def load(cls:Generator,
     precision=None, # of the network; None: bf16 on a GPU that has it
 ):
     "The generator that was saved, or that of the last good checkpoint of a run"
-    run = Path(path).is_dir()
-    if run:
-        need((Path(path)/'recipe.json').exists(), f"path={str(path)!r} is not the folder of a run: it has no recipe.json")
-        meta = json.loads((Path(path)/'recipe.json').read_text(encoding='utf-8'))
-    else: tensors, meta = load_tensors(path)
-    kind = {'distill': 'generator', 'train': 'teacher'}.get(meta.get('kind'), meta.get('kind'))
-    need(kind == 'generator', f"path={str(path)!r} holds {f'a {kind}' if kind else 'something else'}, not a generator")
-    if run: tensors = checkpoint.load(path)[0]
-    prefix = 'generator.ema.' if run else 'net.'
+    if Path(path).is_dir():
+        meta, prefix = read_recipe(path), 'generator.ema.'
+        need(meta.get('kind') == 'distill', f"path={str(path)!r} is the folder of another kind of run ({meta.get('kind')}), and holds no generator")
+        tensors = load_checkpoint(path, meta)[0]
+    else:
+        (tensors, meta), prefix = load_tensors(path), 'net.'
+        need(meta.get('kind') == 'generator', f"path={str(path)!r} holds {meta.get('kind') or 'something else'}, not a generator")
     net = Precond.from_dict(meta['net'], precision)
     net.load_state_dict({k.removeprefix(prefix): t.float() for k, t in tensors.items() if k.startswith(prefix)})
-    return cls(net.to(device).eval().requires_grad_(False), Objective.from_dict(meta['objective']), meta['init_sigma'], meta.get('about'))
+    return cls(net.to(pick_device(device)).eval().requires_grad_(False), Objective.from_dict(meta['objective']), meta['init_sigma'], meta.get('about'))
 
 @patch(cls_method=True)
 def from_pretrained(cls:Generator,
@@ -101,10 +102,10 @@ def from_pretrained(cls:Generator,
     precision=None,
 ):
     "A generator; or a teacher, if that is what the path holds"
-    shipped = {p.stem: p for p in (Path(__file__).parent/'weights').glob('*.json')}
+    shipped = {p.stem: p for p in (Path(__file__).parent/'weights').glob('*.json') if load_meta(p)['meta'].get('kind') == 'generator'}
     path = name if Path(name).exists() or Path(f'{name}.json').exists() else shipped.get(str(name))
-    if path is None: choose('model', str(name), sorted(k for k, p in shipped.items() if load_meta(p)['meta'].get('kind') == 'generator') or ['a path'])
-    meta = json.loads((Path(path)/'recipe.json').read_text(encoding='utf-8')) if (Path(path)/'recipe.json').exists() else load_meta(path)['meta']
+    need(path is not None, f"model={str(name)!r} is no file, no folder of a run, and no name of weights that come with the package ({', '.join(sorted(shipped))})")
+    meta = read_recipe(path) if Path(path).is_dir() else load_meta(path)['meta']
     return (Teacher if meta.get('kind') in ('train', 'teacher') else cls).load(path, device, precision)
 
 # %% ../nbs/22_distill.ipynb #6bf26e94
@@ -217,9 +218,10 @@ def histogram(x, bins=32):
 
 def health(G, ys, start=None, n=1000, seed=0):
     "How images of `G`, corrupted again, differ from the observations; and how far its weights are from `start`"
-    y, again = ys.y[:n].float().cpu(), redone(G, ys.corruption, n, seed)
-    f = features('random' if min(y.shape[2:]) >= 8 else 'pixels', y)
-    found = dict(proximal=frechet_distance(f(again), f(y)))
+    y, again, found = ys.y[:n].float().cpu(), redone(G, ys.corruption, n, seed), {}
+    if len(y) > 1:
+        f = features('random' if min(y.shape[2:]) >= 8 else 'pixels', y)
+        found['proximal'] = frechet_distance(f(again), f(y))
     if y[0, 0].numel() > 1:
         a, b = (spectrum(v) + 1e-6 for v in (again, y))
         found['spectrum'] = (a/b).log().abs().mean().item()
@@ -230,13 +232,13 @@ def health(G, ys, start=None, n=1000, seed=0):
 def _weights(net): "All parameters of `net` as one vector"; return torch.cat([p.detach().flatten().cpu() for p in net.parameters()])
 
 # %% ../nbs/22_distill.ipynb #1c2e910b
-def distilled_wrong(scale):
-    "What tells whether a distillation went wrong, for images whose root mean square is `scale`"
+def distilled_wrong(scale, first):
+    "What tells whether a distillation went wrong, for data whose root mean square is `scale` and a generator that starts at `first`"
     def wrong(means, recent):
         size = means.get('size', scale)
         if size > 4*scale: return (f"the generator's images have a root mean square of {size:.3g}, the data of {scale:.3g}: "
                                    "it left the basin of its loss; lower alpha or lr, or raise fake_steps")
-        if size < .05*scale: return (f"the generator's images shrank to a root mean square of {size:.3g}, the data's is {scale:.3g}: "
+        if size < .05*min(scale, first): return (f"the generator's images shrank to a root mean square of {size:.3g}, the data's is {scale:.3g}: "
                                      "it collapsed; lower lr or raise fake_steps")
     return wrong
 
@@ -270,6 +272,13 @@ def distill(
     need(isinstance(teacher, Teacher), f"teacher must be a Teacher, but is {type(teacher).__name__}: make one by train, or Teacher.load")
     need(isinstance(ys, Measurements), f"ys must be Measurements, but is {type(ys).__name__}")
     teacher.objective.check(ys.corruption)
+    known, given = teacher.data, dict(corruption=ys.corruption.to_dict(), image=list(ys.shape))
+    need(not known or all(known[k] == v for k, v in given.items()),
+         f"ys are {ys.corruption} of images {tuple(ys.shape)}, but the teacher learned from {known and Corruption.from_dict(known['corruption'])} of {known and tuple(known['image'])}: "
+         "pass the measurements that it was trained on (--data)")
+    need(start is None or isinstance(start, Generator), f"start={start!r} must be a Generator")
+    need(fake is None or isinstance(fake, dict), f"fake={fake!r} must be a dict of settings, e.g. dict(lr=1e-4)")
+    averaged(learn), known_settings(fake or {})
     loss, device, defaults = loss or SiD(), join_processes(device), dict(lr=1e-5, betas=(0., .999), clip=None, warmup=0.)
     need(isinstance(loss, Loss), f"loss={loss!r} must be a Loss, e.g. SiD(alpha=1.2)")
     need(isinstance(fake_steps, int) and fake_steps > 0, f"fake_steps={fake_steps!r} must be a positive whole number")
@@ -283,11 +292,12 @@ def distill(
                 noisy=noisy, init_sigma=init_sigma, images=images, minutes=minutes, batch=batch, accumulate=accumulate, seed=seed,
                 checkpoint_every=checkpoint_every, learn={k: l.settings for k, l in learners.items()}, about=about or {}, made_with=made_with())
     check_budget(plan)
+    first = corrupt_again(ys.corruption, Generator(nets['generator'], teacher.objective, init_sigma).sample(64, seed), Draws(seed), noise=False).y
     for net in (phi, *nets.values()): speed_up(net, device, compile)
     step = Distillation(Teacher(phi, teacher.objective), ys.corruption, loss, *learners.values(), init_sigma, fake_steps, noisy)
     G = Generator(learners['generator'].ema.net, teacher.objective, init_sigma, plan['about'] | dict(corruption=plan['corruption']))
     run, start = Run(out, plan, resume), _weights(nets['generator'])
     watch = monitor if monitor is not None else lambda G: health(G, ys, start)
-    G.run = fit(step, learners, run, device, at_checkpoints(G, run, grid, watch or None), distilled_wrong(phi.sigma_d), flops=step.work(), quiet=quiet)
+    G.run = fit(step, learners, run, device, at_checkpoints(G, run, grid, watch or None), distilled_wrong(phi.sigma_d, first.square().mean().sqrt().item()), flops=step.work(), quiet=quiet)
     G.history = run.lines
     return G

@@ -8,7 +8,7 @@ __all__ = ['content_hash', 'file_hash', 'saving', 'atomic', 'alone', 'commit', '
 
 # %% ../nbs/00a_files.ipynb #02076d34
 import hashlib, json, math, os, shutil, threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -59,9 +59,12 @@ def atomic(
         with saving(path):
             yield tmp
             _move(tmp, path)
-    finally: tmp.unlink(missing_ok=True)
+    finally: _remove(tmp)
 
 # %% ../nbs/00a_files.ipynb #1c6ad7c3
+def _remove(path):
+    with suppress(OSError): path.unlink(missing_ok=True)
+
 def _hidden(path, suffix=None):
     "A hidden name beside `path`"
     path = Path(path)
@@ -89,7 +92,8 @@ def alone(
     try: import fcntl
     except ImportError: yield; return                       # Windows
     lock = _hidden(path, 'lock')
-    with saving(path), open(lock, 'w') as f:
+    with saving(path): f = open(lock, 'w')
+    with f:
         try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError: raise BadInput(f"{path} is being written by another process: wait for it, or choose another name") from None
         try: yield
@@ -99,6 +103,7 @@ def alone(
 def _pair(path):
     "The two files that `path` names, with or without a suffix"
     path = Path(path)
+    need(path.name not in ('', '..'), f"path={str(path)!r} has no name: give that of a file, e.g. 'my_generator'")
     if path.suffix in ('.json', '.safetensors'): path = path.with_suffix('')
     return path.with_name(path.name + '.safetensors'), path.with_name(path.name + '.json')
 
@@ -130,7 +135,7 @@ def save_tensors(
         with saving(data):
             save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, tmp)
             commit(tmp, path, meta)
-    finally: tmp.unlink(missing_ok=True)
+    finally: _remove(tmp)
 
 # %% ../nbs/00a_files.ipynb #b76f02c6
 def load_meta(

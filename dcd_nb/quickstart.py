@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 
 from .baselines import gaussian, lmmse
-from .core import BadInput, axes, choose, color_of, image_grid, made_with, need, rng
+from .core import BadInput, axes, choose, color_of, image_grid, made_with, need, number, rng
 from .data import digits
-from .files import atomic
+from .files import atomic, saving
 from .metrics import compare
 from .recipes import recipe, recipes
 
@@ -54,12 +54,16 @@ def quickstart(
 ) -> dict:
     "Corrupt, train, distil and compare; returns the distances"
     start, r = time.time(), _recipe(corruption, sigma, images, seed)
+    need(isinstance(n, int) and n > 1, f"n={n!r} must be a whole number of samples, at least 2")
+    if out:
+        with saving(Path(out)/'results.json'): pass                      # better now than after the work
     ys = r.measurements(seed=seed)
     tell = (lambda *a: None) if quiet else print
     tell(f'{ys}: a teacher of {r["train"]["images"]} images')
     teacher = r.teacher(ys, quiet=quiet)
     tell(f'a student of {r["distill"]["images"]} images')
     G = r.student(teacher, ys, monitor=False, quiet=quiet)
+    if out: G.save(Path(out)/'generator')
     sets = {'corrupted': ys.y} | baselines_of(ys, n) | {f'teacher_{k}': v for k, v in samplers(teacher, n, seed).items()} | {'student': G.sample(n, seed)}
     if clean:
         tell('a teacher that sees clean digits, for comparison')
@@ -75,7 +79,8 @@ def quickstart(
 # %% ../nbs/24_quickstart.ipynb #d9ca8c81
 def _recipe(corruption, sigma, images, seed):
     r = recipe(f"digits-{choose('corruption', corruption, kinds)}").override({'train.seed': seed, 'distill.seed': seed})
-    if sigma is not None: r = r.override({'corruption.sigma': sigma})
+    if sigma is not None:
+        r = r.override({'corruption.sigma': number('sigma', sigma, lambda v: 0 < v < 5 or v == 0 and corruption == 'mask', 'above 0 and below 5; 0 for masks alone')})
     if images is not None:
         need(isinstance(images, int) and images > 0, f"images={images!r} must be a positive whole number")
         r = r.override({'train.images': images, 'distill.images': max(128, images*r['distill']['images']//r['train']['images'])})
@@ -111,7 +116,6 @@ def _report(r, ys, teacher, G, sets, start, seed, out, tell, longer):
         folder = Path(out)
         with atomic(folder/'results.json') as tmp: tmp.write_text(json.dumps(results, indent=1))
         picture(sets, results).savefig(folder/'quickstart.png', dpi=150)
-        G.save(folder/'generator')
         tell(f'{folder}/: quickstart.png, results.json, generator.safetensors; more images: dcd_sample {folder}/generator more.png')
     return results
 
@@ -132,8 +136,8 @@ def picture(sets, results):
         cost = dict(zip(('teacher, full', 'student'), (results['seconds_per_1000'][k] for k in ('teacher', 'student')))).get(name)
         ax.text(.5, -.04, '\n'.join(lines + ([f'{1000*cost:.0f} ms for 1000'] if cost else [])), transform=ax.transAxes, ha='center', va='top', fontsize=7)
     if more := results['equal_compute']:
-        fig.supxlabel(f"teacher: {results['images']['teacher']:_} images; one of {more['images']:_}, the computation of teacher and student together, reaches "
-                      + ', '.join(f'{k} {v:.2f}' for k, v in more['fd'].items()), fontsize=7)
+        fig.supxlabel(f"\nThe teacher saw {results['images']['teacher']:,} images. One that sees {more['images']:,}, with the computation of teacher and student together,\n"
+                      'reaches at best ' + ', '.join(f'{k} {v:.2f}' for k, v in more['fd'].items()) + '.', fontsize=7)
     plt.close(fig)
     return fig
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from fastcore.basics import patch
 
-from .core import Named, _family, choose, need
+from .core import BadInput, Named, _family, choose, need
 from .data import Measurements, load_images
 from .diffusion import LogUniform
 from .distill import distill
@@ -20,7 +20,7 @@ from .files import _pair, load_meta
 from .networks import MLP, Network, UNet, flops, num_params
 from .objectives import Standard, objective_for
 from .operators import Corruption, Downsample, GaussianBlur, Identity, RandomMask, Saturation
-from .training import Learner, peaks, train, with_room
+from .training import Learner, known_settings, peaks, train, with_room
 
 # %% ../nbs/23_recipes.ipynb #33cbe6b4
 class Recipe(dict):
@@ -55,6 +55,7 @@ def _known(path, last, part, name):
     "Complain about a name that nobody would read"
     need(isinstance(part, dict), f"{name!r} names nothing in this recipe: {'.'.join(path)} is {part!r}")
     if path == ['distill']: choose('distill', last, [k for f in (distill, Learner) for k in inspect.signature(f).parameters if k not in _ours])
+    elif path == ['distill', 'fake']: known_settings([last])
     elif path == ['train']: choose('train', last, [k for f in (train, Learner) for k in inspect.signature(f).parameters if k not in _ours])
     elif path in ([], ['data'], ['corruption']): choose('.'.join(path) or 'recipe', last, list(part))
 
@@ -82,13 +83,19 @@ def network_for(
     return UNet(h, c, channels=64, mult=(1, *[2]*halvings), blocks=2)
 
 @patch(as_prop=True)
-def corruption(self:Recipe): "How its data are corrupted"; return Corruption.from_dict(self['corruption'])
+def corruption(self:Recipe):
+    "How its data are corrupted"
+    need(self['corruption'] is not None, f"recipe {self['name']!r} has no corruption of its own: that of the measurements counts")
+    return Corruption.from_dict(self['corruption'])
 
 @patch
 def objective(self:Recipe, corruption=None):
     "The objective for its own corruption, or for that of given measurements"
-    d = {k: Named.from_dict(v) if isinstance(v, dict) else v for k, v in (self['objective'] or {}).items()}
-    return Named.from_dict(self['objective']) if 'objective' in d else objective_for(corruption or self.corruption, **d)
+    need(isinstance(self['objective'], dict), f"objective={self['objective']!r} must be an objective, or a dict of its settings")
+    if 'objective' in self['objective']: return Named.from_dict(self['objective'])
+    d = {k: Named.from_dict(v) if isinstance(v, dict) else v for k, v in self['objective'].items()}
+    try: return objective_for(corruption or self.corruption, **d)
+    except BadInput as e: raise BadInput(f"recipe {self['name']!r} does not fit data made by {corruption or self.corruption}: {e}") from None
 
 @patch
 def network(self:Recipe, shape, extra=0):
@@ -112,6 +119,7 @@ def measurements(self:Recipe,
     need(source is not None, f"recipe {self['name']!r} needs data ({self['about']}): pass measurements, or images as a folder, archive or file")
     if data and _holds_measurements(data): return Measurements.load(data)
     need(self['corruption'] is not None, f"recipe {self['name']!r} takes measurements, but {str(data)!r} holds none: make them by dcd_corrupt")
+    need(d['n'] is None or isinstance(d['n'], int) and d['n'] > 0, f"data.n={d['n']!r} must be a positive whole number of images, or None for all")
     x = load_images(source, d['size'], d['channels'], dtype=None)[:d['n']]
     return self.corruption.measure(x, self['train'].get('seed', 0) if seed is None else seed)
 
@@ -127,8 +135,7 @@ def teacher(self:Recipe,
     "Phase I: the teacher"
     ys = self.measurements() if ys is None else ys
     objective = self.objective(ys.corruption)
-    args = self['train'] | (dict(images=None) if kw.get('minutes') is not None else {}) | kw
-    return train(ys, self.network(ys.y.shape[1:], objective.extra), objective, about=dict(recipe=dict(self)), **args)
+    return train(ys, self.network(ys.y.shape[1:], objective.extra), objective, about=dict(recipe=dict(self)), **_args(self['train'], kw))
 
 
 @patch
@@ -139,8 +146,12 @@ def student(self:Recipe,
 ):
     "Phase II: the generator"
     args = {k: Named.from_dict(v) if _family(v) else v for k, v in self['distill'].items()}
-    args |= (dict(images=None) if kw.get('minutes') is not None else {}) | kw
-    return distill(teacher, self.measurements() if ys is None else ys, about=dict(recipe=dict(self)), **args)
+    return distill(teacher, self.measurements() if ys is None else ys, about=dict(recipe=dict(self)), **_args(args, kw))
+
+def _args(own, kw):
+    "What the recipe says, and what is given"
+    given = {k: v for k, v in kw.items() if v is not None}
+    return own | (dict(images=None) if 'minutes' in given else {}) | given
 
 # %% ../nbs/23_recipes.ipynb #46a2b530
 _library = {}  # recipes by name

@@ -4,6 +4,7 @@ import math
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -236,12 +237,54 @@ def test_another_recipe_is_refused(tmp_path):
 @pytest.mark.parametrize('kw, says', [
     (dict(ys=digits()), 'ys must be Measurements'), (dict(images=None), 'one of the two'), (dict(minutes=1), 'one of the two'), (dict(images=0), 'images=0'),
     (dict(batch=0), 'batch=0'), (dict(batch=72, accumulate=3), 'use a multiple of 48'), (dict(lr=-1), 'lr=-1'), (dict(decay=2), 'decay=2'),
-    (dict(objective='Standard'), "objective='Standard'"),
+    (dict(objective='Standard'), "objective='Standard'"), (dict(halflife=None), 'halflife=None'),
+    (dict(betas=.9), 'betas=0.9'), (dict(betas=(2, .9)), 'betas=2'), (dict(learning_rate=1), "argument='learning_rate'"), (dict(net=None), 'net=None'),
+    (dict(checkpoint_every='a'), "checkpoint_every='a'"), (dict(checkpoint_every=-5), 'checkpoint_every=-5'), (dict(seed=1.5), 'seed=1.5'), (dict(grid='x'), "grid='x'"),
+    (dict(monitor=5), 'monitor=5'), (dict(about={'x': torch.ones(1)}), 'cannot be kept as JSON'), (dict(device='mps'), "device='mps'"), (dict(out=__file__), 'is a file'),
     (dict(objective=AmbientInpainting(.5)), r'cannot learn from observations through Identity\(\)'), (dict(net=MLP((1, 4, 4))), r'shape \(1, 4, 4\)'), (dict(compile='yes'), "compile='yes'"), (dict(device='gpu'), "device='gpu'"), (dict(precision='fp16'), 'bf16')])
 def test_bad_input_is_one_sentence(kw, says):
     with pytest.raises(BadInput, match=says) as e:
         train(**dict(ys=measured(), net=network(), objective=AmbientTweedie(.5), images=64, batch=64, quiet=True) | kw)
     assert '\n' not in str(e.value)
+
+
+def test_folders_that_are_not_quite_the_run(tmp_path):
+    go = lambda name, **kw: train(**dict(ys=measured(), net=network(), objective=AmbientTweedie(.5), images=640, batch=64, out=tmp_path/name, quiet=True) | kw)
+    one, other = go('one'), go('other', seed=1)
+    assert Teacher.load(tmp_path/'one').data == one.data and one.data['image'] == [1, 8, 8]
+    for f in checkpoint.checkpoints(tmp_path/'one'), checkpoint.checkpoints(tmp_path/'other'): assert f[0] == 640
+    for p in (tmp_path/'other').glob('checkpoint-*'): shutil.copy(p, tmp_path/'one')
+    for look in (lambda: Teacher.load(tmp_path/'one'), lambda: go('one', resume=True)):
+        with pytest.raises(BadInput, match='belongs to another run'): look()
+    (tmp_path/'other/recipe.json').write_text('[]')
+    for look in (lambda: Teacher.load(tmp_path/'other'), lambda: go('other', seed=1, resume=True)):
+        with pytest.raises(BadInput, match='is damaged'): look()
+    (tmp_path/'early').mkdir()
+    for name in ('.recipe.json.lock', '.recipe.json.77-1'): (tmp_path/'early'/name).write_text('')             # killed before it began
+    assert go('early').run['weights_sha256'] == one.run['weights_sha256']
+    lines = (tmp_path/'early/metrics.jsonl').read_text().splitlines()
+    for p in (tmp_path/'early').glob('checkpoint-*'): p.unlink()
+    assert go('early', resume=True).run['resumed_at'] is None and len((tmp_path/'early/metrics.jsonl').read_text().splitlines()) == len(lines)
+
+
+def test_what_goes_wrong_at_the_end_costs_nothing(tmp_path, monkeypatch):
+    go = lambda **kw: train(measured(), network(), AmbientTweedie(.5), images=640, batch=64, out=tmp_path/'run', quiet=True, **kw)
+    save = checkpoint.save
+    def full(folder, images, *a):
+        if images == 640: raise BadInput('the disk is full')
+        save(folder, images, *a)
+    monkeypatch.setattr(checkpoint, 'save', full)
+    with pytest.warns(UserWarning, match='the disk is full'): teacher = go()
+    assert teacher.run['images'] == 640 and checkpoint.checkpoints(tmp_path/'run')[0] < 640
+    monkeypatch.undo()
+    again = go(resume=True)
+    assert again.run['resumed_at'] < 640 and again.run['weights_sha256'] == teacher.run['weights_sha256']
+    gone = lambda model: shutil.rmtree(tmp_path/'two') if checkpoint.checkpoints(tmp_path/'two')[0] == 64 else None
+    with pytest.warns(UserWarning, match='has vanished'):
+        train(measured(), network(), AmbientTweedie(.5), images=640, batch=64, out=tmp_path/'two', grid=0, quiet=True, monitor=gone)
+    assert Teacher.load(tmp_path/'two').shape == (1, 8, 8)
+    with pytest.raises(FileNotFoundError, match='reference'):                                               # not the run's own files
+        train(measured(), network(), AmbientTweedie(.5), images=640, batch=64, out=tmp_path/'three', quiet=True, monitor=lambda m: open('reference.npz'))
 
 
 def test_flips_are_refused_where_they_are_wrong():
