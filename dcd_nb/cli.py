@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['polite', 'report', 'corrupt', 'changes_of', 'onoff', 'finished', 'train', 'distill', 'sample', 'quickstart',
-           'list_recipes']
+           'list_recipes', 'evaluate']
 
 # %% ../nbs/90_cli.ipynb #fce798a9
-import ast, json as jsonlib, re, sys, time
+import ast, json as jsonlib, re, sys, time, warnings
 from functools import wraps
 from inspect import signature
 from pathlib import Path
@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 from fastcore.script import Param, call_parse
 
+from . import metrics
 from .checkpoint import checkpoints
-from .core import BadInput, Named, choose, need, save_images, to_uint8
-from .data import load_images
-from .distill import Generator
+from .core import BadInput, Draws, Named, choose, need, pick_device, save_images, to_uint8
+from .data import Measurements, known_images, load_images
+from .distill import Generator, corrupt_again
 from .files import _pair, saving
 from .operators import Corruption, Operator
 from .quickstart import quickstart as run_quickstart
@@ -208,3 +209,48 @@ def list_recipes(
     print(r)
     if cost: print(f"cost\n    {cost['parameters']/1e6:.2f} M parameters, {cost['gflop_per_image']:.3g} GFLOP per image, {cost['pflop']:.3g} PFLOP in all;\n"
                    f"    estimated hours at a third of the peak:", ', '.join(f'{k} {h:.2g}' for k, h in cost['hours'].items()))
+
+# %% ../nbs/90_cli.ipynb #178f44a8
+def _model(source):
+    "The model that `source` names, or None if it names images"
+    path = Path(source)
+    if path.suffix.lower() in ('.npz', '.npy', '.zip', '.tar') or path.is_dir() and not (path/'recipe.json').exists() or source in known_images: return None
+    try: return Generator.from_pretrained(source, pick_device())
+    except BadInput as e:
+        if path.exists() or _pair(path)[1].exists(): raise
+        models = [w for w in str(e).split('Known: ')[-1].split(', ') if w != 'a path']
+        choose('source', source, [*known_images, *models, 'or the path of a run, weights, or images that exists'])
+
+def _in_y(x, path, seed):
+    "How many samples are copies, as far as the measurements at `path` can tell"
+    ys = Measurements.load(path)
+    again, seen = corrupt_again(ys.corruption, x[metrics.spread(len(x), 1000)], Draws(seed)), ys.op.observed
+    return metrics.copies(again.y, ys.y, seen(again.state), seen(ys.state))
+
+@call_parse
+@polite
+def evaluate(
+    source:str,      # what to judge: a run, weights, the name of a generator; or images as a folder, zip, npz, or a name
+    reference:str=None, # clean images: a folder, zip, npz, or a name; default: the images of the run's recipe
+    extractor:str=None, # classifier (digits), inception, inception-legacy, random, pca or pixels; default: the first of them that can be used
+    n:int=5000,      # samples of a model; of images: all are taken
+    seed:int=0,      # of samples and bootstrap
+    reps:int=20,     # draws of the bootstrap; 0: no interval
+    size:int=None,   # crop images of a folder to a square and resize them to so many pixels
+    channels:int=None, # 1 for grey, 3 for colour
+    find_copies:bool=False, # are samples copies of images of the reference?
+    measurements:str=None, # are samples copies of what is behind these measurements?
+    json:bool=False, # print one line of JSON
+):
+    "Distances of generated images to clean ones"
+    model = _model(source)
+    data = ((model.about.get('recipe') or {}).get('data') or {}) if model else {}
+    if reference is None: reference, size, channels = data.get('source'), size or data.get('size'), channels or data.get('channels')
+    need(reference, f"reference is missing: {source!r} does not say which clean images it should be compared with")
+    x = load_images(source, size, channels, None) if model is None else model.sample(n, seed)
+    with warnings.catch_warnings(record=True, action='always') as said:
+        found = metrics.evaluate(x, load_images(reference, size, channels, None), extractor, reps, find_copies, seed)
+    for text in {str(w.message) for w in said if w.category is UserWarning}: print(f'warning: {text}', file=sys.stderr)
+    if measurements: found.setdefault('copies', {})['measurements'] = _in_y(x.float() if x.is_floating_point() else x/127.5 - 1, measurements, seed)
+    if json: report(found | dict(source=source), json)
+    else: print(found)
