@@ -118,7 +118,7 @@ def test_missing_inception_is_one_sentence_and_never_a_download(monkeypatch, tmp
     monkeypatch.setattr('urllib.request.urlopen', lambda *a, **kw: pytest.fail('a download'))
     with pytest.raises(BadInput, match='download it once from https') as e: fid(random_images(4), random_images(4))
     assert '\n' not in str(e.value)
-    assert metrics.space(None, random_images(4)).name == 'random'
+    assert metrics.feature_space(None, random_images(4)).name == 'random'
 
 
 def test_reference_is_cached_by_content_and_network(tmp_path):
