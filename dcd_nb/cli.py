@@ -214,12 +214,11 @@ def list_recipes(
 def _model(source):
     "The model that `source` names, or None if it names images"
     path = Path(source)
-    if path.suffix.lower() in ('.npz', '.npy', '.zip', '.tar') or path.is_dir() and not (path/'recipe.json').exists() or source in known_images: return None
+    if source in known_images or path.exists() and not ((path/'recipe.json').exists() or _pair(path)[1].exists()): return None
     try: return Generator.from_pretrained(source, pick_device())
     except BadInput as e:
         if path.exists() or _pair(path)[1].exists(): raise
-        models = [w for w in str(e).split('Known: ')[-1].split(', ') if w != 'a path']
-        choose('source', source, [*known_images, *models, 'or the path of a run, weights, or images that exists'])
+        raise BadInput(f"{str(e).replace('model=', 'source=', 1)}, nor of a data set ({', '.join(known_images)})") from None
 
 def _in_y(x, path, seed):
     "How many samples are copies, as far as the measurements at `path` can tell"

@@ -168,14 +168,14 @@ def test_command_on_a_folder(tmp_path, capsys):
 
 
 @pytest.mark.parametrize('name, reference, words', [
-    ('digits', None, 'reference is missing'), ('digtis', 'digits', "did you mean 'digits'"), ('empty', 'digits', 'holds no image file'),
-    ('mixed', 'digits', 'pass size=8'), ('digits', 'mixed', 'pass size=8'), ('damaged.npz', 'digits', 'cannot be read'), ('run', 'digits', 'not a generator')])
+    ('digits', None, 'reference is missing'), ('digtis', 'digits', 'nor of a data set (digits, roll'), ('empty', 'digits', 'holds no image file'),
+    ('mixed', 'digits', 'pass size=8'), ('digits', 'mixed', 'pass size=8'), ('damaged.npz', 'digits', 'cannot be read'), ('run', 'digits', 'damaged')])
 def test_command_complains_in_one_sentence(tmp_path, capsys, monkeypatch, name, reference, words):
     monkeypatch.chdir(tmp_path)
     (tmp_path/'empty').mkdir()
     pngs(tmp_path/'mixed', random_images(2, size=8)), save_images(random_images(1, size=12), tmp_path/'mixed/9.png')
     (tmp_path/'damaged.npz').write_bytes(b'PK')
-    (tmp_path/'run').mkdir(), (tmp_path/'run/recipe.json').write_text('{"kind": "other"}')
+    (tmp_path/'run').mkdir(), (tmp_path/'run/recipe.json').write_text('{"kind": "distill"')
     code, out, err = command(capsys, name, reference)
     assert (code, out) == (2, '') and len(err.splitlines()) == 1 and err.startswith('error: ') and words in err, err
 
