@@ -115,7 +115,7 @@ def _report(r, ys, teacher, G, sets, start, seed, out, tell, longer):
     if out:
         folder = Path(out)
         with atomic(folder/'results.json') as tmp: tmp.write_text(json.dumps(results, indent=1))
-        picture(sets, results).savefig(folder/'quickstart.png', dpi=150)
+        picture(sets, results).savefig(folder/'quickstart.png', dpi=150, bbox_inches='tight')
         tell(f'{folder}/: quickstart.png, results.json, generator.safetensors; more images: dcd_sample {folder}/generator more.png')
     return results
 
