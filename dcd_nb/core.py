@@ -52,6 +52,7 @@ def number(
     need(good, f"{name}={v!r} must be {allowed}")
     return float(v)
 
+# %% ../nbs/00_core.ipynb #a0f08331
 def optional(
     module:str,  # module to import
     extra:str,   # the extra of this package that brings it
@@ -293,6 +294,7 @@ def png(
         Image.fromarray(im.repeat(zoom, 0).repeat(zoom, 1)).save(buf, 'png', optimize=True)
     return buf.getvalue()
 
+# %% ../nbs/00_core.ipynb #1a3a1713
 def slider(
     frames,      # {label: picture}; a picture is an array, images (B, C, H, W), or a figure
     name='',     # what the slider changes
@@ -329,6 +331,7 @@ def progress(
         return bar(it, **kw)
     return tqdm(it, **{'disable': None, **kw})
 
+# %% ../nbs/00_core.ipynb #3041d080
 def pick_device(
     device=None,  # 'cpu', 'cuda', 'cuda:1', ...; None: a GPU if there is one
 ) -> torch.device:

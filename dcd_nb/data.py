@@ -189,6 +189,7 @@ def toy_curve(
         return .75*torch.stack([a.cos(), a.sin()], 1)
     return choose('name', name, dict(roll=roll, moons=moons, blobs=blobs))()[..., None, None]
 
+# %% ../nbs/02_data.ipynb #9cd219f1
 def toy(
     name,    # 'roll', 'moons' or 'blobs'
     n=2000,  # points
@@ -199,6 +200,7 @@ def toy(
     x = curve[torch.randint(len(curve), (n,), generator=g)]
     return x + .05*torch.randn(x.shape, generator=g) if name == 'blobs' else x
 
+# %% ../nbs/02_data.ipynb #64a0a7eb
 def toy_distance(
     x,     # points (n, 2, 1, 1)
     name,  # of the toy
@@ -313,6 +315,7 @@ def _key(path, size, channels):
     sign = [(p.relative_to(path).as_posix(), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
     return hashlib.sha256(json.dumps([str(path), sign, size, channels, 2]).encode()).hexdigest()[:20]
 
+# %% ../nbs/02a_loading.ipynb #174baffe
 def _decode_all(path, raw, size, channels):
     "Append every image at `path` to the open file `raw`; return their names and shape"
     names, shape = [], None
@@ -329,6 +332,7 @@ def _decode_all(path, raw, size, channels):
     need(names, f"{path} holds no image file ({', '.join(sorted(_suffixes))})")
     return names, shape
 
+# %% ../nbs/02a_loading.ipynb #e9697f2c
 def _cached(path, size, channels):
     "The images at `path` as uint8, mapped from the cache"
     cache = cache_dir()/f'{path.stem}-{_key(path, size, channels)}'
@@ -392,6 +396,7 @@ def _floats(a):
     for to, part in zip(x.split(256), a.split(256)): torch.sub(part.float().div_(127.5), 1, out=to)
     return x
 
+# %% ../nbs/02a_loading.ipynb #e2990899
 def load_images(
     source,             # a folder, zip, tar, npy, npz or safetensors; or a name: 'digits', 'roll', 'cifar10', 'mnist', ...
     size=None,          # crop the centre to a square and resize it to `size` pixels; None: leave images as they are
@@ -442,6 +447,7 @@ def measure_to(self:Corruption,
         note.unlink(missing_ok=True)
     return Measurements.load(path, self)
 
+# %% ../nbs/02a_loading.ipynb #85c6a62e
 @patch
 def _fill(self:Corruption, t, x, double, seed, start, every, part, note, job):
     "Observe the images from `start` on, noting from time to time how far we are"

@@ -7,24 +7,22 @@ __all__ = ['Generator', 'grown', 'new_states', 'corrupt_again', 'Distillation', 
            'health', 'distilled_wrong', 'distill']
 
 # %% ../nbs/22_distill.ipynb #7d84ee94
-import copy, json
+import copy
 from pathlib import Path
 
 import torch
 from fastcore.basics import patch
 
-from . import checkpoint
-from .core import Draws, made_with, need, number, pick_device
+from .core import Draws, made_with, need, number
 from .data import Measurements
 from .diffusion import inference, latents
-from .files import content_hash, load_meta, load_tensors, save_tensors
+from .files import content_hash, load_meta
 from .losses import Loss, SiD
 from .metrics import features, frechet_distance
 from .networks import Network, Precond, UNet, flops
-from .objectives import Objective
-from .operators import Batch, Corruption, join_states, map_state
-from .training import (Learner, Run, Teacher, at_checkpoints, averaged, check_budget, fit, join_processes, known_settings, load_checkpoint, read_recipe,
-                             speed_up)
+from .operators import Batch, join_states, map_state
+from .training import (Learner, Run, Teacher, at_checkpoints, averaged, check_budget, fit, join_processes, known_settings, load_model,
+                             read_recipe, save_model, speed_up)
 
 # %% ../nbs/22_distill.ipynb #88dbf781
 class Generator:
@@ -73,9 +71,7 @@ def save(self:Generator,
     half=False,  # keep 16 of 32 bits of each weight
 ):
     "Write network and objective"
-    tensors = {f'net.{k}': t.half() if half and t.is_floating_point() else t for k, t in self.net.state_dict().items()}
-    save_tensors(path, tensors, dict(kind='generator', net=self.net.to_dict(), objective=self.objective.to_dict(), init_sigma=self.init_sigma,
-                                     about=self.about, made_with=made_with()))
+    save_model(path, self, 'generator', half, init_sigma=self.init_sigma)
 
 @patch(cls_method=True)
 def load(cls:Generator,
@@ -84,17 +80,10 @@ def load(cls:Generator,
     precision=None, # of the network; None: bf16 on a GPU that has it
 ):
     "The generator that was saved, or that of the last good checkpoint of a run"
-    if Path(path).is_dir():
-        meta, prefix = read_recipe(path), 'generator.ema.'
-        need(meta.get('kind') == 'distill', f"path={str(path)!r} is the folder of another kind of run ({meta.get('kind')}), and holds no generator")
-        tensors = load_checkpoint(path, meta)[0]
-    else:
-        (tensors, meta), prefix = load_tensors(path), 'net.'
-        need(meta.get('kind') == 'generator', f"path={str(path)!r} holds {meta.get('kind') or 'something else'}, not a generator")
-    net = Precond.from_dict(meta['net'], precision)
-    net.load_state_dict({k.removeprefix(prefix): t.float() for k, t in tensors.items() if k.startswith(prefix)})
-    return cls(net.to(pick_device(device)).eval().requires_grad_(False), Objective.from_dict(meta['objective']), meta['init_sigma'], meta.get('about'))
+    net, objective, meta = load_model(path, 'generator', device, precision)
+    return cls(net, objective, meta['init_sigma'], meta.get('about'))
 
+# %% ../nbs/22_distill.ipynb #7aa1ae79
 @patch(cls_method=True)
 def from_pretrained(cls:Generator,
     name,           # of weights that come with the package, or a path: weights, or the folder of a run
@@ -203,6 +192,7 @@ def redone(G, corruption, n, seed=0):
     x = G.sample(n, seed)
     return torch.cat([corrupt_again(corruption, part, Draws(seed, k)).y for k, part in enumerate(x.split(512))])
 
+# %% ../nbs/22_distill.ipynb #3907f02c
 def spectrum(x, bins=8):
     "Mean power of images in rings of spatial frequency"
     h, w = x.shape[2:]
@@ -216,6 +206,7 @@ def histogram(x, bins=32):
     h = torch.histc(x.double().clamp(-2, 2), bins, -2, 2)
     return h/h.sum()
 
+# %% ../nbs/22_distill.ipynb #e06ee29b
 def health(G, ys, start=None, n=1000, seed=0):
     "How images of `G`, corrupted again, differ from the observations; and how far its weights are from `start`"
     y, again, found = ys.y[:n].float().cpu(), redone(G, ys.corruption, n, seed), {}
@@ -271,21 +262,16 @@ def distill(
     "A one-step generator of clean images from a teacher of corrupted ones"
     need(isinstance(teacher, Teacher), f"teacher must be a Teacher, but is {type(teacher).__name__}: make one by train, or Teacher.load")
     need(isinstance(ys, Measurements), f"ys must be Measurements, but is {type(ys).__name__}")
-    teacher.objective.check(ys.corruption)
-    known, given = teacher.data, dict(corruption=ys.corruption.to_dict(), image=list(ys.shape))
-    need(not known or all(known[k] == v for k, v in given.items()),
-         f"ys are {ys.corruption} of images {tuple(ys.shape)}, but the teacher learned from {known and Corruption.from_dict(known['corruption'])} of {known and tuple(known['image'])}: "
-         "pass the measurements that it was trained on (--data)")
+    teacher.check(ys)
     need(start is None or isinstance(start, Generator), f"start={start!r} must be a Generator")
     need(fake is None or isinstance(fake, dict), f"fake={fake!r} must be a dict of settings, e.g. dict(lr=1e-4)")
-    averaged(learn), known_settings(fake or {})
-    loss, device, defaults = loss or SiD(), join_processes(device), dict(lr=1e-5, betas=(0., .999), clip=None, warmup=0.)
+    loss, device, defaults = loss or SiD(), join_processes(device), dict(lr=1e-5, betas=(0., .999), clip=None, warmup=0.) | averaged(learn)
     need(isinstance(loss, Loss), f"loss={loss!r} must be a Loss, e.g. SiD(alpha=1.2)")
     need(isinstance(fake_steps, int) and fake_steps > 0, f"fake_steps={fake_steps!r} must be a positive whole number")
     shape = ys.y.shape[1:] if teacher.objective.whole else ys.shape
     phi = copy.deepcopy(teacher.net).to(device).requires_grad_(False).eval()
     nets = dict(fake=copy.deepcopy(phi), generator=grown(start.net.to(device) if start else phi, shape))
-    own = dict(fake=defaults | learn | dict(halflife=None) | (fake or {}), generator=defaults | learn)
+    own = dict(fake=defaults | dict(halflife=None) | known_settings(fake or {}), generator=defaults)
     learners = {k: Learner(net.requires_grad_(), **own[k]) for k, net in nets.items()}
     plan = dict(teacher=content_hash(teacher.net.state_dict()), start=start and content_hash(start.net.state_dict()), corruption=ys.corruption.to_dict(),
                 objective=teacher.objective.to_dict(), net=nets['generator'].to_dict(), kind='distill', loss=loss.to_dict(), fake_steps=fake_steps,

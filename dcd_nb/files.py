@@ -123,6 +123,7 @@ def commit(
     _move(tmp, data)
     with atomic(info) as tmp: tmp.write_text(json.dumps(about | dict(checksum=_checksum(about)), indent=1))
 
+# %% ../nbs/00a_files.ipynb #ba787947
 def save_tensors(
     path,          # where: two files, path.safetensors and path.json
     tensors:dict,  # name -> tensor
@@ -156,6 +157,7 @@ def load_meta(
     need(ok, f"{info} is damaged or was changed after it was written: copy or make it again")
     return about
 
+# %% ../nbs/00a_files.ipynb #5c86b8ff
 def load_tensors(
     path,  # as given to `save_tensors`
 ):
@@ -182,6 +184,7 @@ def _layout(spec):
     text += b' '*(-len(text)%8)
     return len(text).to_bytes(8, 'little') + text, end
 
+# %% ../nbs/00a_files.ipynb #a3cb2327
 def allocate(
     path,       # the file
     spec:dict,  # {name: (dtype, shape)}

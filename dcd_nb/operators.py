@@ -99,6 +99,7 @@ def null(self:Operator, x, state=None):
 def _is_linear(self:Operator, what):
     if not self.linear: raise BadInput(f"{self} is not linear: it has no {what}")
 
+# %% ../nbs/01_operators.ipynb #9a3e08b2
 @patch
 def transpose(self:Operator, y, state):
     with torch.inference_mode(False), torch.enable_grad():

@@ -95,6 +95,7 @@ def _seconds(f):
 
 def _best(table, who): return {space: min((v, k) for k, v in d.items() if k.startswith(who)) for space, d in table['fd'].items()}
 
+# %% ../nbs/24_quickstart.ipynb #9f1bc163
 def _report(r, ys, teacher, G, sets, start, seed, out, tell, longer):
     "Distances, costs, one picture"
     table = compare(sets, digits())
@@ -119,6 +120,7 @@ def _report(r, ys, teacher, G, sets, start, seed, out, tell, longer):
         tell(f'{folder}/: quickstart.png, results.json, generator.safetensors; more images: dcd_sample {folder}/generator more.png')
     return results
 
+# %% ../nbs/24_quickstart.ipynb #2d0f874e
 def picture(sets, results):
     "Digits of everybody, with distances and seconds"
     import matplotlib.pyplot as plt
@@ -141,6 +143,7 @@ def picture(sets, results):
     plt.close(fig)
     return fig
 
+# %% ../nbs/24_quickstart.ipynb #8e5c546c
 def summary(runs):
     "Print the distances of several runs of `quickstart`, one column each"
     for s in runs[0]['fd']:

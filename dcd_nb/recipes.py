@@ -45,6 +45,7 @@ def _follow(d, old, sigma):
     for v in d.values():
         if isinstance(v, dict): _follow(v, old, sigma)
 
+# %% ../nbs/23_recipes.ipynb #9f0c2189
 def _entry(part, k, name):
     need(isinstance(part, dict) and k in part, f"{name!r} names nothing in this recipe; there is {', '.join(part) if isinstance(part, dict) else part!r}")
     return part[k]
@@ -59,6 +60,7 @@ def _known(path, last, part, name):
     elif path == ['train']: choose('train', last, [k for f in (train, Learner) for k in inspect.signature(f).parameters if k not in _ours])
     elif path in ([], ['data'], ['corruption']): choose('.'.join(path) or 'recipe', last, list(part))
 
+# %% ../nbs/23_recipes.ipynb #f0decf26
 def _lines(d, indent=''):
     for k, v in d.items():
         if isinstance(v, dict) and v and not _family(v) and k != 'corruption':
@@ -97,6 +99,7 @@ def objective(self:Recipe, corruption=None):
     try: return objective_for(corruption or self.corruption, **d)
     except BadInput as e: raise BadInput(f"recipe {self['name']!r} does not fit data made by {corruption or self.corruption}: {e}") from None
 
+# %% ../nbs/23_recipes.ipynb #afa0af1e
 @patch
 def network(self:Recipe, shape, extra=0):
     "A fresh network for images of `shape` and `extra` channels beside them; its weights follow from the recipe's seed"
@@ -108,6 +111,7 @@ def network(self:Recipe, shape, extra=0):
         else: net = Network.from_dict(net)
         return with_room(net, extra)
 
+# %% ../nbs/23_recipes.ipynb #27303fa0
 @patch
 def measurements(self:Recipe,
     data=None,  # measurements, or images to corrupt as the recipe says: a path or a name; None: the recipe's own
@@ -150,8 +154,7 @@ def student(self:Recipe,
 
 def _args(own, kw):
     "What the recipe says, and what is given"
-    given = {k: v for k, v in kw.items() if v is not None}
-    return own | (dict(images=None) if 'minutes' in given else {}) | given
+    return own | (dict(images=None) if kw.get('minutes') is not None else {}) | kw
 
 # %% ../nbs/23_recipes.ipynb #46a2b530
 _library = {}  # recipes by name

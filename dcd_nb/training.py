@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Part', 'peaks', 'Order', 'Feed', 'processes', 'Now', 'Learner', 'read_recipe', 'load_checkpoint', 'Run', 'not_fatal',
-           'exploded', 'Loop', 'fit', 'utilisation', 'join_processes', 'Teacher', 'data_scale', 'with_room', 'train']
+           'exploded', 'Loop', 'fit', 'utilisation', 'join_processes', 'Teacher', 'save_model', 'load_model',
+           'data_scale', 'with_room', 'train']
 
 # %% ../nbs/20_training.ipynb #52352fbf
 import atexit, hashlib, inspect, json, math, os, signal, statistics, threading, time, warnings
@@ -17,13 +18,13 @@ import torch.distributed as dist
 from fastcore.basics import patch
 
 from . import checkpoint
-from .core import BadInput, Draws, autocast, choose, hash32, made_with, need, number, pick_device, progress, rng, save_images
+from .core import BadInput, Draws, choose, hash32, made_with, need, number, pick_device, progress, rng, save_images
 from .data import Measurements
 from .diffusion import latents, nfe, sample
 from .files import alone, atomic, content_hash, load_tensors, save_tensors, saving
 from .networks import EMA, Network, Precond, flops
 from .objectives import Objective, objective_for
-from .operators import Batch, join_states, map_state
+from .operators import Batch, Corruption, join_states, map_state
 
 # %% ../nbs/20_training.ipynb #bb84b0f4
 class Order:
@@ -139,6 +140,7 @@ def descend(self:Learner, loss, now, key=0):
         total = total + one.detach()
     return total, *self.move(now)
 
+# %% ../nbs/20_training.ipynb #d64467a4
 @patch
 def move(self:Learner, now):
     "Follow the gradients that are there; returns their length, and 1 if they were not finite, else 0"
@@ -207,6 +209,7 @@ def _sent(message):
     dist.broadcast(sent, 0)
     return bytes(sent.tolist())
 
+# %% ../nbs/20_training.ipynb #bec1de32
 def read_recipe(folder):
     "The plan of the run in `folder`"
     path = Path(folder)/'recipe.json'
@@ -226,6 +229,7 @@ def load_checkpoint(folder, plan):
     need(at.pop('plan') == _key(plan), f"the checkpoint in {str(folder)!r} belongs to another run than its recipe.json: copy the folder again, or start in a new one")
     return tensors, at
 
+# %% ../nbs/20_training.ipynb #8a8d6c00
 class Run:
     "The folder of a run; without `out` it keeps nothing"
     def __init__(self,
@@ -287,6 +291,7 @@ def save(self:Run, tensors, at, fatal=False):
             self.write()
         checkpoint.save(self.out, at['images'], tensors, at | dict(plan=_key(self.plan), metrics=path.stat().st_size if path.exists() else 0))
 
+# %% ../nbs/20_training.ipynb #353811d9
 @patch
 def restore(self:Run):
     "Tensors and counters of the last good checkpoint, or None"
@@ -301,6 +306,7 @@ def _parsed(line):
     try: return json.loads(line)
     except ValueError: return None         # somebody edited the file
 
+# %% ../nbs/20_training.ipynb #3c3126b7
 @contextmanager
 def _signals():
     "Collect SIGINT and SIGTERM instead of dying at once; the second one is obeyed"
@@ -322,6 +328,7 @@ def exploded(
     usual = statistics.median(map(abs, recent)) if len(recent) >= 5 else math.inf
     if abs(means.get('loss', 0.)) > 20*usual: return f"the loss rose from {usual:.3g} to {means['loss']:.3g}"
 
+# %% ../nbs/20_training.ipynb #b83ac0fa
 class Loop:
     "What `fit` needs to remember"
     def __init__(self, step, learners, run, device, wrong, flops, quiet):
@@ -353,6 +360,7 @@ def advance(self:Loop, total=None):
     self.at['step'] += 1
     self.at['count'] += 1
 
+# %% ../nbs/20_training.ipynb #d0738b29
 @patch
 def prepare(self:Loop):
     "Budget and folder; or back to the last checkpoint"
@@ -377,6 +385,7 @@ def prepare(self:Loop):
 def snapshot(self:Loop):
     return {k: t.detach().to('cpu', copy=True) for k, t in self.tensors().items()}, json.loads(json.dumps(self.at | dict(sums={}, count=0)))
 
+# %% ../nbs/20_training.ipynb #17deb386
 @patch
 def affordable(self:Loop, seconds):
     "How many images fit into `seconds`: time some steps, then forget them"
@@ -425,6 +434,7 @@ def report(self:Loop):
     self.bar.update(line['images'] - self.bar.n)
     self.bar.set_postfix({k: f'{line[k]:.3g}' for k in ('loss', 'mfu') if k in line})
 
+# %% ../nbs/20_training.ipynb #6ccb2123
 @patch
 def roll_back(self:Loop, why):
     "Back to the last checkpoint, with half the learning rate"
@@ -437,6 +447,7 @@ def roll_back(self:Loop, why):
     self.at = at | {k: self.at[k] for k in ('seconds', 'skipped')} | dict(rollbacks=self.at['rollbacks'] + 1)
     self.keep = tensors, json.loads(json.dumps(self.at))
 
+# %% ../nbs/20_training.ipynb #394d98a1
 @patch
 def save(self:Loop, fatal=False):
     at = self.at | dict(images=self.at['step']*self.run.plan['batch'], sums={k: v.item() for k, v in self.sums.items()})
@@ -554,6 +565,14 @@ class Teacher:
         self.run, self.history = {}, ()
     shape = property(lambda self: self.net.shape, doc="(C, H, W) of what it samples")
 
+    def check(self, ys):
+        "Complain about measurements of another kind than those that it learned from"
+        self.objective.check(ys.corruption)
+        if not self.data: return
+        A, image = Corruption.from_dict(self.data['corruption']), tuple(self.data['image'])
+        need((A.to_dict(), image) == (ys.corruption.to_dict(), tuple(ys.shape)), f"ys are {ys.corruption} of images {tuple(ys.shape)}, "
+             f"but the teacher learned from {A} of {image}: pass the measurements that it was trained on (--data)")
+
     def denoise(self, x, s, state=None):
         "The denoised image"
         return self.objective.denoise(self.net, x, s, state)
@@ -587,15 +606,33 @@ class Teacher:
     def __repr__(self): return f"Teacher({self.net!r}, {self.objective!r})"
 
 # %% ../nbs/20_training.ipynb #4678c7d5
+def save_model(path, model, kind, half=False, **more):
+    "Write network and objective of `model`, and more about it"
+    tensors = {f'net.{k}': t.half() if half and t.is_floating_point() else t for k, t in model.net.state_dict().items()}
+    save_tensors(path, tensors, dict(kind=kind, net=model.net.to_dict(), objective=model.objective.to_dict(), about=model.about, made_with=made_with()) | more)
+
+def load_model(path, kind, device='cpu', precision=None):
+    "Network, objective, and what else is known of the model that was saved, or of the last good checkpoint of a run"
+    if Path(path).is_dir():
+        meta, prefix = read_recipe(path), f'{kind}.ema.'
+        need(meta.get('kind') == dict(teacher='train', generator='distill')[kind],
+             f"path={str(path)!r} is the folder of another kind of run ({meta.get('kind')}), and holds no {kind}")
+        tensors = load_checkpoint(path, meta)[0]
+    else:
+        (tensors, meta), prefix = load_tensors(path), 'net.'
+        need(meta.get('kind') == kind, f"path={str(path)!r} holds {meta.get('kind') or 'something else'}, not a {kind}")
+    net = Precond.from_dict(meta['net'], precision)
+    net.load_state_dict({k.removeprefix(prefix): t.float() for k, t in tensors.items() if k.startswith(prefix)})
+    return net.to(pick_device(device)).eval().requires_grad_(False), Objective.from_dict(meta['objective']), meta
+
+# %% ../nbs/20_training.ipynb #75efbb63
 @patch
 def save(self:Teacher,
     path,        # writes path.safetensors and path.json
     half=False,  # keep 16 of 32 bits of each weight
 ):
     "Write network and objective"
-    tensors = {f'net.{k}': t.half() if half and t.is_floating_point() else t for k, t in self.net.state_dict().items()}
-    save_tensors(path, tensors, dict(kind='teacher', net=self.net.to_dict(), objective=self.objective.to_dict(), about=self.about, data=self.data,
-                                     made_with=made_with()))
+    save_model(path, self, 'teacher', half, data=self.data)
 
 @patch(cls_method=True)
 def load(cls:Teacher,
@@ -604,16 +641,8 @@ def load(cls:Teacher,
     precision=None, # of the network; None: bf16 on a GPU that has it
 ):
     "The teacher that was saved, or that of the last good checkpoint of a run"
-    if Path(path).is_dir():
-        meta, prefix = read_recipe(path), 'teacher.ema.'
-        need(meta.get('kind') == 'train', f"path={str(path)!r} is the folder of another kind of run ({meta.get('kind')}), and holds no teacher")
-        tensors = load_checkpoint(path, meta)[0]
-    else:
-        (tensors, meta), prefix = load_tensors(path), 'net.'
-        need(meta.get('kind') == 'teacher', f"path={str(path)!r} holds {meta.get('kind') or 'something else'}, not a teacher")
-    net = Precond.from_dict(meta['net'], precision)
-    net.load_state_dict({k.removeprefix(prefix): t.float() for k, t in tensors.items() if k.startswith(prefix)})
-    return cls(net.to(pick_device(device)), Objective.from_dict(meta['objective']), meta.get('about'), meta.get('data'))
+    net, objective, meta = load_model(path, 'teacher', device, precision)
+    return cls(net, objective, meta.get('about'), meta.get('data'))
 
 # %% ../nbs/20_training.ipynb #c5051e5d
 def data_scale(
@@ -705,6 +734,7 @@ def speed_up(net, device, compile):
     if device.type == 'cuda': net.net.to(memory_format=torch.channels_last)
     if compile is True or compile == 'auto' and device.type == 'cuda': net.net.compile()
 
+# %% ../nbs/20_training.ipynb #172a67ed
 def check_budget(plan):
     "Complain about a budget that is none"
     images, minutes = plan['images'], plan['minutes']
@@ -724,6 +754,7 @@ def averaged(learn):
     need(known_settings(learn).get('halflife', 1) is not None, "halflife=None must be a positive number of images: what a run keeps is the average of the weights")
     return learn
 
+# %% ../nbs/20_training.ipynb #eecc803f
 def at_checkpoints(model, run, n, monitor, **kw):
     "What to do at a checkpoint: a picture of `n` samples, and what `monitor` says"
     c, h, w = model.shape
