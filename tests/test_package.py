@@ -71,7 +71,7 @@ def test_readme_is_made_from_index():
 
 
 def test_ci_runs_the_command_of_the_readme():
-    block = re.search(r"pip install -e '\.\[dev\]' && pytest", (root/'README.md').read_text(encoding='utf-8'))
+    block = re.search(r"pip install -e '\.\[dev\]' && pytest -n 2", (root/'README.md').read_text(encoding='utf-8'))
     assert block and block[0] in (root/'.ci/run').read_text(encoding='utf-8')
 
 
