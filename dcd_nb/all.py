@@ -23,6 +23,7 @@ from .objectives import *
 from .operators import *
 from .quickstart import *
 from .recipes import *
+from .runs import *
 from .training import *
 
 modules = [import_module(f'dcd_nb.{name}') for name in ('core', 'files', 'operators', 'data', 'explore', 'diffusion', 'networks', 'metrics', 'baselines',

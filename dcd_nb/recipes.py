@@ -118,14 +118,22 @@ def measurements(self:Recipe,
     seed=None,  # of the corruption; None: that of the run
 ):
     "Observations to train on"
+    if data and _holds_measurements(data): return Measurements.load(data)
+    x = self.images(data)
+    need(self['corruption'] is not None, f"recipe {self['name']!r} takes measurements, but {str(data)!r} holds none: make them by dcd_corrupt")
+    return self.corruption.measure(x, self['train'].get('seed', 0) if seed is None else seed)
+
+@patch
+def images(self:Recipe,
+    data=None, # a path or a name; None: the recipe's own
+):
+    "Clean images, as bytes: to simulate measurements, and to compare with"
     d = self['data']
     source = data or d['source']
     need(source is not None, f"recipe {self['name']!r} needs data ({self['about']}): pass measurements, or images as a folder, archive or file")
-    if data and _holds_measurements(data): return Measurements.load(data)
-    need(self['corruption'] is not None, f"recipe {self['name']!r} takes measurements, but {str(data)!r} holds none: make them by dcd_corrupt")
+    need(not data or not _holds_measurements(data), f"data={str(data)!r} holds measurements: clean images to compare with must be given as reference")
     need(d['n'] is None or isinstance(d['n'], int) and d['n'] > 0, f"data.n={d['n']!r} must be a positive whole number of images, or None for all")
-    x = load_images(source, d['size'], d['channels'], dtype=None)[:d['n']]
-    return self.corruption.measure(x, self['train'].get('seed', 0) if seed is None else seed)
+    return load_images(source, d['size'], d['channels'], dtype=None)[:d['n']]
 
 def _holds_measurements(path):
     return _pair(path)[1].exists() and not Path(path).is_dir() and load_meta(path)['meta'].get('kind') == 'measurements'
@@ -133,13 +141,15 @@ def _holds_measurements(path):
 # %% ../nbs/23_recipes.ipynb #b57b2021
 @patch
 def teacher(self:Recipe,
-    ys=None,  # `Measurements`; None: made as the recipe says
-    **kw,     # overrides arguments of `train`: out, resume, device, minutes, ...
+    ys=None,    # `Measurements`; None: made as the recipe says
+    start=None, # a `Teacher` whose network goes on; None: a fresh one
+    **kw,       # overrides arguments of `train`: out, resume, device, minutes, ...
 ):
     "Phase I: the teacher"
     ys = self.measurements() if ys is None else ys
     objective = self.objective(ys.corruption)
-    return train(ys, self.network(ys.y.shape[1:], objective.extra), objective, about=dict(recipe=dict(self)), **_args(self['train'], kw))
+    net = copy.deepcopy(start.net).requires_grad_() if start else self.network(ys.y.shape[1:], objective.extra)
+    return train(ys, net, objective, about=dict(recipe=dict(self)), **_args(self['train'], kw))
 
 
 @patch
@@ -202,6 +212,15 @@ for p in (.6, .8, .9):
     add_recipe(f'celebahq-mask-{p}', f'CelebA-HQ at 64x64, {p:.0%} of the pixels missing', corruption=Corruption(RandomMask(p)), **_celebahq())
 add_recipe('celebahq-mask-0.9-noise-0.2', 'CelebA-HQ at 64x64, 90% of the pixels missing, noise of sigma 0.2 on the others', corruption=Corruption(RandomMask(.9), .2), **_celebahq())
 for p in (.6, .8): add_recipe(f'cifar10-mask-{p}', f'CIFAR-10, {p:.0%} of the pixels missing', corruption=Corruption(RandomMask(p)), **_cifar10())
+
+# %% ../nbs/23_recipes.ipynb #0e069b82
+def _small_cifar10(**more):
+    return dict(source='cifar10', size=32, channels=3, network='small', train=dict(images=8_000_000, batch=512, lr=5e-4, flip=True),
+                distill=dict(images=6_000_000, batch=256, loss=dict(loss='SiD', alpha=1.), lr=5e-5, betas=[0., .999], fake=dict(lr=1e-4))) | more
+
+for s in (.1, .2, .4): add_recipe(f'cifar10-noise-{s}-small', f'CIFAR-10 with noise of sigma {s}, small edition', corruption=_noise(s), **_small_cifar10())
+for kind, op in dict(mask=RandomMask(.6), blur=GaussianBlur(), sr=Downsample(2)).items():
+    add_recipe(f'cifar10-{kind}-small', f'CIFAR-10 through {op}, small edition', corruption=Corruption(op), **_small_cifar10())
 
 # %% ../nbs/23_recipes.ipynb #9f084422
 _small = dict(images=800_000, batch=256, lr=1e-3, halflife=90_000, rampup=.25)

@@ -1,0 +1,68 @@
+"A run from recipe to record under kills and in a given time."
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dcd_nb.runs import check_record
+
+bin = Path(sys.executable).parent
+small = 'network=MLP(shape=(1,8,8),width=32,blocks=1) train.images=64_000 train.batch=64 train.checkpoint_every=3200 distill.images=32_000 distill.checkpoint_every=1600'
+
+
+def start(folder, out, *args, changes=small):
+    return subprocess.Popen([bin/'dcd_run', 'digits-noise', out, '--n', '500', '--json', '--set', changes, *args], cwd=folder, env=os.environ,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(p):
+    text, err = p.communicate(timeout=300)
+    assert p.returncode == 0, err[-2000:]
+    return json.loads(text.splitlines()[-1])
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    path = tmp_path_factory.mktemp('runs')
+    return path, finish(start(path, 'whole'))
+
+
+def test_ten_kills_end_with_the_same_record(whole):
+    path, result = whole
+    rand = random.Random(0)
+    for k in range(10):
+        p, began = start(path, 'parts'), time.time()
+        files = lambda: sum(f.stat().st_mtime > began for f in (path/'parts').rglob('*') if f.is_file())
+        while not files() and p.poll() is None: time.sleep(.02)              # it is at work
+        time.sleep(rand.random()*1.5)
+        p.send_signal(signal.SIGKILL), p.communicate()
+    again, clock = finish(start(path, 'parts')), {'seconds', 'seconds_50k', 'made_with'}
+    assert {k: v for k, v in again.items() if k not in clock} == {k: v for k, v in result.items() if k not in clock}
+    keep = lambda out: [l for l in ({k: v for k, v in json.loads(l).items() if k not in ('seconds', 'img_per_s')} for l in (path/out/'record/metrics.jsonl').open())]
+    assert keep('parts') == keep('whole')
+    for name in ('teacher', 'generator', 'reference'):
+        assert (path/f'parts/record/{name}.safetensors').read_bytes() == (path/f'whole/record/{name}.safetensors').read_bytes()
+
+
+def test_a_record_is_checked(whole):
+    path, result = whole
+    done = subprocess.run([bin/'dcd_check', path/'whole/record', '--json'], capture_output=True, text=True)
+    assert done.returncode == 0 and json.loads(done.stdout) == check_record(path/'whole/record')
+    broken = path/'whole/record/results.json'
+    told = json.loads(broken.read_text())
+    told['fd_10k']['random']['student'] *= .5                               # somebody improved the result
+    broken.write_text(json.dumps(told))
+    done = subprocess.run([bin/'dcd_check', path/'whole/record'], capture_output=True, text=True)
+    assert done.returncode == 2 and 'something else than its weights' in done.stderr
+
+
+def test_it_ends_in_time(tmp_path):
+    began = time.time()
+    result = finish(start(tmp_path, 'run', '--minutes', '.5', changes='network=MLP(shape=(1,8,8),width=32,blocks=1)'))
+    assert time.time() - began < 60 and result['images']['teacher'] > 10_000 and result['n'] == 500
