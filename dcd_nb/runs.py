@@ -13,10 +13,9 @@ import torch
 
 from .baselines import gaussian, lmmse
 from .core import BadInput, made_with, need, number, save_images
-from .data import _floats
 from .distill import Generator
 from .files import atomic, content_hash, load_tensors, save_tensors, saving
-from .metrics import _bootstrap, _distance, _factor, features
+from .metrics import _bootstrap, _distance, _factor, _plain_floats, features
 from .networks import num_params
 from .quickstart import ways_to_sample
 from .recipes import Recipe, recipe
@@ -86,7 +85,7 @@ def run_recipe(
     teacher = r.teacher(ys, out=out/'teacher', start=before[0], **kw, **share(.33))
     G = r.student(teacher, ys, out=out/'student', start=before[1], monitor=False, **kw, **share(.45))
     left = minutes and max(1., 57*minutes - (time.time() - start))
-    clean = _floats(r.images(data)) if reference is None else reference
+    clean = _plain_floats(r.images(data)) if reference is None else reference
     return _record(r, ys, teacher, G, clean, out, n, left, warm and _sum(warm))
 
 # %% ../nbs/28_runs.ipynb #4b6de704
