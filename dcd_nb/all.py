@@ -24,6 +24,7 @@ from .operators import *
 from .quickstart import *
 from .recipes import *
 from .runs import *
+from .live import *
 from .training import *
 
 modules = [import_module(f'dcd_nb.{name}') for name in ('core', 'files', 'operators', 'data', 'explore', 'diffusion', 'networks', 'metrics', 'baselines',

@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -134,18 +135,25 @@ def test_sliders_move_the_picture_in_jupyterlab(lab, page):
     shot(page, 'fourier')
 
 
+@contextmanager
+def served(folder):
+    "The address of a plain static file server on `folder`"
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args): pass
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(Quiet, directory=folder))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try: yield f'http://127.0.0.1:{server.server_port}'
+    finally: server.shutdown(), server.server_close()
+
+
 def test_slider_moves_on_a_page_without_python(page, tmp_path):
     import torch
     from dcd_nb.core import slider
     page_html = slider({f'{p:g}': torch.full((1, 1, 8, 8), p) for p in (-1., 0., 1.)}, name='grey').data
     (tmp_path/'site').mkdir()
     (tmp_path/'site/page.html').write_text(f'<!doctype html><html lang="en"><title>slider</title><body>{page_html}</body></html>', encoding='utf-8')
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *args): pass
-    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(Quiet, directory=tmp_path/'site'))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        for url in (f'http://127.0.0.1:{server.server_port}/page.html', (tmp_path/'site/page.html').as_uri()):
+    with served(tmp_path/'site') as site:
+        for url in (f'{site}/page.html', (tmp_path/'site/page.html').as_uri()):
             page.goto(url)
             seen = lambda: [(i.get_attribute('alt'), i.evaluate('i => i.naturalWidth > 0')) for i in page.locator('img').all() if i.is_visible()]
             assert seen() == [('grey -1', True)]
@@ -156,5 +164,41 @@ def test_slider_moves_on_a_page_without_python(page, tmp_path):
             assert seen() == [('grey 1', True)] and page.locator('output').inner_text() == '1'
             knob.press('Home')
             assert seen() == [('grey -1', True)]
-    finally: server.shutdown(), server.server_close()
     assert page.outside == []                            # needs no network
+
+
+def test_live_generator_is_the_one_of_torch(page, tmp_path):
+    import torch
+    from dcd_nb.core import to_uint8
+    from dcd_nb.diffusion import latents
+    from dcd_nb.distill import Generator
+    from dcd_nb.training import Teacher
+    cells = json.loads((root/'nbs/29_live.ipynb').read_text(encoding='utf-8'))['cells']
+    html, = [''.join(o['data']['text/html']) for c in cells for o in c.get('outputs', []) if 'text/html' in o.get('data', {})]
+    (tmp_path/'site').mkdir()
+    (tmp_path/'site/page.html').write_text(f'<!doctype html><html lang="en"><meta charset="utf-8"><title>live</title><body>{html}</body></html>', encoding='utf-8')
+    record, z, errors = root/'nbs/runs/digits-noise', latents((8, 1, 8, 8), seed=1), []
+    G, teacher = Generator.load(record/'generator'), Teacher.load(record/'teacher')
+    page.on('pageerror', lambda e: errors.append(e))
+    with served(tmp_path/'site') as url:
+        page.goto(f'{url}/page.html')
+        for i, v in enumerate(z.flatten(1).tolist()):
+            x = torch.tensor(page.evaluate('z => dcd_live.generate(z)', v))
+            torch.testing.assert_close(x, G.sample(8, 1)[i].flatten(), rtol=0, atol=1e-4)
+            end = torch.tensor(page.evaluate('z => dcd_live.path(z)', v)[-1])
+            torch.testing.assert_close(end, teacher.sample(8, 1, until=0.)[i].flatten(), rtol=0, atol=1e-3)
+        pixels = "name => { const c = document.querySelector('canvas[name=' + name + ']'); return [...c.getContext('2d').getImageData(0, 0, 8, 8).data].filter((_, i) => i % 4 == 0) }"
+        page.evaluate('z => dcd_live.show(z)', z[0].flatten().tolist())
+        drawn = torch.tensor(page.evaluate(pixels, 'student')).float()
+        assert (drawn - torch.from_numpy(to_uint8(G.sample(1, 1))).flatten()).abs().max() <= 1 and drawn.std() > 30
+        shot(page, 'live')
+        page.get_by_label('from this latent to the next').fill('50')
+        assert (torch.tensor(page.evaluate(pixels, 'student')) - drawn).abs().max() > 20
+        noisy = page.evaluate(pixels, 'noisy')
+        page.get_by_label('along the path of the teacher').fill('18')
+        assert page.evaluate(pixels, 'noisy') != noisy and page.get_by_text('level 0').inner_text().endswith('so far: 35')
+        before = page.evaluate(pixels, 'student')
+        page.get_by_role('button', name='new sample').click()
+        assert page.evaluate(pixels, 'student') != before
+        shot(page, 'live-new')
+    assert not errors and not page.outside
