@@ -9,7 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
+from dcd_nb.core import rng
+from dcd_nb.networks import UNet
+from dcd_nb.recipes import recipe, recipes
 from dcd_nb.runs import check_record
 
 bin = Path(sys.executable).parent
@@ -66,3 +70,24 @@ def test_it_ends_in_time(tmp_path):
     began = time.time()
     result = finish(start(tmp_path, 'run', '--minutes', '.5', changes='network=MLP(shape=(1,8,8),width=32,blocks=1)'))
     assert time.time() - began < 60 and result["fd"]["random"]["corrupted"] < 40 and result['images']['teacher'] > 10_000 and result['n'] == 500
+
+
+def narrow(r):
+    "The recipe with its network at reduced width, and three steps of two images"
+    net = r['network']
+    if isinstance(net, str): net = {'network': 'UNet'} | UNet.sizes[net] | dict(resolution=r.corruption.op.out_shape((3, 32, 32))[1])
+    small = dict(channels=8, blocks=1) if net['network'] == 'UNet' else dict(width=16, blocks=1)
+    return r.override({'network': net | small, 'train.images': 6, 'train.batch': 2, 'distill.images': 6, 'distill.batch': 2})
+
+
+@pytest.mark.parametrize('name', [k for k in recipes() if k != 'own'])
+def test_every_recipe_runs_three_steps_of_both_phases(name):
+    r = narrow(recipe(name))
+    if r['data']['source'] in (None, 'cifar10'):
+        ys = r.corruption.measure(2*torch.rand(4, r['data']['channels'], r['data']['size'], r['data']['size'], generator=rng(0)) - 1)
+    else: ys = r.override({'data.n': 4}).measurements()
+    teacher = r.teacher(ys, quiet=True, grid=0, checkpoint_every=6)
+    G = r.student(teacher, ys, quiet=True, grid=0, monitor=False, checkpoint_every=6)
+    assert teacher.run['images'] == G.run['images'] == 6 and teacher.run['skipped'] == G.run['skipped'] == 0
+    x = G.sample(2)
+    assert tuple(x.shape[1:]) == ys.shape and x.isfinite().all()
