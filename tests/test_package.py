@@ -5,6 +5,8 @@ import re
 import shutil
 import subprocess
 import sys
+from configparser import ConfigParser
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,16 @@ def test_readme_is_made_from_index():
 def test_ci_runs_the_command_of_the_readme():
     block = re.search(r"pip install -e '\.\[dev\]' && pytest -n 2", (root/'README.md').read_text(encoding='utf-8'))
     assert block and block[0] in (root/'.ci/run').read_text(encoding='utf-8')
+
+
+def test_users_get_what_is_tested():
+    "A limit on a version that only contributors have would leave users with another package than the tests"
+    from packaging.requirements import Requirement
+    ini = ConfigParser(delimiters=['='])
+    ini.read(root/'settings.ini', encoding='utf-8')
+    own, dev = ([Requirement(r) for r in ini['DEFAULT'][k].split()] for k in ('requirements', 'dev_requirements'))
+    assert not {r.name for r in own} & {r.name for r in dev}
+    assert all(r.specifier.contains(version(r.name), prereleases=True) for r in own)
 
 
 @pytest.mark.skipif(not (root/'.git').exists(), reason='builds from a git checkout')
