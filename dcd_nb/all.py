@@ -23,10 +23,11 @@ from .objectives import *
 from .operators import *
 from .quickstart import *
 from .recipes import *
+from .restore import *
 from .runs import *
 from .live import *
 from .training import *
 
 modules = [import_module(f'dcd_nb.{name}') for name in ('core', 'files', 'operators', 'data', 'explore', 'diffusion', 'networks', 'metrics', 'baselines',
-                                                        'objectives', 'training', 'losses', 'distill', 'recipes', 'quickstart', 'identify')]
+                                                        'objectives', 'training', 'losses', 'distill', 'recipes', 'quickstart', 'restore', 'identify')]
 __all__ = [name for module in modules for name in module.__all__]

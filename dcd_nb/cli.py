@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['polite', 'report', 'corrupt', 'changes_of', 'settings', 'finished', 'train', 'distill', 'sample', 'quickstart', 'run',
-           'check', 'list_recipes', 'evaluate']
+           'check', 'list_recipes', 'evaluate', 'keep_restored', 'restore']
 
 # %% ../nbs/90_cli.ipynb #fce798a9
 import ast, json as jsonlib, re, sys, time, warnings
@@ -13,6 +13,7 @@ from inspect import signature
 from pathlib import Path
 
 import numpy as np
+import torch
 from fastcore.script import Param, call_parse
 
 from . import metrics
@@ -24,6 +25,7 @@ from .files import _pair, saving
 from .operators import Corruption, Operator
 from .quickstart import quickstart as run_quickstart
 from .recipes import Recipe, recipe as make, recipes
+from .restore import Method, Sample, learn_misfit, restore as run_restore
 from .runs import check_record, run_recipe
 from .training import Teacher, processes
 
@@ -294,3 +296,46 @@ def evaluate(
     if measurements: found.setdefault('copies', {})['measurements'] = _in_y(x.float() if x.is_floating_point() else x/127.5 - 1, measurements, seed)
     if json: report(found | dict(source=source), json)
     else: print(found)
+
+# %% ../nbs/90_cli.ipynb #c46ecb78
+def keep_restored(r, path):
+    "Write restored images as arrays, as a picture, or as a folder of pictures"
+    spread = 2*(r.std/r.std.amax().clamp(min=1e-6)) - 1
+    with saving(path):
+        if path.suffix == '.npz':
+            low, high = r.interval(.9)
+            np.savez_compressed(path, mean=r.mean.numpy(), std=r.std.numpy(), low=low.numpy(), high=high.numpy(), residual=r.residual.numpy(), samples=r.samples.half().numpy())
+        elif path.suffix == '.png': save_images(torch.stack([r.mean, spread], 1).flatten(0, 1), path, ncol=2*max(1, round((len(r.mean)/2)**.5)), zoom=max(1, 64//r.mean.shape[-1]))
+        else:
+            path.mkdir(exist_ok=True)
+            for i, (m, s) in enumerate(zip(r.mean, spread)): save_images(m[None], path/f'{i:06d}.png'), save_images(s[None], path/f'{i:06d}-std.png')
+
+@call_parse
+@polite
+def restore(
+    model:str,       # folder of a run, weights, or the name of a generator that comes with the package
+    measurements:str,# made by dcd_corrupt
+    out:str,         # an .npz (mean, std, 90 % interval, samples), a .png grid (means and maps of the standard deviation), or a folder for PNG files
+    method:str=None, # as in Python: 'Sample(leaps=8)', 'Optimise()', 'Anneal(steps=60)'; default: Sample() for a generator, Anneal() for a teacher
+    n:int=32,        # samples for each measurement
+    images:int=None, # restore only the first ones
+    learn:str=None,  # measurements from which the generator's misfit is learned; default: those that are restored
+    seed:int=0,
+    device:str=None, # cpu, cuda, cuda:1, ...
+    json:bool=False, # print one line of JSON
+):
+    "Restore measurements, with the generator as prior"
+    start, path, ys = time.time(), Path(out), Measurements.load(measurements)
+    need(path.suffix in ('.png', '.npz', ''), f"out={out!r} must end in .png or .npz, or be a folder")
+    need(images is None or images > 0, f"images={images} must be a positive whole number")
+    prior = Generator.from_pretrained(model, pick_device(device))
+    method = method and Method.parse(method)
+    if learn:
+        need(isinstance(prior, Generator) and isinstance(method or Sample(), Sample), "learn is for a generator and the method Sample")
+        method = method or Sample()
+        method.misfit = learn_misfit(prior, Measurements.load(learn), seed=seed)
+    if images: ys = Measurements(*ys[:images][:1], ys.corruption, ys[:images].state)
+    r = run_restore(prior, ys, method, n, seed)
+    keep_restored(r, path)
+    report(dict(out=str(path), n=len(ys), samples=n, method=repr(method) if method else None, residual=r.residual.square().mean().sqrt().item(), sigma=ys.sigma, std=r.std.mean().item(), **r.about,
+                seed=seed, seconds=round(time.time() - start, 2)), json)

@@ -1,0 +1,153 @@
+"Posteriors that can be computed on a grid, parts, generators that fit everything, and dcd_restore."
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dcd_nb import cli
+from dcd_nb.core import BadInput, Draws, rng
+from dcd_nb.data import Measurements, digits
+from dcd_nb.diffusion import gaussian_denoiser
+from dcd_nb.distill import Generator
+from dcd_nb.networks import Precond, UNet
+from dcd_nb.objectives import AmbientTweedie, Standard
+from dcd_nb.operators import Corruption, Downsample, Identity, RandomMask, Saturation
+from dcd_nb.restore import Anneal, Dense, Iterative, Misfit, Optimise, Restored, Sample, learn_misfit, restore
+from dcd_nb.training import Teacher
+
+
+class Formula(torch.nn.Module):
+    "A network that is a function of its normal input"
+    def __init__(self, f, shape): super().__init__(); self.f, self.shape, self.none = f, shape, torch.nn.Parameter(torch.zeros(()))
+    def forward(self, x, s, **kw): return self.f(x/s.view(-1, 1, 1, 1)) + self.none
+
+
+def generator(f, shape=(1, 1, 1)): return Generator(Formula(f, shape), Standard())
+
+
+masked = Corruption(RandomMask(.5), .1)
+G = Generator.from_pretrained('digits-mask')
+
+
+def measured(n, corruption=masked): return corruption.measure(digits()[:n], seed=5)
+
+
+@pytest.mark.parametrize('y', [.3, 1., 2.])
+def test_posterior_with_two_modes_equals_the_one_on_a_grid(y):
+    "x = |z| - z/4: two z for each x, of different weight"
+    f, sigma = lambda z: z.abs() - z/4, .15
+    ys = Measurements(torch.full((8, 1, 1, 1), y), Corruption(Identity(), sigma))
+    found = restore(generator(f), ys, Sample(0.), 512)
+    z = torch.linspace(-6, 6, 100_001, dtype=torch.float64)
+    w = (-z**2/2 - (y - f(z))**2/(2*sigma**2)).softmax(0)
+    mean = (w*f(z)).sum().item()
+    std = (w*(f(z) - mean)**2).sum().item()**.5
+    assert found.mean.mean().item() == pytest.approx(mean, abs=5*std/(8*512)**.5 + 1e-3)
+    assert found.samples.std().item() == pytest.approx(std, rel=.06)
+
+
+def test_modes_keep_their_weights():
+    "x = z^2 does not tell the sign, a second pixel tells a little of it"
+    f = lambda z: torch.cat([z[..., :1]**2, .3*z[..., :1]], 3)
+    ys = Measurements(torch.tensor([[[[1.5, .1]]]]).repeat(8, 1, 1, 1), Corruption(Identity(), .2))
+    G2 = generator(f, (1, 1, 2))
+    found = restore(G2, ys, Sample(0.), 512)
+    z = torch.linspace(-6, 6, 100_001, dtype=torch.float64)
+    w = (-z**2/2 - ((1.5 - z**2)**2 + (.1 - .3*z)**2)/(2*.2**2)).softmax(0)
+    want = w[z > 0].sum().item()
+    assert .6 < want < .98
+    assert (found.samples[..., 1] > 0).float().mean().item() == pytest.approx(want, abs=.04)
+
+
+def test_parts_and_seeds():
+    ys, method, n = measured(20), Sample(.2, last=1), 12
+    one, parts, again, other = (restore(G, ys, method, n, seed=seed, rows=rows) for seed, rows in ((3, 32), (3, 16), (3, 32), (4, 32)))
+    assert torch.equal(one.samples, again.samples) and not torch.equal(one.samples, other.samples)
+    far = ((one.mean - parts.mean).square().mean()/(2*one.std.square().mean()/n)).sqrt()
+    assert far < 2                                               # 1 for independent samples
+
+
+def test_optimisation_stops_at_the_noise():
+    "A generator that makes everything could explain the noise, too"
+    ys = Corruption(Identity(), .3).measure(digits()[:20])
+    found = restore(generator(lambda z: z, (1, 8, 8)), ys, Optimise(lr=.02), 2)
+    assert found.about['stopped'] == 1
+    assert (found.residual <= .3 + 1e-6).all() and (found.residual > .25).all()
+
+
+def test_optimisation_that_cannot_reach_the_noise_says_so():
+    found = restore(generator(lambda z: .01*z, (1, 8, 8)), measured(4), Optimise(steps=20), 2)
+    assert found.about['stopped'] == 0 and (found.residual > .3).all()
+
+
+def test_without_noise_it_still_runs():
+    found = restore(G, Corruption(RandomMask(.5)).measure(digits()[:4]), Sample(.2), 4)
+    seen = Corruption(RandomMask(.5)).measure(digits()[:4]).state
+    assert found.mean.isfinite().all() and found.residual.max() < .02 and (found.std*seen).max() < .05
+
+
+@pytest.mark.parametrize('corruption', [Corruption(RandomMask(.6), .1), Corruption(Downsample(2), .1), Corruption(Saturation(2.), .1)], ids=['mask', 'half', 'saturation'])
+def test_colour_images_and_a_unet(corruption):
+    net = Precond(UNet(24, 3, channels=8, mult=(1, 1), blocks=1, attn=()))
+    ys = corruption.measure(torch.rand(3, 3, 24, 24, generator=rng(0))*2 - 1)
+    found = restore(Generator(net, Standard()), ys, Sample(.3, leaps=2, moves=1, last=1), 3)
+    assert found.samples.shape == (3, 3, 3, 24, 24) and found.std.min() > 0
+    assert restore(Generator(net, Standard()), ys, Optimise(steps=3), 2).mean.shape == (3, 3, 24, 24)
+
+
+def test_images_too_large_for_matrices_use_gradients():
+    ys = Corruption(RandomMask(.5), .2).measure(torch.zeros(2, 3, 12, 12) - .5)
+    both = [kind(ys, .09) for kind in (Dense, Iterative)]
+    x = torch.randn(2, 40, 3, 12, 12, generator=rng(0))
+    assert torch.allclose(both[0].log(x), both[1].log(x), rtol=1e-3)
+    assert torch.allclose(both[0].mean(x), both[1].mean(x), atol=1e-4)
+    assert torch.allclose(both[0].draw(x, Draws(0)).std(), both[1].draw(x, Draws(1)).std(), rtol=.03)
+
+
+def test_misfit_is_found_where_it_is():
+    "A generator that cannot make the right half"
+    left = torch.cat([torch.ones(8, 4), torch.zeros(8, 4)], 1)
+    x = (.3*torch.randn(300, 1, 8, 8, generator=rng(0))).clamp(-1, 1)
+    M = learn_misfit(generator(lambda z: .3*z*left, (1, 8, 8)), masked.measure(x), n=4, most=200)
+    sd = M.cov.diagonal().view(8, 8).sqrt()
+    assert sd[:, 4:].mean() == pytest.approx(.3, rel=.15) and sd[:, :4].mean() < .24
+
+
+def test_teacher_of_blurred_images_is_no_prior():
+    from dcd_nb.operators import GaussianBlur
+    known = gaussian_denoiser(torch.zeros(1, 8, 8), torch.eye(64))
+    class Net(Formula):
+        def forward(self, x, s, **kw): return known(x, s)
+    T = lambda op: Teacher(Net(None, (1, 8, 8)), AmbientTweedie(.1), data=dict(corruption=Corruption(op, .1).to_dict()))
+    with pytest.raises(BadInput, match='images behind GaussianBlur'): restore(T(GaussianBlur(5, .8)), measured(2))
+    assert restore(T(Identity()), measured(2), Anneal(5), 3).samples.shape == (2, 3, 1, 8, 8)
+
+
+def test_one_sample_has_no_spread():
+    found = Restored(torch.zeros(3, 1, 1, 8, 8), measured(3))
+    assert (found.std == 0).all() and all((v == 0).all() for v in found.interval())
+
+
+def test_command(tmp_path):
+    measured(12).save(tmp_path/'ys')
+    done = subprocess.run([Path(sys.executable).parent/'dcd_restore', *'digits-mask ys out.npz --n 8 --images 4 --learn ys --json'.split()], cwd=tmp_path, capture_output=True, text=True)
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said['n'] == 4 and said['samples'] == 8 and .05 < said['misfit'] < .5 and math.isfinite(said['residual'])
+    with np.load(tmp_path/'out.npz') as d: assert d['samples'].shape == (4, 8, 1, 8, 8) and (d['low'] <= d['high']).all()
+
+
+def test_command_writes_pictures_and_sentences(tmp_path, capsys):
+    measured(12).save(tmp_path/'ys')
+    cli.restore('digits-mask', str(tmp_path/'ys'), str(tmp_path/'pictures'), n=2, method='Optimise(steps=5)')
+    assert len(list((tmp_path/'pictures').glob('*.png'))) == 24
+    capsys.readouterr()
+    for kw in (dict(learn=str(tmp_path/'ys'), method='Optimise()'), dict(images=0), dict(n=0), dict(method='Sampel')):
+        with pytest.raises(SystemExit) as e: cli.restore('digits-mask', str(tmp_path/'ys'), str(tmp_path/'a.npz'), **kw)
+        err = capsys.readouterr().err
+        assert e.value.code == 2 and err.startswith('error: ') and len(err.splitlines()) == 1
+    assert not (tmp_path/'a.npz').exists()
