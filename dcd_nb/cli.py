@@ -7,7 +7,7 @@ __all__ = ['polite', 'report', 'corrupt', 'changes_of', 'settings', 'finished', 
            'check', 'list_recipes', 'evaluate', 'keep_restored', 'restore']
 
 # %% ../nbs/90_cli.ipynb #fce798a9
-import ast, json as jsonlib, re, sys, time, warnings
+import ast, json as jsonlib, os, re, sys, time, warnings
 from functools import wraps
 from inspect import signature
 from pathlib import Path
@@ -38,6 +38,7 @@ def polite(f):
         try: return f(*args, **kw)
         except BadInput as e: print(f'error: {e}', file=sys.stderr); sys.exit(2)
         except KeyboardInterrupt: print('interrupted' + goes_on, file=sys.stderr); sys.exit(130)
+        except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), 1); sys.exit(141)     # `| head` has seen enough
         except SystemExit as e:
             if e.code == 143: print('stopped' + goes_on, file=sys.stderr)
             raise

@@ -69,3 +69,8 @@ def test_interrupt_is_polite(tmp_path):
 def test_json_is_the_last_line(tmp_path):
     done = run('digits', 'ys', '--op', 'RandomMask(missing=.5)', '--json', cwd=tmp_path)
     assert json.loads(done.stdout.splitlines()[-1])['n'] == 1797 and done.returncode == 0
+
+
+def test_a_reader_who_has_seen_enough_is_no_error():
+    p = subprocess.run(f'{Path(corrupt).parent}/dcd_recipes | head -1', shell=True, capture_output=True, text=True)
+    assert len(p.stdout.splitlines()) == 1 and not p.stderr
