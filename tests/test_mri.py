@@ -1,0 +1,88 @@
+"MRI against other packages: deepinv's operator, sigpy's coil maps"
+import pytest
+import torch
+
+from dcd_nb.core import BadInput, rng
+from dcd_nb.data import Measurements
+from dcd_nb.mri import MultiCoilMRI, acs_scale, chessboard, coiled, compress, espirit, flat, phantoms, sense, to_fftmod
+from dcd_nb.operators import Corruption, from_complex, to_complex
+
+
+def off(a, b): return ((a - b).norm()/b.norm()).item()
+
+
+@pytest.fixture(scope='module')
+def scans(): return Corruption(MultiCoilMRI(1, coils=6), .005).measure(phantoms(2, 64))
+
+
+@pytest.mark.parametrize('lines', ['random', 'equispaced'])
+@pytest.mark.parametrize('size', [(32, 32), (32, 50), (33, 47)])
+def test_deepinv_has_the_same_operator(size, lines):
+    dinv = pytest.importorskip('deepinv')
+    A, x = MultiCoilMRI(3, coils=5, lines=lines), torch.randn(3, 2, *size, generator=rng(0))
+    m = A.draw(3, x.shape[1:], rng(1))
+    theirs = dinv.physics.MultiCoilMRI(mask=m['mask'].expand(3, 1, *size), coil_maps=coiled(m['maps']), img_size=size)
+    y, v = A(x, m), torch.randn(3, 10, *size, generator=rng(2))
+    assert off(y, theirs.A(x).flatten(1, 2)) < 1e-5
+    assert off(A.adjoint(v, m), theirs.A_adjoint(v.unflatten(1, (2, 5)))) < 1e-5
+    assert off(A.gram(x, m), theirs.A_adjoint_A(x)) < 1e-5
+    assert abs((y*v).sum() - (x*A.adjoint(v, m)).sum()) < 1e-5*y.norm()*v.norm()
+
+
+@pytest.mark.parametrize('size', [(32, 32), (30, 32), (34, 30)])
+def test_the_fftmod_bridge_meets_deepinv_and_its_misuse_does_not(size):
+    dinv = pytest.importorskip('deepinv')
+    A, x = MultiCoilMRI(3, coils=5), phantoms(3, size)
+    m = A.draw(3, x.shape[1:], rng(1))
+    theirs = dinv.physics.MultiCoilMRI(mask=m['mask'].expand(3, 1, *size), coil_maps=coiled(m['maps']), img_size=size).A_adjoint_A(x)
+    y2, m2 = to_fftmod(A(x, m), m)
+    def bart(S): # as codes with fftmod'ed maps do it: no shift at all
+        k = m['mask']*torch.fft.fft2(S*to_complex(x)[:, None], norm='ortho')
+        return k, from_complex((S.conj()*torch.fft.ifft2(k, norm='ortho')).sum(1))
+    k, right = bart(coiled(m2['maps']))
+    assert off(right, theirs) < 1e-5 and off(flat(k), y2) < 1e-5
+    assert off(bart(coiled(m['maps']))[1], theirs) > .5                                # maps not modulated
+    assert off(bart(coiled(m['maps']*chessboard(*size, x)))[1], theirs) < 1e-5 # modulated by hand
+
+
+def test_espirit_is_sigpys(scans):
+    app = pytest.importorskip('sigpy.mri').app
+    ours, inside = coiled(espirit(scans.y)[0]), (phantoms(2, 64).norm(dim=1) > .1)[:, None]
+    theirs = torch.stack([torch.from_numpy(app.EspiritCalib(k.numpy(), thresh=.02, crop=.9, max_iter=100, show_pbar=False).run()) for k in coiled(scans.y)])
+    turn = torch.sgn((ours.conj()*theirs).sum(1, keepdim=True))
+    assert off(ours*turn*inside, theirs*inside) < .02
+
+
+def test_espirit_does_not_mind_scale_order_or_lines_outside(scans):
+    S = espirit(scans.y)[0]
+    assert off(espirit(1e-4*scans.y)[0], S) < 1e-3
+    fast = scans.y.clone()
+    fast[..., :20] = 0                                     # outside of the 24 central lines of 64
+    assert off(espirit(fast)[0], S) < 1e-6
+    order = torch.tensor([3, 1, 5, 0, 2, 4])
+    assert off(coiled(espirit(flat(coiled(scans.y)[:, order]))[0]), coiled(S)[:, order]) < 1e-3
+
+
+def test_sense_through_virtual_coils(scans):
+    few, part = compress(scans.y, 4)
+    assert few.shape[1] == 8 and (part > .9).all()
+    assert off(compress(scans.y, 6)[0].norm(dim=1), scans.y.norm(dim=1)) < 1e-5       # all coils: a rotation
+    S = espirit(few/acs_scale(few))[0]
+    mask = MultiCoilMRI(2, coils=4).draw(2, (2, 64, 64), rng(0))['mask']
+    op, state = MultiCoilMRI(2, coils=4), dict(mask=mask, maps=S)
+    y, x = few*mask, phantoms(2, 64)
+    mag = lambda v: v.norm(dim=1)
+    assert off(mag(sense(op, y, state, lam=1e-3)), mag(x)) < .8*off(mag(op.adjoint(y, state)), mag(x))
+
+
+def test_a_phantom_depends_on_seed_and_index_alone():
+    assert torch.equal(phantoms(5, (24, 16), seed=3)[4:], phantoms(1, (24, 16), seed=3, index=[4]))
+    assert not torch.equal(phantoms(1, 16, seed=1), phantoms(1, 16, seed=2))
+
+
+def test_measurements_keep_mask_and_maps(tmp_path):
+    ys = Corruption(MultiCoilMRI(2, coils=3), .1).measure(phantoms(3, 16))
+    ys.save(tmp_path/'ys')
+    again = Measurements.load(tmp_path/'ys')
+    assert again.hash == ys.hash and all(torch.equal(again.state[k], t) for k, t in ys.state.items())
+    with pytest.raises(BadInput, match='not 0 on hidden entries'): Measurements(ys.y + 1, ys.corruption, ys.state)
