@@ -4,7 +4,8 @@ import torch
 
 from dcd_nb.core import BadInput, rng
 from dcd_nb.data import Measurements
-from dcd_nb.mri import MultiCoilMRI, acs_scale, chessboard, coiled, compress, espirit, flat, phantoms, sense, to_fftmod
+from dcd_nb.mri import (MultiCoilMRI, acs_scale, chessboard, compress_coils, espirit, from_coils, hide_lines, phantoms, prepare_scans,
+                        scan_images, sense, to_coils, to_fftmod, write_fastmri)
 from dcd_nb.operators import Corruption, from_complex, to_complex
 
 
@@ -21,7 +22,7 @@ def test_deepinv_has_the_same_operator(size, lines):
     dinv = pytest.importorskip('deepinv')
     A, x = MultiCoilMRI(3, coils=5, lines=lines), torch.randn(3, 2, *size, generator=rng(0))
     m = A.draw(3, x.shape[1:], rng(1))
-    theirs = dinv.physics.MultiCoilMRI(mask=m['mask'].expand(3, 1, *size), coil_maps=coiled(m['maps']), img_size=size)
+    theirs = dinv.physics.MultiCoilMRI(mask=m['mask'].expand(3, 1, *size), coil_maps=to_coils(m['maps']), img_size=size)
     y, v = A(x, m), torch.randn(3, 10, *size, generator=rng(2))
     assert off(y, theirs.A(x).flatten(1, 2)) < 1e-5
     assert off(A.adjoint(v, m), theirs.A_adjoint(v.unflatten(1, (2, 5)))) < 1e-5
@@ -34,21 +35,21 @@ def test_the_fftmod_bridge_meets_deepinv_and_its_misuse_does_not(size):
     dinv = pytest.importorskip('deepinv')
     A, x = MultiCoilMRI(3, coils=5), phantoms(3, size)
     m = A.draw(3, x.shape[1:], rng(1))
-    theirs = dinv.physics.MultiCoilMRI(mask=m['mask'].expand(3, 1, *size), coil_maps=coiled(m['maps']), img_size=size).A_adjoint_A(x)
+    theirs = dinv.physics.MultiCoilMRI(mask=m['mask'].expand(3, 1, *size), coil_maps=to_coils(m['maps']), img_size=size).A_adjoint_A(x)
     y2, m2 = to_fftmod(A(x, m), m)
     def bart(S): # as codes with fftmod'ed maps do it: no shift at all
         k = m['mask']*torch.fft.fft2(S*to_complex(x)[:, None], norm='ortho')
         return k, from_complex((S.conj()*torch.fft.ifft2(k, norm='ortho')).sum(1))
-    k, right = bart(coiled(m2['maps']))
-    assert off(right, theirs) < 1e-5 and off(flat(k), y2) < 1e-5
-    assert off(bart(coiled(m['maps']))[1], theirs) > .5                                # maps not modulated
-    assert off(bart(coiled(m['maps']*chessboard(*size, x)))[1], theirs) < 1e-5 # modulated by hand
+    k, right = bart(to_coils(m2['maps']))
+    assert off(right, theirs) < 1e-5 and off(from_coils(k), y2) < 1e-5
+    assert off(bart(to_coils(m['maps']))[1], theirs) > .5                                # maps not modulated
+    assert off(bart(to_coils(m['maps']*chessboard(*size, x)))[1], theirs) < 1e-5 # modulated by hand
 
 
 def test_espirit_is_sigpys(scans):
     app = pytest.importorskip('sigpy.mri').app
-    ours, inside = coiled(espirit(scans.y)[0]), (phantoms(2, 64).norm(dim=1) > .1)[:, None]
-    theirs = torch.stack([torch.from_numpy(app.EspiritCalib(k.numpy(), thresh=.02, crop=.9, max_iter=100, show_pbar=False).run()) for k in coiled(scans.y)])
+    ours, inside = to_coils(espirit(scans.y)[0]), (phantoms(2, 64).norm(dim=1) > .1)[:, None]
+    theirs = torch.stack([torch.from_numpy(app.EspiritCalib(k.numpy(), thresh=.02, crop=.9, max_iter=100, show_pbar=False).run()) for k in to_coils(scans.y)])
     turn = torch.sgn((ours.conj()*theirs).sum(1, keepdim=True))
     assert off(ours*turn*inside, theirs*inside) < .02
 
@@ -60,13 +61,13 @@ def test_espirit_does_not_mind_scale_order_or_lines_outside(scans):
     fast[..., :20] = 0                                     # outside of the 24 central lines of 64
     assert off(espirit(fast)[0], S) < 1e-6
     order = torch.tensor([3, 1, 5, 0, 2, 4])
-    assert off(coiled(espirit(flat(coiled(scans.y)[:, order]))[0]), coiled(S)[:, order]) < 1e-3
+    assert off(to_coils(espirit(from_coils(to_coils(scans.y)[:, order]))[0]), to_coils(S)[:, order]) < 1e-3
 
 
 def test_sense_through_virtual_coils(scans):
-    few, part = compress(scans.y, 4)
+    few, part = compress_coils(scans.y, 4)
     assert few.shape[1] == 8 and (part > .9).all()
-    assert off(compress(scans.y, 6)[0].norm(dim=1), scans.y.norm(dim=1)) < 1e-5       # all coils: a rotation
+    assert off(compress_coils(scans.y, 6)[0].norm(dim=1), scans.y.norm(dim=1)) < 1e-5       # all coils: a rotation
     S = espirit(few/acs_scale(few))[0]
     mask = MultiCoilMRI(2, coils=4).draw(2, (2, 64, 64), rng(0))['mask']
     op, state = MultiCoilMRI(2, coils=4), dict(mask=mask, maps=S)
@@ -86,3 +87,59 @@ def test_measurements_keep_mask_and_maps(tmp_path):
     again = Measurements.load(tmp_path/'ys')
     assert again.hash == ys.hash and all(torch.equal(again.state[k], t) for k, t in ys.state.items())
     with pytest.raises(BadInput, match='not 0 on hidden entries'): Measurements(ys.y + 1, ys.corruption, ys.state)
+
+
+# Files of fastMRI
+
+opts = dict(size=(64, 48), acs=16, quiet=True)
+
+
+@pytest.fixture
+def volumes(tmp_path):
+    pytest.importorskip('h5py')
+    (tmp_path/'raw').mkdir()
+    for i in range(2): write_fastmri(tmp_path/f'raw/{i}.h5', seed=i)
+    return tmp_path
+
+
+def test_a_file_comes_back_as_the_image_that_made_it(volumes):
+    prepare_scans(volumes/'raw', volumes/'shards', **opts)
+    got, x = scan_images(volumes/'shards'), torch.cat([phantoms(2, (64, 48), seed=i) for i in range(2)])
+    for g, t in zip(got.norm(dim=1), x.norm(dim=1)):
+        scale = (g*t).sum()/t.square().sum()
+        assert off(g/scale, t) < .05
+
+
+def test_preparation_goes_on_where_it_stopped(volumes, monkeypatch):
+    import dcd_nb.mri as mri
+    done, real = [], mri.prepare_slice
+    def counting(*args, **kw):
+        done.append(1)
+        if len(done) == 3: raise KeyboardInterrupt
+        return real(*args, **kw)
+    monkeypatch.setattr(mri, 'prepare_slice', counting)
+    with pytest.raises(KeyboardInterrupt): prepare_scans(volumes/'raw', volumes/'shards', **opts)
+    assert len(prepare_scans(volumes/'raw', volumes/'shards', **opts)) == 2
+    assert len(done) == 3 + 2                              # the first volume was not prepared again
+    write_fastmri(volumes/'raw/0.h5', slices=1, seed=7)    # the source has changed: so does its shard
+    prepare_scans(volumes/'raw', volumes/'shards', **opts)
+    assert len(scan_images(volumes/'shards')) == 3
+
+
+def test_hidden_lines_depend_on_the_seed_and_the_scan_alone(volumes):
+    prepare_scans(volumes/'raw', volumes/'shards', **opts)
+    a, b = (hide_lines(volumes/'shards', volumes/name, 3, seed=s) for name, s in (('a', 0), ('b', 1)))
+    again = hide_lines(volumes/'shards', volumes/'a', 3, seed=0)
+    assert a.hash == again.hash and not torch.equal(a.state['mask'], b.state['mask'])
+    assert (a.y*(1 - a.state['mask'])).abs().max() == 0 and (a.state['mask'].sum((1, 2, 3)) == 16).all()
+    whole = hide_lines(volumes/'shards', volumes/'c', 1)
+    assert torch.equal(whole.y*a.state['mask'], a.y)
+    assert off(whole.op.adjoint(whole.y, whole.state), scan_images(volumes/'shards')) < 1e-5
+
+
+@pytest.mark.parametrize('cut', [50, 3000, .5, .99])
+def test_a_truncated_file_is_named(volumes, cut):
+    raw = (volumes/'raw/0.h5').read_bytes()
+    (volumes/'raw/0.h5').write_bytes(raw[:cut if cut > 1 else int(cut*len(raw))])
+    with pytest.raises(BadInput, match=r'raw/0\.h5 cannot be read as HDF5') as e: prepare_scans(volumes/'raw', volumes/'shards', **opts)
+    assert '\n' not in str(e.value)
