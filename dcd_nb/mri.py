@@ -12,6 +12,7 @@ import torch
 from fastcore.basics import patch
 
 from .core import BadInput, choose, need, rng
+from .data import Measurements
 from .operators import FourierMask, Operator, _hide, fftc, from_complex, ifftc, through_lines, to_complex
 
 # %% ../nbs/03_mri.ipynb #82fcb5eb
@@ -129,7 +130,6 @@ def further(self:MultiCoilMRI, state, generator, R=None):
 @patch
 def _pool(self:MultiCoilMRI, n, shape, generator):
     "Maps of real scans, chosen at random"
-    from dcd_nb.data import Measurements
     if '_kept' not in vars(self): self._kept = Measurements.load(self.maps).state['maps']
     pool = self._kept
     need(pool.shape[1] == 2*self.coils and pool.shape[2:] == tuple(shape[1:]), f"maps={self.maps!r} holds {pool.shape[1]//2} maps of "

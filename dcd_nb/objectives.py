@@ -278,9 +278,7 @@ class AmbientFourier(Objective):
 
     def states(self, n, shape, generator): return self.further(self.op.draw(n, shape, generator), generator)
 
-    def seen(self, x, state):
-        "What the lines say of images"
-        return self.op.adjoint(self.op(x, state), state)
+    def seen(self, x, state): "What the lines say of images"; return self.op.gram(x, state)
 
     def given(self, z, state):
         "What the network is given if the lines say `z`"
