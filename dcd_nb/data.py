@@ -374,9 +374,9 @@ def _array(path):
     return a
 
 # %% ../nbs/02a_loading.ipynb #aac78c3c
-_toys = ('roll', 'moons', 'blobs')
+_made = {'digits': lambda size: digits()} | {name: lambda size, name=name: toy(name, 20_000) for name in ('roll', 'moons', 'blobs')}
 _torchvision = {'cifar10': 'CIFAR10', 'cifar100': 'CIFAR100', 'mnist': 'MNIST', 'fashion-mnist': 'FashionMNIST', 'celeba': 'CelebA'}
-known_images = ['digits', *_toys, *_torchvision]  # by name
+known_images = [*_made, *_torchvision]  # by name
 
 def _download(name):
     "The training images of a data set of torchvision: a uint8 tensor, or a folder"
@@ -409,7 +409,7 @@ def load_images(
     need(size is None or isinstance(size, int) and size > 0, f"size={size!r} must be a positive number of pixels, or None")
     need(isinstance(source, (str, Path)) and str(source), f"source={type(source).__name__ if source != '' else source!r} must be a path or a name")
     source, path = str(source), Path(source).expanduser()
-    if source in ('digits', *_toys): a = digits() if source == 'digits' else toy(source, 20_000)
+    if source in _made: a = _made[source](size)
     elif source in _torchvision: a = _download(source)
     elif path.exists(): a = _array(path) if path.suffix.lower() in ('.npy', '.npz', '.safetensors') else path
     else: a = choose('source', str(source), [*known_images, 'or the path of a folder or file that exists'])

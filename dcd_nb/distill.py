@@ -106,7 +106,7 @@ def grown(
     if tuple(net.shape) == tuple(shape): return copy.deepcopy(net)
     d, times = net.net.to_dict(), shape[1]/net.shape[1]
     if isinstance(net.net, UNet):
-        new = Network.from_dict(d | dict(resolution=shape[1], attn=[round(r*times) for r in d['attn']]))
+        new = Network.from_dict(d | dict(resolution=shape[1] if shape[1] == shape[2] else tuple(shape[1:]), attn=[round(r*times) for r in d['attn']]))
         new.load_state_dict(dict(zip(new.state_dict(), net.net.state_dict().values())))
     else:
         with torch.random.fork_rng([]):
@@ -268,9 +268,8 @@ def distill(
     loss, device, defaults = loss or SiD(), join_processes(device), dict(lr=1e-5, betas=(0., .999), clip=None, warmup=0.) | averaged(learn)
     need(isinstance(loss, Loss), f"loss={loss!r} must be a Loss, e.g. SiD(alpha=1.2)")
     need(isinstance(fake_steps, int) and fake_steps > 0, f"fake_steps={fake_steps!r} must be a positive whole number")
-    shape = ys.y.shape[1:] if teacher.objective.whole else ys.shape
     phi = copy.deepcopy(teacher.net).to(device).requires_grad_(False).eval()
-    nets = dict(fake=copy.deepcopy(phi), generator=grown(start.net.to(device) if start else phi, shape))
+    nets = dict(fake=copy.deepcopy(phi), generator=grown(start.net.to(device) if start else phi, ys.shape))
     own = dict(fake=defaults | dict(halflife=None) | known_settings(fake or {}), generator=defaults)
     learners = {k: Learner(net.requires_grad_(), **own[k]) for k, net in nets.items()}
     plan = dict(teacher=content_hash(teacher.net.state_dict()), start=start and content_hash(start.net.state_dict()), corruption=ys.corruption.to_dict(),

@@ -12,7 +12,7 @@ import torch
 from fastcore.basics import patch
 
 from .core import BadInput, choose, need, rng
-from .data import Measurements
+from .data import Measurements, _made, known_images
 from .operators import FourierMask, Operator, _hide, fftc, from_complex, ifftc, through_lines, to_complex
 
 # %% ../nbs/03_mri.ipynb #82fcb5eb
@@ -56,6 +56,9 @@ def phantoms(
     need(all(isinstance(v, int) and v >= 8 for v in (h, w)), f"size={size!r} must be a whole number of pixels, at least 8, or two of them")
     u = torch.stack([torch.rand(64, generator=rng(seed, i)) for i in (range(n) if index is None else index)])
     return torch.cat([_render(part, h, w) for part in u.split(max(1, 2**20//(h*w)))])
+
+_made['phantoms'] = lambda size: phantoms(4000, size or 64)
+if 'phantoms' not in known_images: known_images.append('phantoms')
 
 # %% ../nbs/03_mri.ipynb #a75b369a
 def coil_maps(

@@ -133,11 +133,13 @@ class Block(nn.Module):
         return self.proj(a.transpose(2, 3).reshape(b, c, h, w))
 
 # %% ../nbs/05_networks.ipynb #fd9b77e6
+def _sides(resolution): return tuple(resolution) if isinstance(resolution, (tuple, list)) else (resolution, resolution)
+
 class UNet(Conditioned):
     "The DDPM++ network of EDM"
     sizes = {}  # arguments by name, for `named`
     def __init__(self,
-        resolution,         # height and width of the images
+        resolution,         # height and width of the images: a number, or two
         in_channels,        # of the input, masks included
         out_channels=None,  # of the image; None: as many as go in
         channels=128, mult=(2, 2, 2), # channels at each size: channels*mult
@@ -149,7 +151,7 @@ class UNet(Conditioned):
         out_channels, mult, attn = out_channels or in_channels, tuple(mult), tuple(attn)
         super().__init__(locals())
         self.in_channels, self.out_channels, self.halvings = in_channels, out_channels, len(mult) - 1
-        self.shape = (out_channels, resolution, resolution)
+        self.shape = (out_channels, *_sides(resolution))
         self._check(**self.args)
         self._condition(channels, 4*channels, augment_dim, classes)
         make = partial(Block, emb=4*channels, dropout=dropout, conv=Gated if gated else Conv)
@@ -160,9 +162,10 @@ class UNet(Conditioned):
 @patch
 def _encoder(self:UNet, make, resolution, in_channels, channels, mult, blocks, attn, **kw):
     "The way down, and the channels that each of its layers hands across"
-    layers, c, skips = {f'{resolution}x{resolution}_conv': Conv(in_channels, channels)}, channels, [channels]
+    side = _sides(resolution)[0]
+    layers, c, skips = {f'{side}x{side}_conv': Conv(in_channels, channels)}, channels, [channels]
     for level, m in enumerate(mult):
-        r = resolution >> level
+        r = side >> level
         if level: layers[f'{r}x{r}_down'] = make(c, c, resample='down')
         for i in range(blocks):
             layers[f'{r}x{r}_block{i}'] = make(channels*m if i else c, channels*m, attn=r in attn)
@@ -176,7 +179,7 @@ def _decoder(self:UNet, make, skips, resolution, out_channels, channels, mult, b
     "The way up"
     layers, c = {}, channels*mult[-1]
     for level, m in reversed(list(enumerate(mult))):
-        r = resolution >> level
+        r = _sides(resolution)[0] >> level
         if level < self.halvings: layers[f'{r}x{r}_up'] = make(c, c, resample='up')
         else: layers |= {f'{r}x{r}_in0': make(c, c, attn=True), f'{r}x{r}_in1': make(c, c)}
         for i in range(blocks + 1):
@@ -201,11 +204,12 @@ def forward(self:UNet, x, noise_label, class_labels=None, augment_labels=None):
 @patch
 def _check(self:UNet, resolution, in_channels, out_channels, channels, mult, blocks, dropout, **kw):
     "Border control"
-    _whole(resolution=resolution, in_channels=in_channels, out_channels=out_channels, blocks=blocks)
+    for r in _sides(resolution): _whole(resolution=r)
+    _whole(in_channels=in_channels, out_channels=out_channels, blocks=blocks)
     good = mult and all(isinstance(m, int) and m > 0 for m in mult)
     need(good, f"mult={mult} must be positive whole numbers, one for each size of the image")
     f = 2**self.halvings
-    need(resolution % f == 0, f"resolution={resolution} cannot be halved {self.halvings} times, "
+    need(not any(r % f for r in _sides(resolution)), f"resolution={resolution} cannot be halved {self.halvings} times, "
                               f"as mult={mult} asks: use a multiple of {f}, or a shorter mult")
     good = isinstance(channels, int) and channels >= 4 and channels % 2 == 0
     need(good, f"channels={channels!r} must be even, at least 4")

@@ -28,6 +28,10 @@ class Objective(Named, family='objective'):
         need(not self.extra or isinstance(corruption.op, type(self.op)), f"{self!r} cannot learn from observations through {corruption.op!r}: "
              "choose an objective by objective_for(corruption)")
 
+    def size(self, ys):
+        "(C, H, W) of what its network makes of measurements `ys`: the images, or what is seen of them"
+        return tuple(ys.shape if self.whole else ys.y.shape[1:])
+
     def counts(self, state):
         "Weights of the entries of an image in a distillation loss, given what the network is given; None: all count"
         return None

@@ -17,7 +17,8 @@ from .data import Measurements, load_images
 from .diffusion import LogUniform
 from .distill import distill
 from .files import _pair, load_meta
-from .networks import MLP, Network, UNet, flops, num_params
+from .mri import MultiCoilMRI
+from .networks import MLP, Network, UNet, _sides, flops, num_params
 from .objectives import Standard, objective_for
 from .operators import Corruption, Downsample, GaussianBlur, Identity, RandomMask, Saturation
 from .training import Learner, known_settings, peaks, train, with_room
@@ -79,10 +80,10 @@ def network_for(
     "A network that suits images of that shape: an MLP for vectors and tiny images, else a U-Net"
     c, h, w = shape
     if h*w <= 64: return MLP(shape, linear=h*w > 1)
-    need(h == w and h % 4 == 0, f"images of {h}x{w} pixels suit no network here: crop or pad them to a square whose side is a multiple of 4")
-    halvings = max(1, min(3, int(math.log2(h/8))))
-    while h % 2**halvings: halvings -= 1
-    return UNet(h, c, channels=64, mult=(1, *[2]*halvings), blocks=2)
+    need(h % 4 == 0 and w % 4 == 0, f"images of {h}x{w} pixels suit no network here: crop or pad their sides to multiples of 4")
+    halvings = max(1, min(3, int(math.log2(min(h, w)/8))))
+    while h % 2**halvings or w % 2**halvings: halvings -= 1
+    return UNet(h if h == w else (h, w), c, channels=64, mult=(1, *[2]*halvings), blocks=2)
 
 @patch(as_prop=True)
 def corruption(self:Recipe):
@@ -101,13 +102,22 @@ def objective(self:Recipe, corruption=None):
 
 # %% ../nbs/23_recipes.ipynb #afa0af1e
 @patch
+def made(self:Recipe, shape=None):
+    "(C, H, W) of what its teacher makes, if the images have `shape`; None: as its data or its network say"
+    d, net, op = self['data'], self['network'], self.corruption.op
+    side = d['size'] or (net or {}).get('resolution') if not isinstance(net, str) else d['size']
+    if not shape: shape = (d['channels'] or 1, *_sides(side)) if side else (1, 8, 8) if d['source'] == 'digits' else (2, 1, 1)
+    seen = op.out_shape(tuple(shape))
+    return op.in_shape(seen) if self.objective().whole else seen
+
+@patch
 def network(self:Recipe, shape, extra=0):
     "A fresh network for images of `shape` and `extra` channels beside them; its weights follow from the recipe's seed"
     net = self['network']
     with torch.random.fork_rng([]):
         torch.manual_seed(self['train'].get('seed', 0))
         if net is None: net = network_for(shape)
-        elif isinstance(net, str): net = UNet.named(net, resolution=shape[1], in_channels=shape[0])
+        elif isinstance(net, str): net = UNet.named(net, resolution=shape[1] if shape[1] == shape[2] else shape[1:], in_channels=shape[0])
         else: net = Network.from_dict(net)
         return with_room(net, extra)
 
@@ -148,7 +158,7 @@ def teacher(self:Recipe,
     "Phase I: the teacher"
     ys = self.measurements() if ys is None else ys
     objective = self.objective(ys.corruption)
-    net = copy.deepcopy(start.net).requires_grad_() if start else self.network(ys.y.shape[1:], objective.extra)
+    net = copy.deepcopy(start.net).requires_grad_() if start else self.network(objective.size(ys), objective.extra)
     return train(ys, net, objective, about=dict(recipe=dict(self)), **_args(self['train'], kw))
 
 
@@ -213,6 +223,12 @@ for p in (.6, .8, .9):
 add_recipe('celebahq-mask-0.9-noise-0.2', 'CelebA-HQ at 64x64, 90% of the pixels missing, noise of sigma 0.2 on the others', corruption=Corruption(RandomMask(.9), .2), **_celebahq())
 for p in (.6, .8): add_recipe(f'cifar10-mask-{p}', f'CIFAR-10, {p:.0%} of the pixels missing', corruption=Corruption(RandomMask(p)), **_cifar10())
 
+_scan = dict(network={'network': 'UNet'} | dict(resolution=(384, 320), in_channels=2, channels=128, mult=(1, 1, 1, 1), blocks=4, attn=(), dropout=.1),
+             train=dict(images=200_000_000, batch=8, lr=2e-4),
+             distill=dict(images=200_000_000, batch=24, loss=dict(loss='SiD', alpha=1.2), lr=1e-6, betas=[0., .999], fake=dict(lr=5e-6, clip=1.), eps=1e-6))
+for R in (2, 4, 6, 8):
+    add_recipe(f'fastmri-R{R}', f'fastMRI brain, 384x320, 4 coils, one line in {R}; measurements made by dcd_fastmri', corruption=Corruption(MultiCoilMRI(R)), **_scan)
+
 # %% ../nbs/23_recipes.ipynb #0e069b82
 def _small_cifar10(**more):
     return dict(source='cifar10', size=32, channels=3, network='small', train=dict(images=8_000_000, batch=512, lr=5e-4, flip=True),
@@ -241,15 +257,18 @@ _digits('clean', 'digits as they are: what a teacher could learn if it saw them'
 for name in ('roll', 'moons', 'blobs'):
     add_recipe(f'{name}-noise', f'points of the toy {name!r} with noise of sigma 0.1', source=name, corruption=_noise(.1),
                network=MLP((2, 1, 1), width=64).to_dict(), train=_small | dict(images=1_000_000, batch=512))
+for size, net, more in ((16, MLP((2, 16, 16), width=512).to_dict(), {}), (64, None, dict(images=4_000_000, batch=64, lr=2e-4))):
+    for R in (2, 4, 6, 8):
+        add_recipe(f'phantoms-{size}-R{R}', f'random heads at {size}x{size}, 4 coils, one line in {R}', source='phantoms', size=size, network=net,
+                   corruption=Corruption(MultiCoilMRI(R)), train=_small | more,
+                   distill=_quick | dict(loss={'loss': 'SiD', 'alpha': .5, 'levels': LogUniform(.1, 5.).to_dict()}) | (dict(images=1_000_000, batch=64, lr=1e-5, fake=dict(lr=5e-5)) if size > 16 else {}))
 add_recipe('own', 'your own measurements; the network follows their size', train=dict(images=20_000_000, batch=256))
 
 # %% ../nbs/23_recipes.ipynb #162eaf68
 @patch
 def cost(self:Recipe, shape=None):
     "Size of the network, work and estimated hours of Phase I"
-    size, c = self['data']['size'], self['data']['channels'] or 1
-    shape = self.corruption.op.out_shape(shape or ((c, size, size) if size else (1, 8, 8) if self['data']['source'] == 'digits' else (2, 1, 1)))
-    with torch.device('meta'): net = self.network(shape, self.objective().extra)
+    with torch.device('meta'): net = self.network(self.made(shape), self.objective().extra)
     one, images = flops(net), self['train']['images']
     work = 3*one*images
     return dict(parameters=num_params(net), gflop_per_image=one/1e9, images=images, pflop=work/1e15,

@@ -646,7 +646,8 @@ def load(cls:Teacher,
 
 # %% ../nbs/20_training.ipynb #c5051e5d
 def data_scale(
-    ys,  # `Measurements`
+    ys,         # `Measurements`
+    shape=None, # (C, H, W) of what shall have that scale; None: that of the observations. Several coils see one image
 ):
     "Root mean square of what lies behind the noise of `ys`"
     seen, total, count = ys.op.observed(ys.state), 0., 0.
@@ -654,6 +655,7 @@ def data_scale(
         y = ys.y[rows].double()
         total, count = total + (y**2).sum(0), count + (len(y) if seen is None else (seen[rows] != 0).expand_as(y).sum(0))
     power = (total/torch.as_tensor(count).clamp(min=1)).mean().item() - ys.sigma**2
+    power *= ys.y[0].numel()/math.prod(shape or ys.y.shape[1:])
     need(power > 0, f"the observations hold no more than noise: their mean square minus sigma**2 is {power:.3g}; check sigma={ys.sigma}")
     return power**.5
 
@@ -721,9 +723,9 @@ def _prepare(ys, net, objective, sigma_d, device, precision, compile):
     "The network, ready, and its part of the plan"
     need(isinstance(net, (Network, Precond)), f"net={net!r} must be a network, e.g. UNet.named('cifar10')")
     if not isinstance(net, Precond):
-        net = Precond(with_room(net, objective.extra), sigma_d or data_scale(ys), precision)
-    need(tuple(net.shape) == tuple(ys.y.shape[1:]), f"net makes images of shape {tuple(net.shape)}, but the observations have shape {tuple(ys.y.shape[1:])}: "
-         "a teacher lives where the observations live")
+        net = Precond(with_room(net, objective.extra), sigma_d or data_scale(ys, objective.size(ys)), precision)
+    need(tuple(net.shape) == objective.size(ys), f"net makes images of shape {tuple(net.shape)}, but the {'images' if objective.whole else 'observations'} have shape {objective.size(ys)}: "
+         "a teacher lives where the observations live, or, if it fills holes, where the images do")
     speed_up(net.to(device), device, compile)
     data = dict(corruption=ys.corruption.to_dict(), image=list(ys.shape), n=len(ys), hash=ys.hash)
     return net, dict(data=data, objective=objective.to_dict(), net=net.to_dict())

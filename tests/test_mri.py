@@ -2,11 +2,16 @@
 import pytest
 import torch
 
-from dcd_nb.core import BadInput, rng
-from dcd_nb.data import Measurements
+from dcd_nb.core import BadInput, Draws, rng
+from dcd_nb.data import Measurements, load_images
+from dcd_nb.distill import Generator, corrupt_again, distill, new_states
 from dcd_nb.mri import (MultiCoilMRI, acs_scale, chessboard, compress_coils, espirit, from_coils, hide_lines, phantoms, prepare_scans,
                         scan_images, sense, to_coils, to_fftmod, write_fastmri)
+from dcd_nb.networks import UNet
+from dcd_nb.objectives import AmbientFourier
 from dcd_nb.operators import Corruption, from_complex, to_complex
+from dcd_nb.recipes import recipe
+from dcd_nb.training import Teacher, train
 
 
 def off(a, b): return ((a - b).norm()/b.norm()).item()
@@ -143,3 +148,35 @@ def test_a_truncated_file_is_named(volumes, cut):
     (volumes/'raw/0.h5').write_bytes(raw[:cut if cut > 1 else int(cut*len(raw))])
     with pytest.raises(BadInput, match=r'raw/0\.h5 cannot be read as HDF5') as e: prepare_scans(volumes/'raw', volumes/'shards', **opts)
     assert '\n' not in str(e.value)
+
+
+# Training and distillation
+
+def test_a_rectangular_network_trains_and_distils_on_scans_of_several_coils(tmp_path):
+    ys = Corruption(MultiCoilMRI(3, coils=3)).measure(phantoms(20, (24, 16)))
+    net = UNet((24, 16), 2, channels=8, mult=(1, 1), blocks=1, attn=())
+    teacher = train(ys, net, images=64, batch=16, quiet=True, out=tmp_path/'teacher')
+    assert isinstance(teacher.objective, AmbientFourier) and teacher.shape == (2, 24, 16)
+    assert abs(teacher.net.sigma_d - phantoms(20, (24, 16)).square().mean()**.5) < .03
+    G = distill(Teacher.load(tmp_path/'teacher'), ys, images=64, batch=16, quiet=True, out=tmp_path/'student')
+    again = Generator.load(tmp_path/'student')
+    assert torch.equal(G.sample(3), again.sample(3)) and G.sample(3).shape == (3, 2, 24, 16)
+    a, b = (G.sample(2, index=[4, 5], state=G.states([4, 5], seed)) for seed in (0, 1))
+    assert not torch.equal(a, b)                           # masks and maps are drawn afresh: same noise, another state
+
+
+def test_the_second_phase_draws_new_masks_and_coils_each_time():
+    draws, A = Draws(0, 0), Corruption(MultiCoilMRI(2, coils=2))
+    objective, x = AmbientFourier(A.op), phantoms(16, 16)
+    given, measured = new_states(objective.states, x, draws), corrupt_again(A, x, draws).state
+    for k in ('mask', 'maps'): assert not torch.equal(given[k], measured[k])
+    assert (given['mask'].sum(3) == 16//3).all() and (measured['mask'].sum(3) == 8).all()
+
+
+def test_recipes_for_scans_ask_for_the_objective_and_are_told_in_a_sentence():
+    r = recipe('fastmri-R4')
+    assert r.made() == (2, 384, 320) and isinstance(r.objective(), AmbientFourier)
+    with pytest.raises(BadInput, match='needs data'): r.measurements()
+    assert load_images('phantoms', 16).shape == (4000, 2, 16, 16)
+    ys = recipe('phantoms-16-R4', data__n=5).measurements()
+    assert (len(ys), ys.shape) == (5, (2, 16, 16))
