@@ -18,6 +18,7 @@ from .files import *
 from .identify import *
 from .losses import *
 from .metrics import *
+from .mri import *
 from .networks import *
 from .objectives import *
 from .operators import *
@@ -28,6 +29,6 @@ from .runs import *
 from .live import *
 from .training import *
 
-modules = [import_module(f'dcd_nb.{name}') for name in ('core', 'files', 'operators', 'data', 'explore', 'diffusion', 'networks', 'metrics', 'baselines',
+modules = [import_module(f'dcd_nb.{name}') for name in ('core', 'files', 'operators', 'data', 'mri', 'explore', 'diffusion', 'networks', 'metrics', 'baselines',
                                                         'objectives', 'training', 'losses', 'distill', 'recipes', 'quickstart', 'restore', 'identify')]
 __all__ = [name for module in modules for name in module.__all__]

@@ -410,6 +410,7 @@ def stored(
     top = x.abs().max().item() if x.is_floating_point() else math.inf
     need(math.isfinite(top), f"{name}: give bytes or finite floats in [-1, 1], not {'NaN or infinity' if x.is_floating_point() else x.dtype}")
     if x[0, 0].numel() == 1: return x.float()
+    if x.shape[1] == 2: x = 2*x.norm(dim=1, keepdim=True) - 1         # complex: magnitudes, of which 1 is white
     need(top < 10, f"{name}: give bytes or floats in [-1, 1], not values up to {top:.3g}")
     return (x*127.5 + 128).clamp(0, 255).to(torch.uint8)
 

@@ -408,9 +408,9 @@ def _prepare_volume(path, shard, settings, acquisition):
     return shard
 
 # %% ../nbs/03b_fastmri.ipynb #60e63f57
-def _shards(folder):
+def _shards(folder, only=None):
     "Paths and headers of finished shards"
-    found = [p.with_suffix('') for p in sorted(Path(folder).glob('*.json'))]
+    found = sorted(only or (p.with_suffix('') for p in Path(folder).glob('*.json')))
     about = [load_meta(p)['meta'] for p in found]
     found = [(p, m['sign']) for p, m in zip(found, about) if m.get('kind') == 'scans']
     need(found, f"folder={str(folder)!r} holds no prepared scans: make them by dcd_fastmri")
@@ -426,9 +426,10 @@ def hide_lines(
     acs=None,      # lines in the centre that are kept; None: a sixteenth of all
     lines='random',# the others: 'random' or 'equispaced'
     seed=0,
+    only=None,     # which shards; None: all
 ):
     "Measurements from prepared scans"
-    (shards, about), (data, _) = _shards(folder), _pair(out)
+    (shards, about), (data, _) = _shards(folder, only), _pair(out)
     A = Corruption(MultiCoilMRI(R, acs, about['coils'], lines, maps=str(out)))
     fresh = MultiCoilMRI(R, acs, 1, lines)
     count, (h, w) = [load_tensors(p)[0]['kspace'].shape[0] for p in shards], about['size']
@@ -447,7 +448,7 @@ def hide_lines(
     finally: tmp.unlink(missing_ok=True)
     return Measurements.load(out, A)
 
-def scan_images(folder):
+def scan_images(folder, only=None):
     "Images of the whole scans (N, 2, H, W), for evaluation alone"
     read = lambda t: from_complex((to_coils(t['maps']).conj()*ifftc(to_coils(t['kspace']))).sum(1))
-    return torch.cat([read(load_tensors(p)[0]) for p in _shards(folder)[0]])
+    return torch.cat([read(load_tensors(p)[0]) for p in _shards(folder, only)[0]])

@@ -1,7 +1,10 @@
 "MRI against other packages: deepinv's operator, sigpy's coil maps"
+import json
+
 import pytest
 import torch
 
+from dcd_nb.cli import fastmri
 from dcd_nb.core import BadInput, Draws, rng
 from dcd_nb.data import Measurements, load_images
 from dcd_nb.distill import Generator, corrupt_again, distill, new_states
@@ -180,3 +183,30 @@ def test_recipes_for_scans_ask_for_the_objective_and_are_told_in_a_sentence():
     assert load_images('phantoms', 16).shape == (4000, 2, 16, 16)
     ys = recipe('phantoms-16-R4', data__n=5).measurements()
     assert (len(ys), ys.shape) == (5, (2, 16, 16))
+
+
+def said(capsys): return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_the_command_prepares_once_and_says_what_is_wrong(volumes, capsys):
+    args = dict(height=64, width=48, acs=16, coils=3, json=True)
+    fastmri(str(volumes/'raw'), str(volumes/'a'), R=2, **args)
+    two = said(capsys)
+    assert (two['n'], two['image'], two['volumes']) == (4, [2, 64, 48], 2)
+    before = {p.name: p.stat().st_mtime_ns for p in (volumes/'a-shards').iterdir()}
+    fastmri(str(volumes/'raw'), str(volumes/'b'), R=3, shards=str(volumes/'a-shards'), whole=str(volumes/'whole'), **args)
+    assert before == {p.name: p.stat().st_mtime_ns for p in (volumes/'a-shards').iterdir()} and said(capsys)['n'] == 4
+    a, b = Measurements.load(volumes/'a'), Measurements.load(volumes/'b')
+    assert torch.equal(a.state['maps'], b.state['maps']) and a.state['mask'].sum() == 4*24 and b.state['mask'].sum() == 4*16
+    assert load_images(volumes/'whole.safetensors').shape == (4, 2, 64, 48)
+    with pytest.raises(SystemExit): fastmri(str(volumes/'raw'), str(volumes/'a'), **args)
+    assert 'would replace a.safetensors' in capsys.readouterr().err
+    (volumes/'raw/0.h5').write_bytes(b'oops')
+    with pytest.raises(SystemExit) as e: fastmri(str(volumes/'raw'), str(volumes/'c'), **args)
+    err = capsys.readouterr().err
+    assert e.value.code == 2 and err.startswith('error: ') and '0.h5 cannot be read as HDF5' in err and err.count('\n') == 1
+
+
+def test_without_h5py_the_extra_is_named(volumes, monkeypatch):
+    monkeypatch.setitem(__import__('sys').modules, 'h5py', None)
+    with pytest.raises(BadInput, match=r"pip install 'dcd_nb\[mri\]'"): prepare_scans(volumes/'raw', volumes/'shards', **opts)
