@@ -41,8 +41,8 @@ def _render(u, h, w):
     y, x = y[:, None] - cy, x[:, None] - cx
     r = (((angle.cos()*x + angle.sin()*y)/a)**2 + ((angle.cos()*y - angle.sin()*x)/b)**2).sqrt()
     m = (value*((1 - r)*torch.minimum(a, b)*max(h, w)/2 + .5).clamp(0, 1)).sum(1)
-    waves = [(t[:, k]*23*v[0] + t[:, k+1]*23*v[1] + 9*t[:, k+2]).cos() for k in range(2, 6)]
-    phase = 1.5*t[:, 2] + t[:, 3]*v[0] + t[:, 4]*v[1] + 1.5*t[:, 5]*v[0]*v[1] + t[:, 6]*v[0]**2 + t[:, 7]*v[1]**2
+    waves = [(t[:, k]*14*v[0] + t[:, k+1]*14*v[1] + 9*t[:, k+2]).cos() for k in range(2, 6)]
+    phase = t[:, 2] + .6*t[:, 3]*v[0] + .6*t[:, 4]*v[1] + t[:, 5]*v[0]*v[1] + .7*t[:, 6]*v[0]**2 + .7*t[:, 7]*v[1]**2
     return from_complex(torch.polar((m*(1 + .08*sum(waves))).clamp(0, 1), phase))
 
 def phantoms(
