@@ -192,11 +192,11 @@ from_fftmod = to_fftmod
 # %% ../nbs/03a_coils.ipynb #9c31e40a
 def acs_of(
     y,       # k-space (B, 2*coils, H, W)
-    lines=24,# height and width of what is cut out
+    lines=24,# that are measured there
 ):
-    "The middle of k-space, complex (B, coils, lines, lines)"
+    "The middle of k-space, complex (B, coils, rows, lines); as many rows as lines, at least 24"
     h, w = y.shape[2:]
-    n, m = min(lines, h), min(lines, w)
+    n, m = min(max(lines, 24), h), min(lines, w)
     top, left = h//2 - n//2, w//2 - m//2
     return to_coils(y)[..., top:top+n, left:left+m]
 
@@ -354,7 +354,9 @@ def prepare_slice(
     scale = acs_scale(y, acs)
     need(0 < scale < float('inf'), "the middle of k-space is 0 or not finite: leave it out")
     y = compress_coils(y/scale, coils, acs)[0]
-    return y, espirit(y, acs)[0]
+    maps = espirit(y, acs)[0]
+    need(maps.any(), f"acs={acs} lines in the centre were not enough to find coil maps: take more")
+    return y, maps
 
 # %% ../nbs/03b_fastmri.ipynb #0e8bbd02
 def _sign(path, settings):
