@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from dcd_nb.core import rng
+from dcd_nb.mri import phantoms
 from dcd_nb.networks import UNet
 from dcd_nb.recipes import recipe, recipes
 from dcd_nb.runs import check_record
@@ -77,13 +78,15 @@ def narrow(r):
     net = r['network']
     if isinstance(net, str): net = {'network': 'UNet'} | UNet.sizes[net] | dict(resolution=r.corruption.op.out_shape((3, 32, 32))[1])
     small = dict(channels=8, blocks=1) if net['network'] == 'UNet' else dict(width=16, blocks=1)
+    if r['name'].startswith('fastmri'): small |= dict(resolution=(48, 40))
     return r.override({'network': net | small, 'train.images': 6, 'train.batch': 2, 'distill.images': 6, 'distill.batch': 2})
 
 
 @pytest.mark.parametrize('name', [k for k in recipes() if k != 'own'])
 def test_every_recipe_runs_three_steps_of_both_phases(name):
     r = narrow(recipe(name))
-    if r['data']['source'] in (None, 'cifar10'):
+    if name.startswith('fastmri'): ys = r.corruption.measure(phantoms(4, (48, 40)))
+    elif r['data']['source'] in (None, 'cifar10'):
         ys = r.corruption.measure(2*torch.rand(4, r['data']['channels'], r['data']['size'], r['data']['size'], generator=rng(0)) - 1)
     else: ys = r.override({'data.n': 4}).measurements()
     teacher = r.teacher(ys, quiet=True, grid=0, checkpoint_every=6)
