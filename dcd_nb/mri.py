@@ -18,12 +18,14 @@ from .operators import FourierMask, Operator, _hide, fftc, from_complex, ifftc, 
 # %% ../nbs/03_mri.ipynb #82fcb5eb
 def _ellipses(u):
     "What to add up for heads described by uniform numbers `u` (n, 64): values, and centre, axes and angle, each (n, 8, 1, 1)"
-    v = 2*u[:, :56].view(-1, 7, 8) - 1                                       # skull, brain, 2 ventricles, 4 spots
-    like = lambda *vals: torch.tensor(vals).expand(len(u), -1)
-    cx, cy = like(0, 0, -.13, .13, 0, 0, 0, 0) + v[:, 0]*like(0, 0, .03, .03, .38, .38, .38, .38), v[:, 1]*like(0, 0, .1, .1, .5, .5, .5, .5)
-    a, b = like(.7, .6, .075, .075, .1, .1, .1, .1)*(1 + .4*v[:, 2]*like(0, 0, 1, 1, 1, 1, 1, 1)), like(.88, .77, .3, .3, .1, .1, .1, .1)*(1 + .4*v[:, 3]*like(0, 0, 1, 1, 1, 1, 1, 1))
-    value = like(.75, -.35, .4, .4, .2, .2, .2, .2)*(like(1, 1, 1, 1, 0, 0, 0, 0) + v[:, 4]*like(.1, .1, .2, .2, 1, 1, 1, 1))
-    angle = v[:, 5]*like(0, 0, .15, .15, 3, 3, 3, 3) + like(0, 0, .2, -.2, 0, 0, 0, 0)
+    v = 2*u[:, :56].view(-1, 7, 8) - 1
+    def row(skull, brain, left, right, spot): "A value for each ellipse"; return torch.tensor([skull, brain, left, right, *[spot]*4]).expand(len(u), -1)
+    cx = row(0, 0, -.13, .13, 0) + v[:, 0]*row(0, 0, .03, .03, .38)
+    cy = v[:, 1]*row(0, 0, .1, .1, .5)
+    a = row(.7, .6, .075, .075, .1)*(1 + .4*v[:, 2]*row(0, 0, 1, 1, 1))
+    b = row(.88, .77, .3, .3, .1)*(1 + .4*v[:, 3]*row(0, 0, 1, 1, 1))
+    value = row(.75, -.35, .4, .4, .2)*(row(1, 1, 1, 1, 0) + v[:, 4]*row(.1, .1, .2, .2, 1))
+    angle = v[:, 5]*row(0, 0, .15, .15, 3) + row(0, 0, .2, -.2, 0)
     return [t[..., None, None] for t in (value, cx, cy, a, b, angle)]
 
 def _grid(h, w, like):
