@@ -259,7 +259,6 @@ class AmbientInpainting(Objective):
 
 # %% ../nbs/14_fourier.ipynb #6c8477be
 from functools import partial
-from .core import BadInput
 from .operators import Operator, join_states
 
 # %% ../nbs/14_fourier.ipynb #fef050c1
@@ -279,8 +278,6 @@ class AmbientFourier(Objective):
 
     def further(self, state, generator):
         "The same scans with fewer lines"
-        w, R = self.op.observed(state).shape[-1], self.R or self.op.R + 1
-        if w//R >= w//self.op.R: raise BadInput(f"R={R} hides nothing further: {int(w//R)} of {w} lines are left, as with R={self.op.R}; take a larger R for the objective")
         return self.op.further(state, generator, **{} if self.R is None else {'R': self.R})
 
     def states(self, n, shape, generator): return self.further(self.op.draw(n, shape, generator), generator)

@@ -419,7 +419,9 @@ class FourierMask(Operator):
     def draw(self, n, shape, generator): return self._thin(torch.ones(n, 1, 1, shape[2], device=generator.device), self.R, generator)
     def further(self, state, generator, R=None):
         "Drop lines until `W//R` are left; by default for R + 1"
-        return self._thin(state, self.R + 1 if R is None else R, generator)
+        w, R = state.shape[-1], self.R + 1 if R is None else R
+        need(w//R < w//self.R, f"R={R} hides nothing further: {int(w//R)} of {w} lines are left, as with R={self.R}; take a larger R")
+        return self._thin(state, R, generator)
     def _thin(self, state, R, generator):
         w = state.shape[-1]
         (first, last), lines = self._centre(w), int(w//R)
