@@ -299,11 +299,14 @@ def _model(source):
         if path.exists() or _pair(path)[1].exists(): raise
         raise BadInput(f"{str(e).replace('model=', 'source=', 1)}, nor of a data set ({', '.join(known_images)})") from None
 
-def _in_y(x, path, seed):
-    "How many samples are copies, as far as the measurements at `path` can tell"
-    ys = Measurements.load(path)
-    again, seen = corrupt_again(ys.corruption, x[metrics.spread(len(x), 1000)], Draws(seed)), ys.op.observed
-    return metrics.copies(again.y, ys.y, seen(again.state), seen(ys.state))
+def _in_y(found, x, path, seed):
+    "Add what the measurements at `path` can tell: the proximal distance, and how many samples are copies"
+    ys, near, floats = Measurements.load(path), metrics.proximal_fid(x, path, seed=seed), x.float() if x.is_floating_point() else x/127.5 - 1
+    again, seen = corrupt_again(ys.corruption, floats[metrics.spread(len(x), 1000)], Draws(seed)), ys.op.observed
+    if found: found |= {k: near[k] for k in ('proximal', 'floor')}
+    else: found = near
+    found.setdefault('copies', {})['measurements'] = metrics.copies(again.y, ys.y, seen(again.state), seen(ys.state))
+    return found
 
 # %% ../nbs/90_cli.ipynb #334876e0
 @call_parse
@@ -318,19 +321,19 @@ def evaluate(
     size:int=None,   # crop images of a folder to a square and resize them to so many pixels
     channels:int=None, # 1 for grey, 3 for colour
     find_copies:bool=False, # are samples copies of images of the reference?
-    measurements:str=None, # are samples copies of what is behind these measurements?
+    measurements:str=None, # made by dcd_corrupt: proximal distance to them, and are samples copies of what is behind them?
     json:bool=False, # print one line of JSON
 ):
     "Distances of generated images to clean ones"
     model = _model(source)
     data = ((model.about.get('recipe') or {}).get('data') or {}) if model else {}
     if reference is None: reference, size, channels = data.get('source'), size or data.get('size'), channels or data.get('channels')
-    need(reference, f"reference is missing: {source!r} does not say which clean images it should be compared with")
+    need(reference or measurements, f"reference is missing: {source!r} does not say which clean images it should be compared with; without any, pass --measurements")
     x = load_images(source, size, channels, None) if model is None else model.sample(n, seed)
     with warnings.catch_warnings(record=True, action='always') as said:
-        found = metrics.evaluate(x, load_images(reference, size, channels, None), extractor, reps, find_copies, seed)
+        found = metrics.evaluate(x, load_images(reference, size, channels, None), extractor, reps, find_copies, seed) if reference else metrics.Evaluation()
+        if measurements: found = _in_y(found, x, measurements, seed)
     for text in {str(w.message) for w in said if w.category is UserWarning}: print(f'warning: {text}', file=sys.stderr)
-    if measurements: found.setdefault('copies', {})['measurements'] = _in_y(x.float() if x.is_floating_point() else x/127.5 - 1, measurements, seed)
     if json: report(found | dict(source=source), json)
     else: print(found)
 

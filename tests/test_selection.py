@@ -1,0 +1,247 @@
+"Choosing without clean images: the proximal distance, the best checkpoint under faults, noise and operators from observations."
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from dcd_nb import checkpoint
+from dcd_nb.core import BadInput, rng
+from dcd_nb.data import Measurements, digits
+from dcd_nb.distill import Generator, distill, health
+from dcd_nb.files import content_hash
+from dcd_nb.identify import fitting, missing_rate, noise_detail, noise_patches, noise_range
+from dcd_nb.losses import SiD
+from dcd_nb.metrics import Proximal, corrupted_anew, proximal_fid, stored
+from dcd_nb.networks import MLP
+from dcd_nb.objectives import objective_for
+from dcd_nb.operators import Corruption, Downsample, FourierMask, GaussianBlur, Identity, RandomMask
+from dcd_nb.training import Teacher, train
+
+bin, env = Path(sys.executable).parent, os.environ | dict(OMP_NUM_THREADS='1')
+A = Corruption(Identity(), .5)
+
+
+@pytest.fixture(scope='module')
+def made():
+    "Measurements and a small teacher"
+    ys = A.measure(digits()[:200])
+    torch.manual_seed(0)
+    return ys, train(ys, MLP((1, 8, 8), width=32, blocks=1), objective_for(A), images=640, batch=64, quiet=True)
+
+
+class Says:
+    "A monitor that answers from a list, the same for the same weights, and remembers these"
+    def __init__(self, *values): self.values, self.seen, self.nets = list(values), {}, []
+    def __call__(self, model):
+        key = content_hash(model.net.state_dict())
+        if key not in self.seen:
+            self.seen[key] = self.values[len(self.seen)]
+            self.nets.append(key)
+        return dict(v=self.seen[key])
+
+
+def go(made, **kw):
+    ys, teacher = made
+    return distill(teacher, ys, SiD(.5), **dict(images=320, batch=32, checkpoint_every=64, lr=1e-3, quiet=True, grid=0) | kw)
+
+
+def shown(model): return content_hash(model.net.state_dict())
+
+
+@pytest.mark.parametrize('kept', [True, False])
+def test_the_best_is_returned(made, tmp_path, kept):
+    says = Says(3., 1., 2., float("nan"), 1.)
+    G = go(made, monitor=says, select='v', out=tmp_path/'run' if kept else None)
+    assert len(says.nets) == 5 and shown(G) == says.nets[1] == G.run['weights_sha256'] and G.run['selected'] == 128 and G.run['images'] == 320
+    if kept:
+        assert shown(Generator.load(tmp_path/'run')) == says.nets[1]
+        assert json.loads((tmp_path/'run/results.json').read_text())['selected'] == 128
+        assert len([*(tmp_path/'run/best').iterdir()]) == 2
+        assert checkpoint.load(tmp_path/'run')[1]['images'] == 320                  # the last one is there too, to go on from
+    assert 'selected' not in go(made, monitor=Says(*range(5))).run
+
+
+def test_a_teacher_is_selected_as_well(made, tmp_path):
+    says = Says(3., 1., 2.)
+    t = train(made[0], MLP((1, 8, 8), width=16, blocks=1), images=192, batch=32, checkpoint_every=64, quiet=True, grid=0, monitor=says, select='v', out=tmp_path/'run')
+    assert shown(t) == says.nets[1] == shown(Teacher.load(tmp_path/'run'))
+
+
+def test_patience_ends_a_run_once_and_for_all(made, tmp_path):
+    says = Says(3., 1., 2., 1., 4., 0.)
+    args = dict(monitor=says, select='v', patience=3, images=640, out=tmp_path/'run')
+    first = go(made, **args)
+    assert first.run['images'] == 320 and first.run['selected'] == 128 and shown(first) == says.nets[1]
+    again = go(made, resume=True, **args)
+    assert again.run['images'] == 320 and again.run['selected'] == 128 and shown(again) == shown(first) and len(says.nets) == 5
+
+
+def test_selection_only_chooses(made, tmp_path):
+    "What is trained is the same with and without, and with observations that say something else"
+    blank = Measurements(torch.zeros_like(made[0].y), A)
+    for name, args in dict(a=dict(monitor=False), b=dict(select='proximal'), c=dict(select='histogram')).items():
+        go(made if name != 'c' else (blank, made[1]), out=tmp_path/name, **args)
+    a, b, c = (checkpoint.load(tmp_path/name)[0] for name in 'abc')
+    assert a.keys() == b.keys() == c.keys() and all(torch.equal(a[k], b[k]) and torch.equal(a[k], c[k]) for k in a)
+
+
+def test_a_kill_while_the_best_is_written(made, tmp_path):
+    says = Says(5., 4., 3., 2., 1.)
+    go(made, monitor=says, select='v', out=tmp_path/'run')
+    half = tmp_path/'run/best/checkpoint-000000000999.safetensors'
+    half.write_bytes(b'not yet')                                                    # its JSON, which commits, is not there
+    assert shown(Generator.load(tmp_path/'run')) == says.nets[4]
+
+
+def test_a_stale_best_does_not_survive_a_new_start(made, tmp_path):
+    go(made, monitor=Says(0., 1., 2., 3., 4.), select='v', out=tmp_path/'run')
+    for p in (tmp_path/'run').glob('checkpoint-*'): p.unlink()
+    says = Says(9., 8., 7., 6., 5.)
+    assert shown(go(made, monitor=says, select='v', out=tmp_path/'run', resume=True)) == says.nets[4] == shown(Generator.load(tmp_path/'run'))
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp('teacher')
+    done = subprocess.run([bin/'dcd_train', 'digits-noise', '--images', '6400', '--out', 'run', '--set', 'network=MLP(shape=(1,8,8),width=32,blocks=2)'], cwd=path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+def command(out, *args): return [str(bin/'dcd_distill'), 'run', '--out', out, '--images', '6400', '--batch', '64', '--checkpoint_every', '640', '--resume', '--json',
+                                 '--set', 'loss=SiD(alpha=.5) lr=3e-3 fake.lr=1e-3 select=proximal decay=0', *args]
+
+
+def test_kills_and_processes_select_the_same(folder):
+    whole = subprocess.run(command('whole'), cwd=folder, env=env, capture_output=True, text=True)
+    assert whole.returncode == 0, whole.stderr
+    rand, kills, path = random.Random(0), 0, folder/'parts/metrics.jsonl'
+    size = lambda: path.stat().st_size if path.exists() else 0
+    while kills < 2:
+        p, old = subprocess.Popen(command('parts'), cwd=folder, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL), size()
+        while p.poll() is None and size() == old: time.sleep(.01)
+        time.sleep(rand.uniform(0, .4))
+        if p.poll() is not None: break
+        p.send_signal(signal.SIGKILL), p.wait()
+        kills += 1
+    assert kills and subprocess.run(command('parts'), cwd=folder, env=env, capture_output=True).returncode == 0
+    two = subprocess.run([str(bin/'torchrun'), '--standalone', '--nproc-per-node', '2', *command('two')], cwd=folder, env=env, capture_output=True, text=True, timeout=200)
+    assert two.returncode == 0, two.stderr[-2000:]
+    a, b, c = (json.loads((folder/k/'results.json').read_text()) for k in ('whole', 'parts', 'two'))
+    assert a['selected'] == b['selected'] == c['selected'] and a['weights_sha256'] == b['weights_sha256']
+    for k, r in dict(whole=a, parts=b, two=c).items(): assert shown(Generator.load(folder/k)) == r['weights_sha256']
+
+
+@pytest.mark.parametrize('kw, says', [
+    (dict(select='proximl'), "select='proximl' is not known; did you mean 'proximal'"), (dict(select='fd', monitor=lambda G: dict(v=1.)), "select='fd' is none of the numbers that monitor returns: v"),
+    (dict(select='proximal', monitor=False), "select='proximal' needs a monitor"), (dict(patience=3), 'patience=3 needs select'), (dict(select='proximal', patience=0), 'patience=0 must be'),
+    (dict(select=5), 'select=5 must be the name')])
+def test_bad_selection_is_one_sentence(made, kw, says):
+    with pytest.raises(BadInput, match=says) as e: go(made, **kw)
+    assert '\n' not in str(e.value)
+
+
+# The distance
+
+@pytest.mark.parametrize('corruption', [A, Corruption(RandomMask(.5)), Corruption(GaussianBlur(5, .8), .1), Corruption(Downsample(2), .1), Corruption(RandomMask(.8), .3)])
+@pytest.mark.parametrize('space', ['pca', 'pixels'])
+def test_clean_images_are_at_the_floor(corruption, space):
+    "Other digits than those observed, five times: at the floor on average, whatever the corruption; brighter digits are above it"
+    found = []
+    for seed in range(5):
+        x = digits()[torch.randperm(1797, generator=rng(seed))]
+        near = Proximal(corruption.measure(x[:1000], seed), space, seed)
+        e = near(x[1000:])
+        found.append(e['proximal']/e['floor'])
+        assert near((x[1000:] + .2).clamp(-1, 1))['proximal'] > 1.2*e['proximal']
+    assert .75 < sum(found)/5 < 1.35, found
+
+
+def test_fresh_corruption_is_fresh_and_repeatable():
+    x = digits()[:600]
+    a, b, c = (corrupted_anew(x, A, seed) for seed in (0, 0, 1))
+    assert torch.equal(a, b) and not torch.equal(a, c)
+    assert all(abs(torch.corrcoef(torch.stack([(a - x).flatten(), (other - x).flatten()]))[0, 1]) < .02 for other in (c, A.measure(x).y))      # five standard errors
+
+
+def test_what_a_monitor_meets():
+    "Values that no image has, complex images, few and small observations"
+    class Wild:
+        shape = (1, 8, 8)
+        def sample(self, n, seed=0): return 50*torch.randn(n, 1, 8, 8, generator=rng(seed))
+    ys = A.measure(digits()[:300])
+    assert Proximal(ys)(Wild(), 300)['proximal'] > 1 and Proximal(ys)(Wild(), 300, as_files=False)['proximal'] > 1000
+    assert Proximal(ys, most=100)(digits()[:300])['n_reference'] == 100
+    x = torch.cat([digits()[:300], 0*digits()[:300]], 1)
+    scan = Corruption(FourierMask(2, acs=2), .1)
+    e = proximal_fid(x, scan.measure(x))
+    assert e['proximal'] < 1.5*e['floor']
+    assert proximal_fid(x[:, :1, :4, :4], A.measure(x[:, :1, :4, :4]))['extractor'] == 'pixels'
+
+
+def test_bytes_are_compared_with_bytes():
+    x = digits()
+    seen = stored(A.measure(x[:900]).y.clamp(-1, 1))
+    e = proximal_fid(x[900:], seen, corruption=A)
+    assert e['proximal'] < 1.5*e['floor']
+    assert proximal_fid(x[900:], Measurements(seen/127.5 - 1, A))['proximal'] > 5*e['proximal']               # floats claim that their noise is whole
+
+
+# Noise and operators
+
+def test_noise_alone():
+    y = .3*torch.randn(400, 1, 16, 16, generator=rng(0)) - 1
+    for f in (noise_detail, noise_patches, noise_range): assert f(y) == pytest.approx(.3, rel=.02)
+
+
+@pytest.mark.parametrize('sigma', [.1, .2, .5])
+@pytest.mark.parametrize('op', [Identity(), GaussianBlur(5, .8)])
+def test_sigma_of_digits(sigma, op): assert noise_patches(Corruption(op, sigma).measure(digits(), seed=3).y) == pytest.approx(sigma, rel=.1)
+
+
+def test_sigma_through_masks():
+    ys = Corruption(RandomMask(.1), .5).measure(digits(), seed=3)
+    assert noise_patches(ys.y, ys.state) == pytest.approx(.5, rel=.1)
+    dark = Corruption(RandomMask(.5), .3).measure(torch.full((2000, 1, 8, 8), -1.))
+    assert noise_patches(dark.y, dark.state) == pytest.approx(.3, rel=.05)
+    assert noise_patches(dark.y) > .5                                                 # if holes are taken for values
+
+
+@pytest.mark.parametrize('sigma', [.1, .2, .5])
+def test_sigma_of_smooth_pictures(sigma):
+    from dcd_nb.core import photos
+    assert noise_patches(Corruption(Identity(), sigma).measure(photos(64)).y) == pytest.approx(sigma, rel=.1)
+
+
+def test_the_operator_is_found():
+    x = digits()[torch.randperm(1797, generator=rng(1))]
+    for right, others in ((RandomMask(.5), (RandomMask(.4), RandomMask(.6))), (GaussianBlur(5, .7), (GaussianBlur(5, .6), GaussianBlur(5, .8)))):
+        y = Corruption(right, .1).measure(x[:900]).y
+        assert repr(fitting(x[900:], y, [Corruption(op, .1) for op in (others[0], right, others[1])])[0][0].op) == repr(right)
+    assert missing_rate(Corruption(RandomMask(.3), .2).measure(x).y) == pytest.approx(.3, abs=.01)
+
+
+@pytest.mark.parametrize('f, says', [
+    (lambda: noise_patches(5), 'y must be a float tensor'), (lambda: noise_detail(torch.zeros(5, 1, 1, 1)), 'of 2x2 pixels or more'), (lambda: noise_patches(digits()/0), 'NaN or infinity'),
+    (lambda: noise_patches(digits()[:1, :, :3, :3]), 'too few'), (lambda: noise_range(digits()), 'no value outside'), (lambda: fitting(digits(), digits(), []), 'corruptions is empty'),
+    (lambda: noise_patches((m := Corruption(RandomMask(.5), .1).measure(digits())).y, m.state), 'known too badly')])
+def test_what_cannot_be_estimated_is_one_sentence(f, says):
+    with pytest.raises(BadInput, match=says) as e: f()
+    assert '\n' not in str(e.value)
+
+
+def test_health_asks_the_same_distance(made):
+    G = go(made, monitor=False)
+    assert health(G, made[0], n=500)['proximal'] == Proximal(made[0])(G, 500, as_files=False)['proximal']
+
+
+def test_numbers_that_are_none_select_nothing(made):
+    G = go(made, monitor=Says(*[float('nan')]*5), select='v')
+    assert 'selected' not in G.run and shown(G) == G.run['weights_sha256']
