@@ -56,10 +56,10 @@ def free_port():
 
 
 def explorer_notebook(path):
-    "A notebook with the explorer's cell as a reader meets it, and the import that it needs"
-    cells = [c for c in json.loads((root/'nbs/02b_explorer.ipynb').read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
-    live, = [src for c in cells if (src := ''.join(c['source'])).startswith('#| eval: false')]
-    code = ['from dcd_nb.explore import *', live]
+    "A notebook with the cells of two explorers as a reader meets them, and the import that they need"
+    cells = [c for name in ('02b_explorer', '03c_scan') for c in json.loads((root/f'nbs/{name}.ipynb').read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
+    operators, scan = [src for c in cells if (src := ''.join(c['source'])).startswith('#| eval: false')]
+    code = ['from dcd_nb.explore import *', operators, scan]
     kernel = dict(name='python3', display_name='python3', language='python')
     path.write_text(json.dumps(dict(nbformat=4, nbformat_minor=5, metadata=dict(kernelspec=kernel), cells=[
         dict(cell_type='code', id=f'c{i}', metadata={}, outputs=[], execution_count=None, source=src) for i, src in enumerate(code)])))
@@ -133,6 +133,15 @@ def test_sliders_move_the_picture_in_jupyterlab(lab, page):
     page.get_by_label('operator').select_option('Fourier mask')
     page.get_by_role('img', name='FourierMask(R=4').wait_for()
     shot(page, 'fourier')
+    # The scanner below answers as well
+    scan = page.get_by_role('img', name='24 of 96 lines, 6 of them')
+    scan.wait_for()
+    knob('acceleration R').last.press('ArrowRight')          # the first belongs to the explorer above
+    page.get_by_role('img', name='19 of 96 lines, 6').wait_for()
+    page.get_by_label('other lines').select_option('equispaced')
+    page.get_by_role('status').filter(has_text='equispaced').wait_for()
+    page.get_by_role('img', name='19 of 96 lines, 6').scroll_into_view_if_needed()
+    shot(page, 'scan')
 
 
 @contextmanager
