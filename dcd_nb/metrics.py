@@ -235,7 +235,6 @@ def sliced_wasserstein(
     return (width@gap.square()).mean().sqrt().item()
 
 # %% ../nbs/06b_quality.ipynb #8d258d76
-import os
 from collections import namedtuple
 from pathlib import Path
 
@@ -394,22 +393,18 @@ def ssim(x, ref, peak=2.):
 _alexnet = 'alexnet-owt-7be5be79.pth'
 
 def lpips(
-    x,            # images (N, C, H, W) in [-1, 1]
-    ref,          # the images they should look like
-    weights=None, # AlexNet's weights; None: $DCD_ALEXNET, or the cache of torchvision
-    batch=100,    # images at a time
+    x,         # images (N, C, H, W) in [-1, 1]
+    ref,       # the images they should look like
+    batch=100, # images at a time
 ):
     "Perceptual distance of each image (N,) to its reference"
     package, (x, ref) = optional('lpips', 'lpips'), _pairs(x, ref)
     need(min(x.shape[2:]) >= 32, f"images have {x.shape[3]}x{x.shape[2]} pixels, but LPIPS needs 32x32 or more")
-    path = Path(weights or os.getenv('DCD_ALEXNET') or Path(torch.hub.get_dir())/'checkpoints'/_alexnet)
-    need(path.is_file(), f"LPIPS needs the file {_alexnet}, which is not at {path}: download it once from https://download.pytorch.org/models/{_alexnet} and set DCD_ALEXNET to its path")
-    with warnings.catch_warnings(action='ignore'): net = package.LPIPS(net='alex', pnet_rand=True, verbose=False).to(x.device)
-    try: found = torch.load(path, weights_only=True)                     # tensors alone
+    path = Path(torch.hub.get_dir())/'checkpoints'/_alexnet
+    need(path.is_file(), f"LPIPS needs AlexNet's weights, which are not at {path}: download them once to that place from https://download.pytorch.org/models/{_alexnet}")
+    try:
+        with warnings.catch_warnings(action='ignore'): net = package.LPIPS(net='alex', verbose=False).to(x.device)
     except Exception as e: raise BadInput(f"{path} cannot be read ({str(e).splitlines()[0][:80]}): download it again") from e
-    names = {k: 'features.' + k.split('.', 1)[1] for k in net.net.state_dict() if k.startswith('slice')}
-    need(set(names.values()) <= set(found), f"{path} does not hold the weights of torchvision's AlexNet: download it again")
-    net.net.load_state_dict({k: found[v] for k, v in names.items()}, strict=False)
     with torch.no_grad(): return torch.cat([net(a.float(), b.float()).flatten() for a, b in zip(x.split(batch), ref.split(batch))])
 
 # %% ../nbs/06c_evaluation.ipynb #007af7e7
