@@ -11,13 +11,12 @@ from pathlib import Path
 
 import torch
 
-from .baselines import gaussian, lmmse
 from .core import BadInput, made_with, need, number, save_images
 from .distill import Generator
 from .files import atomic, content_hash, load_tensors, save_tensors, saving
 from .metrics import _bootstrap, _distance, _factor, _plain_floats, features
 from .networks import num_params
-from .quickstart import ways_to_sample
+from .quickstart import baselines_of, ways_to_sample
 from .recipes import Recipe, recipe
 from .training import Teacher
 
@@ -51,9 +50,7 @@ def _timed(make, n, seconds=None):
 def parties(ys, teacher, G, n, seed, seconds=None):
     "Yield name, images, seconds for a thousand, and network calls, one party after the other"
     if tuple(ys.y.shape[1:]) == tuple(G.shape): yield 'corrupted', ys.y[:n].float().cpu(), None, 0
-    for name, make in dict(gaussian=lambda: gaussian(ys, n), lmmse=lambda: lmmse(ys)[:n]).items():
-        try: yield name, make().float(), None, 0
-        except BadInput: pass                                             # not for this corruption
+    for name, x in baselines_of(ys, n).items(): yield name, x[:n].float(), None, 0
     yield 'student', *_timed(lambda k: G.sample(k, seed), n), 1
     if tuple(teacher.shape) != tuple(G.shape): return                     # it lives among smaller images
     ways = ways_to_sample(teacher, n, seed)
