@@ -257,11 +257,11 @@ class AmbientInpainting(Objective):
         error = seen*(c*f + (1 - c)*y_s - y) + (A - seen)*(f - y)
         return (net.weight(s.flatten(), seen)*error**2).flatten(1).mean(1)
 
-# %% ../nbs/14_fourier.ipynb #6c8477be
+# %% ../nbs/14_kspace.ipynb #6c8477be
 from functools import partial
 from .operators import Operator, join_states
 
-# %% ../nbs/14_fourier.ipynb #fef050c1
+# %% ../nbs/14_kspace.ipynb #fef050c1
 class AmbientFourier(Objective):
     "Fill the lines that a scan has skipped; the network is given the image of the others, and their mask"
     extra, whole = 1, True
@@ -292,7 +292,7 @@ class AmbientFourier(Objective):
 
     def view(self, x, s, state=None): return self.given(self.seen(x, state), state)
 
-# %% ../nbs/14_fourier.ipynb #529a2eba
+# %% ../nbs/14_kspace.ipynb #529a2eba
 @patch
 def loss(self:AmbientFourier, net, batch, draws=None):
     (y, A), draws = batch, fresh(draws, batch.y)
