@@ -16,6 +16,7 @@ from nbdev.process import NBProcessor
 
 nbs = Path(__file__).parent.parent/'nbs'
 sys.path.insert(0, str(nbs))
+from _minutes import minutes, paths, prose, seconds, spent  # noqa: E402
 from _run import run_cells  # noqa: E402
 
 notebooks = sorted(nbs.glob('*.ipynb'))
@@ -30,7 +31,11 @@ def run(path, subtests, timeout=limit):
 
 
 @pytest.mark.parametrize('path', notebooks, ids=lambda p: p.stem)
-def test_notebook(path, subtests): run(path, subtests)
+def test_notebook(path, subtests):
+    start = spent()
+    run(path, subtests)
+    if not flags and path.stem in {*sum(paths.values(), [])}:    # processor time, and plenty of room for other machines
+        assert spent() - start < 60 + 3*seconds(path.stem), f'a page of a reading order takes much longer: python nbs/_minutes.py nbs/{path.name}'
 
 
 @pytest.mark.parametrize('path', notebooks, ids=lambda p: p.stem)
@@ -119,3 +124,39 @@ def test_every_page_has_a_name_of_its_own_and_one_line_on_the_map():
     text = '\n'.join(''.join(c['source']) for c in json.loads((nbs/'index.ipynb').read_text(encoding='utf-8'))['cells'])
     listed = re.findall(r'^\| \[[^]]+\]\(([\w.]+)\)', text, flags=re.M)
     assert sorted(listed) == sorted(p.name for p in notebooks if p.stem != 'index')
+
+
+def test_minutes_of_the_reading_orders_are_right():
+    cells = json.loads((nbs/'index.ipynb').read_text(encoding='utf-8'))['cells']
+    text = ''.join(''.join(o['data']['text/markdown']) for c in cells for o in c.get('outputs', []) if 'text/markdown' in o.get('data', {}))
+    shown = re.findall(r'\((\w+)\.ipynb\) (\d+)', text)
+    assert [name for name, _ in shown] == sum(paths.values(), []), 'run python nbs/_run.py nbs/index.ipynb'
+    for name, m in shown: assert abs(int(m) - minutes(name)) < 2 + .2*minutes(name), f'{name} takes {minutes(name):.0f} minutes, not {m}: run nbs/index.ipynb'
+
+
+pages = [p for p in notebooks if p.stem != 'index']
+
+
+@pytest.mark.parametrize('path, after', [*zip(pages, pages[1:] + [nbs/'index.ipynb'])], ids=lambda p: p.stem)
+def test_the_last_cell_leads_to_the_next_page(path, after):
+    "Whoever follows `Next:` from 00_core meets every page once, in the order of the map"
+    last = json.loads(path.read_text(encoding='utf-8'))['cells'][-1]
+    found = re.findall(r'Next: [^\]]*\]\(([\w.]+)', ''.join(last['source']))
+    assert last['cell_type'] == 'markdown' and found[-1:] == [after.name], f'the last cell must say: Next: [...]({after.name})'
+
+
+spelling = { # one way for each term
+    'down-sampl': r'downsampl|sub-?sampl|down sampl', 're-corrupt': r'recorrupt', 'k-space': r'kspace|k space', 'one-step generator': r'one step generator',
+    'pseudo-inverse': r'pseudoinverse', 'super-resolution': r'superresolution|super resolution', 'preconditioning': r'pre-condition', 'data set': r'dataset|data-set',
+    'checkpoint': r'check-point|check point', 'log-normal': r'lognormal', 'fastMRI': r'(?-i:FastMRI|fast MRI)', 'U-Net': r'(?-i:Unet|U-net|\bu-net)', 'Fréchet': r'frechet',
+    'multi-coil': r'multicoil(?!_)', 'inpainting': r'in-painting', 'PyTorch': r'(?-i:\bpytorch|Pytorch)', 'grey': r'\bgray', 'colour': r'\bcolor', 'denois': r'de-nois',
+    'eigenspace': r'eigen-space|eigen space', 'noise level': r'noise-level', '-ise': r'\b(?:normal|minim|optim|general|recogn|quant)iz', 'neighbour': r'neighbor',
+}
+
+
+@pytest.mark.parametrize('path', notebooks, ids=lambda p: p.stem)
+def test_terms_are_spelled_one_way(path):
+    text = re.sub(r'```.*?```|`[^`]*`|\]\([^)]*\)|\[?-?@[\w-]+|\$[^$]+\$|<[^>]+>', ' ', '\n'.join(prose(path.stem)), flags=re.S)
+    for good, bad in spelling.items():
+        found = re.search(bad, text, flags=re.I)
+        assert not found, f'"{found[0]}" is spelled "{good}" on these pages'
