@@ -259,6 +259,7 @@ def run(
     short = {k: found[k] for k in ('recipe', 'images', 'nfe', 'n', 'reference')}
     report(found if json else short | {f'distance, {k}': ', '.join(f'{who} {v:.3f}' for who, v in d.items()) for k, d in found['fd'].items()}, json)
 
+# %% ../nbs/90_cli.ipynb #3f49d3bf
 @call_parse
 @polite
 def check(
@@ -350,6 +351,7 @@ def keep_restored(r, path):
             path.mkdir(exist_ok=True)
             for i, (m, s) in enumerate(zip(r.mean, spread)): save_images(m[None], path/f'{i:06d}.png'), save_images(s[None], path/f'{i:06d}-std.png')
 
+# %% ../nbs/90_cli.ipynb #ba74988b
 @call_parse
 @polite
 def restore(

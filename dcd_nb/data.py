@@ -58,19 +58,21 @@ class Measurements:
         self._fits()
         _check_chunks(self.y, corruption.op.observed(self.state))
 
-    def _fits(self):
-        "Can the operator make such observations with such a state?"
-        try: one = self.op(torch.zeros(1, *self.shape, device=self.y.device), map_state(lambda t: t[:1], self.state))
-        except (BadInput, RuntimeError, AttributeError, KeyError, TypeError, IndexError) as e:
-            raise BadInput(f"y of shape {tuple(self.y.shape)} and its state do not fit {self.op}: {str(e)[:150]}") from e
-        need(one.shape[1:] == self.y.shape[1:], f"y has shape {tuple(self.y.shape)}, but {self.op} makes {tuple(one.shape[1:])}")
-
     op    = property(lambda self: self.corruption.op)
     sigma = property(lambda self: self.corruption.sigma)
     shape = property(lambda self: self.op.in_shape(self.y.shape[1:]), doc="(C, H, W) of the images behind the observations")
 
     def __len__(self): return len(self.y)
     def __repr__(self): return f"{len(self)} measurements of {'x'.join(map(str, self.shape))} images by {self.corruption}"
+
+# %% ../nbs/02_data.ipynb #80d0ead5
+@patch
+def _fits(self:Measurements):
+    "Can the operator make such observations with such a state?"
+    try: one = self.op(torch.zeros(1, *self.shape, device=self.y.device), map_state(lambda t: t[:1], self.state))
+    except (BadInput, RuntimeError, AttributeError, KeyError, TypeError, IndexError) as e:
+        raise BadInput(f"y of shape {tuple(self.y.shape)} and its state do not fit {self.op}: {str(e)[:150]}") from e
+    need(one.shape[1:] == self.y.shape[1:], f"y has shape {tuple(self.y.shape)}, but {self.op} makes {tuple(one.shape[1:])}")
 
 # %% ../nbs/02_data.ipynb #780a2b50
 @patch

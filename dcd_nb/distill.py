@@ -45,24 +45,26 @@ class Generator:
         s = z.new_full((len(z),), self.init_sigma)
         return self.objective.denoise(self.net, self.init_sigma*z, s, state)
 
-    def sample(self, n,
-        seed=0,     # image i depends on seed and i alone
-        index=None, # which images; None: 0 to n-1
-        state=None, # what the network is shown; None: as in training
-        batch=500,  # images at a time
-    ):
-        "New images (n, C, H, W), on the CPU"
-        need(isinstance(n, int) and n > 0, f"n={n!r} must be a positive whole number of images")
-        index = range(n) if index is None else index
-        need(isinstance(batch, int) and batch > 0, f"batch={batch!r} must be a positive whole number of images")
-        z, device = latents((n, *self.shape), seed, index), next(self.net.parameters()).device
-        if state is None: state = self.states(index, seed)
-        map_state(lambda t: need(len(t) == n, f"state is for {len(t)} images, not for n={n}"), state)
-        rows = lambda i: (z[i:i+batch].to(device), map_state(lambda t: t[i:i+batch].to(device), state))
-        with inference(self.net): return torch.cat([self(*rows(i)).float().cpu() for i in range(0, n, batch)])
-
     states = Teacher.states
     def __repr__(self): return f"Generator({self.net!r}, {self.objective!r})"
+
+# %% ../nbs/22_distill.ipynb #54068744
+@patch
+def sample(self:Generator, n,
+    seed=0,     # image i depends on seed and i alone
+    index=None, # which images; None: 0 to n-1
+    state=None, # what the network is shown; None: as in training
+    batch=500,  # images at a time
+):
+    "New images (n, C, H, W), on the CPU"
+    need(isinstance(n, int) and n > 0, f"n={n!r} must be a positive whole number of images")
+    index = range(n) if index is None else index
+    need(isinstance(batch, int) and batch > 0, f"batch={batch!r} must be a positive whole number of images")
+    z, device = latents((n, *self.shape), seed, index), next(self.net.parameters()).device
+    if state is None: state = self.states(index, seed)
+    map_state(lambda t: need(len(t) == n, f"state is for {len(t)} images, not for n={n}"), state)
+    rows = lambda i: (z[i:i+batch].to(device), map_state(lambda t: t[i:i+batch].to(device), state))
+    with inference(self.net): return torch.cat([self(*rows(i)).float().cpu() for i in range(0, n, batch)])
 
 # %% ../nbs/22_distill.ipynb #97ceee14
 @patch
@@ -144,35 +146,43 @@ class Distillation:
         z = part.draws.normal(torch.empty(part.n, *self.G.shape, device=next(self.G.net.parameters()).device))
         return self.G(z, new_states(self.objective.states, z, part.draws))
 
-    def fake_loss(self, part):
-        with torch.no_grad(): x = self.images(part)
-        return self.objective.loss(self.fake.net, corrupt_again(self.corruption, x, part.draws), part.draws).mean()
+# %% ../nbs/22_distill.ipynb #91dbfe78
+@patch
+def fake_loss(self:Distillation, part):
+    with torch.no_grad(): x = self.images(part)
+    return self.objective.loss(self.fake.net, corrupt_again(self.corruption, x, part.draws), part.draws).mean()
 
-    def generator_loss(self, part):
-        x, objective = self.images(part), self.objective
-        if objective.whole: y, seen = x, new_states(objective.states, x, part.draws)
-        else: y, seen = corrupt_again(self.corruption, x, part.draws, noise=self.noisy)
-        D = lambda net: lambda x, s: objective.denoise(net, x, s, seen)
-        self.watch['size'] = y.detach().square().mean().sqrt()
-        return self.loss(D(self.teacher), D(self.fake.net), y, part.draws, objective.counts(seen), self.watch).mean()
+# %% ../nbs/22_distill.ipynb #fa9db275
+@patch
+def generator_loss(self:Distillation, part):
+    x, objective = self.images(part), self.objective
+    if objective.whole: y, seen = x, new_states(objective.states, x, part.draws)
+    else: y, seen = corrupt_again(self.corruption, x, part.draws, noise=self.noisy)
+    D = lambda net: lambda x, s: objective.denoise(net, x, s, seen)
+    self.watch['size'] = y.detach().square().mean().sqrt()
+    return self.loss(D(self.teacher), D(self.fake.net), y, part.draws, objective.counts(seen), self.watch).mean()
 
-    def __call__(self, now):
-        self.watch = {}
-        _turn(self.generator.net, False), _turn(self.fake.net, True)
-        steps = [self.fake.descend(self.fake_loss, now, key=1 + k) for k in range(self.fake_steps*self.loss.needs_fake)]
-        _turn(self.generator.net, True), _turn(self.fake.net, False)
-        loss, grad, bad = self.generator.descend(self.generator_loss, now)
-        found = dict(loss=loss, grad=grad, bad=torch.stack([bad, *(s[2] for s in steps)]).amax(), **self.watch)
-        return found | (dict(fake_loss=steps[-1][0], fake_grad=steps[-1][1]) if steps else {})
-
-    def work(self):
-        "Floating-point operations for one image of one step"
-        f, g, through = flops(self.teacher), flops(self.G.net), 1 + self.loss.through          # back to the input costs one forward pass
-        return self.fake_steps*(g + 3*f)*self.loss.needs_fake + 3*g + through*f*(1 + self.loss.needs_fake)
-
+# %% ../nbs/22_distill.ipynb #ec427dcb
 def _turn(net, on):
     "Let `net` learn, with dropout; or freeze it"
     net.train(on).requires_grad_(on)
+
+@patch
+def __call__(self:Distillation, now):
+    self.watch = {}
+    _turn(self.generator.net, False), _turn(self.fake.net, True)
+    steps = [self.fake.descend(self.fake_loss, now, key=1 + k) for k in range(self.fake_steps*self.loss.needs_fake)]
+    _turn(self.generator.net, True), _turn(self.fake.net, False)
+    loss, grad, bad = self.generator.descend(self.generator_loss, now)
+    found = dict(loss=loss, grad=grad, bad=torch.stack([bad, *(s[2] for s in steps)]).amax(), **self.watch)
+    return found | (dict(fake_loss=steps[-1][0], fake_grad=steps[-1][1]) if steps else {})
+
+# %% ../nbs/22_distill.ipynb #37f97bfa
+@patch
+def work(self:Distillation):
+    "Floating-point operations for one image of one step"
+    f, g, through = flops(self.teacher), flops(self.G.net), 1 + self.loss.through          # back to the input costs one forward pass
+    return self.fake_steps*(g + 3*f)*self.loss.needs_fake + 3*g + through*f*(1 + self.loss.needs_fake)
 
 # %% ../nbs/22_distill.ipynb #3907f02c
 def spectrum(x, bins=8):
@@ -215,6 +225,24 @@ def distilled_wrong(scale, first):
     return wrong
 
 # %% ../nbs/22_distill.ipynb #e982342e
+def _networks(teacher, ys, start, fake, learn, device):
+    "The frozen teacher, and the learners of fake and generator"
+    defaults = dict(lr=1e-5, betas=(0., .999), clip=None, warmup=0.) | averaged(learn)
+    phi = copy.deepcopy(teacher.net).to(device).requires_grad_(False).eval()
+    nets = dict(fake=copy.deepcopy(phi), generator=grown(start.net.to(device) if start else phi, ys.shape))
+    own = dict(fake=defaults | dict(halflife=None) | known_settings(fake or {}), generator=defaults)
+    return phi, {k: Learner(net.requires_grad_(), **own[k]) for k, net in nets.items()}
+
+def _check_arguments(teacher, ys, loss, start, fake, fake_steps):
+    need(isinstance(teacher, Teacher), f"teacher must be a Teacher, but is {type(teacher).__name__}: make one by train, or Teacher.load")
+    need(isinstance(ys, Measurements), f"ys must be Measurements, but is {type(ys).__name__}")
+    teacher.check(ys)
+    need(start is None or isinstance(start, Generator), f"start={start!r} must be a Generator")
+    need(fake is None or isinstance(fake, dict), f"fake={fake!r} must be a dict of settings, e.g. dict(lr=1e-4)")
+    need(isinstance(loss, Loss), f"loss={loss!r} must be a Loss, e.g. SiD(alpha=1.2)")
+    need(isinstance(fake_steps, int) and fake_steps > 0, f"fake_steps={fake_steps!r} must be a positive whole number")
+
+# %% ../nbs/22_distill.ipynb #a1b0073f
 def distill(
     teacher,         # a `Teacher`
     ys,              # the `Measurements` it was trained on, for their corruption; their content is used by `monitor` alone
@@ -243,18 +271,11 @@ def distill(
     **learn,         # further arguments of `Learner`: lr, betas, clip, decay, ...
 ) -> Generator:
     "A one-step generator of clean images from a teacher of corrupted ones"
-    need(isinstance(teacher, Teacher), f"teacher must be a Teacher, but is {type(teacher).__name__}: make one by train, or Teacher.load")
-    need(isinstance(ys, Measurements), f"ys must be Measurements, but is {type(ys).__name__}")
-    teacher.check(ys)
-    need(start is None or isinstance(start, Generator), f"start={start!r} must be a Generator")
-    need(fake is None or isinstance(fake, dict), f"fake={fake!r} must be a dict of settings, e.g. dict(lr=1e-4)")
-    loss, device, defaults = loss or SiD(), join_processes(device), dict(lr=1e-5, betas=(0., .999), clip=None, warmup=0.) | averaged(learn)
-    need(isinstance(loss, Loss), f"loss={loss!r} must be a Loss, e.g. SiD(alpha=1.2)")
-    need(isinstance(fake_steps, int) and fake_steps > 0, f"fake_steps={fake_steps!r} must be a positive whole number")
-    phi = copy.deepcopy(teacher.net).to(device).requires_grad_(False).eval()
-    nets = dict(fake=copy.deepcopy(phi), generator=grown(start.net.to(device) if start else phi, ys.shape))
-    own = dict(fake=defaults | dict(halflife=None) | known_settings(fake or {}), generator=defaults)
-    learners = {k: Learner(net.requires_grad_(), **own[k]) for k, net in nets.items()}
+    loss = loss or SiD()
+    _check_arguments(teacher, ys, loss, start, fake, fake_steps)
+    device = join_processes(device)
+    phi, learners = _networks(teacher, ys, start, fake, learn, device)
+    nets = {k: l.net for k, l in learners.items()}
     plan = dict(teacher=content_hash(teacher.net.state_dict()), start=start and content_hash(start.net.state_dict()), corruption=ys.corruption.to_dict(),
                 objective=teacher.objective.to_dict(), net=nets['generator'].to_dict(), kind='distill', loss=loss.to_dict(), fake_steps=fake_steps,
                 noisy=noisy, init_sigma=init_sigma, images=images, minutes=minutes, batch=batch, accumulate=accumulate, seed=seed,

@@ -92,6 +92,7 @@ def _small(op, shape, real, cplx):
         return small
     return tuple(shape)
 
+# %% ../nbs/26_identify.ipynb #c3e31971
 @patch
 def sees_all(self:Operator, shape):
     "log10 of the chance that a random operator is invertible; None: it is not, or not known"
@@ -281,6 +282,7 @@ def patch_covariance(
         S, pairs = S + r.T@r, pairs + q.T@q
     return S/(pairs - 1).clamp(min=1)
 
+# %% ../nbs/26a_unknown.ipynb #429427f3
 def noise_patches(
     y,         # images (N, C, H, W), 0 where hidden
     seen=None, # 1 where an entry is shown, 0 where it is hidden; None: everything is shown

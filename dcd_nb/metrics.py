@@ -331,6 +331,7 @@ def _flat(x, seen, i):
     part = x[i:i + 4096]
     return part.flatten(1).double(), (torch.ones_like(part[:1]) if seen is None else (seen[i:i + 4096] != 0).expand_as(part)).flatten(1).double()
 
+# %% ../nbs/06b_quality.ipynb #cb467e8d
 def nearest(
     a,           # images (n, C, H, W)
     b,           # images (m, C, H, W) among which to search
@@ -597,6 +598,8 @@ def evaluate(
 def _plain_floats(t): return _floats(t) if t.dtype == torch.uint8 else t
 
 # %% ../nbs/06d_proximal.ipynb #13b38812
+from fastcore.basics import patch
+
 from .data import Measurements
 from .files import _pair
 from .operators import Corruption
@@ -641,24 +644,26 @@ class Proximal:
         h, halves = _features(self.f, y), torch.randperm(len(y), generator=rng(seed)).chunk(2)
         self.moments, self.apart = _factor(h), _distance(*_factor(h[halves[0]]), *_factor(h[halves[1]]))
 
-    def __call__(self,
-        x,             # images in [-1, 1], or where they are; or a model with `sample`
-        n=5000,        # samples of a model; images are all taken
-        as_files=True, # round and clip images first
-    ) -> Evaluation:
-        "The distance of observations and images that are corrupted as they were"
-        if hasattr(x, 'sample'): x = _within(x.sample(n, self.seed), as_files)
-        again = corrupted_anew(x, self.corruption, self.seed, as_files)
-        if self.one.dtype == torch.uint8: again = stored(_within(again))
-        _alike(again, self.one)
-        h, m = _features(self.f, again), self.n
-        _warn_few(h, *self.moments)
-        return Evaluation(n=len(h), n_reference=m, reference=self.hash, extractor=self.f.name, dimensions=h.shape[1], seed=self.seed,
-                          proximal=_distance(*_factor(h), *self.moments), floor=self.apart*m/4*(1/len(h) + 1/m))
-
 def _within(x, yes=True): "Images without values that cannot be; points stay"; return x.clamp(-1, 1) if yes and x[0, 0].numel() > 1 else x
 
 _labels |= dict(proximal='proximal distance', floor='  its floor')
+
+# %% ../nbs/06d_proximal.ipynb #4f937c9d
+@patch
+def __call__(self:Proximal,
+    x,             # images in [-1, 1], or where they are; or a model with `sample`
+    n=5000,        # samples of a model; images are all taken
+    as_files=True, # round and clip images first
+) -> Evaluation:
+    "The distance of observations and images that are corrupted as they were"
+    if hasattr(x, 'sample'): x = _within(x.sample(n, self.seed), as_files)
+    again = corrupted_anew(x, self.corruption, self.seed, as_files)
+    if self.one.dtype == torch.uint8: again = stored(_within(again))
+    _alike(again, self.one)
+    h, m = _features(self.f, again), self.n
+    _warn_few(h, *self.moments)
+    return Evaluation(n=len(h), n_reference=m, reference=self.hash, extractor=self.f.name, dimensions=h.shape[1], seed=self.seed,
+                      proximal=_distance(*_factor(h), *self.moments), floor=self.apart*m/4*(1/len(h) + 1/m))
 
 # %% ../nbs/06d_proximal.ipynb #4f36ddad
 def proximal_fid(

@@ -127,6 +127,7 @@ def _even(self:MultiCoilMRI, mask, generator):
     new[:, first:last] = 1
     return new.view_as(mask)
 
+# %% ../nbs/03_mri.ipynb #149c51fe
 @patch
 def further(self:MultiCoilMRI, state, generator, R=None):
     "Drop lines until `W//R` are left; by default for R + 1"
@@ -168,6 +169,7 @@ def sense(
         p = r + rr/old.clamp(min=1e-30)*p
     return x
 
+# %% ../nbs/03_mri.ipynb #4f294e0d
 @patch
 def inverse(self:MultiCoilMRI, y, state, rcond=None):
     need(rcond is None, f"rcond={rcond} cannot be used: {self} has no singular value decomposition at hand")
@@ -371,6 +373,7 @@ def _done(path, sign):
     try: return load_meta(path)['meta'].get('sign') == json.loads(json.dumps(sign))
     except BadInput: return False
 
+# %% ../nbs/03b_fastmri.ipynb #40835d3e
 def prepare_scans(
     source,           # a file of fastMRI, or a folder of them
     out,              # folder of the shards
@@ -423,6 +426,7 @@ def _shards(folder, only=None):
     need(odd is None, f"folder={str(folder)!r} holds scans of several sizes or numbers of coils ({odd} differs from {found[0][0].name}): prepare them into an empty folder")
     return [p for p, _ in found], found[0][1]
 
+# %% ../nbs/03b_fastmri.ipynb #c712432c
 def hide_lines(
     folder,        # of shards
     out,           # writes out.safetensors and out.json
@@ -452,6 +456,7 @@ def hide_lines(
     finally: tmp.unlink(missing_ok=True)
     return Measurements.load(out, A)
 
+# %% ../nbs/03b_fastmri.ipynb #8573d2ff
 def scan_images(folder, only=None):
     "Images of the whole scans (N, 2, H, W), for evaluation alone"
     read = lambda t: from_complex((to_coils(t['maps']).conj()*ifftc(to_coils(t['kspace']))).sum(1))

@@ -7,6 +7,7 @@ __all__ = ['Objective', 'fresh', 'Standard', 'At', 'Matrix', 'best_matrix', 'gau
 
 # %% ../nbs/10_objectives.ipynb #5e5b6eeb
 import torch
+from fastcore.basics import patch
 
 from .core import Draws, Named, need, number, rng
 from .diffusion import Levels, LogNormal, TruncatedLogNormal, per_image
@@ -21,19 +22,6 @@ class Objective(Named, family='objective'):
 
     def states(self, n, shape, generator):
         "What the network is given beside `n` new images of `shape` (C, H, W); None: nothing"
-        return None
-
-    def check(self, corruption):
-        "Complain about observations that it cannot learn from"
-        need(not self.extra or isinstance(corruption.op, type(self.op)), f"{self!r} cannot learn from observations through {corruption.op!r}: "
-             "choose an objective by objective_for(corruption)")
-
-    def size(self, ys):
-        "(C, H, W) of what its network makes of measurements `ys`: the images, or what is seen of them"
-        return tuple(ys.shape if self.whole else ys.y.shape[1:])
-
-    def counts(self, state):
-        "Weights of the entries of an image in a distillation loss, given what the network is given; None: all count"
         return None
 
     def view(self, x, s, state=None):
@@ -51,6 +39,23 @@ class Objective(Named, family='objective'):
     def level(self, y, draws):
         "A noise level for each image, (B, 1, 1, 1)"
         return per_image(self.levels.quantile(draws.uniform(len(y)).clamp(min=2**-54)).to(y), y)
+
+# %% ../nbs/10_objectives.ipynb #c23cdca0
+@patch
+def check(self:Objective, corruption):
+    "Complain about observations that it cannot learn from"
+    need(not self.extra or isinstance(corruption.op, type(self.op)), f"{self!r} cannot learn from observations through {corruption.op!r}: "
+         "choose an objective by objective_for(corruption)")
+
+@patch
+def size(self:Objective, ys):
+    "(C, H, W) of what its network makes of measurements `ys`: the images, or what is seen of them"
+    return tuple(ys.shape if self.whole else ys.y.shape[1:])
+
+@patch
+def counts(self:Objective, state):
+    "Weights of the entries of an image in a distillation loss, given what the network is given; None: all count"
+    return None
 
 # %% ../nbs/10_objectives.ipynb #b3956e8a
 def fresh(draws, y):

@@ -416,25 +416,32 @@ class FourierMask(Operator):
         n = max(1, w//16) if self.acs is None else self.acs
         need(n <= w, f"acs={n} lines are more than the {w} there are")
         return w//2 - n//2, w//2 - n//2 + n
-    def draw(self, n, shape, generator): return self._thin(torch.ones(n, 1, 1, shape[2], device=generator.device), self.R, generator)
-    def further(self, state, generator, R=None):
-        "Drop lines until `W//R` are left; by default for R + 1"
-        w, R = state.shape[-1], self.R + 1 if R is None else R
-        need(w//R < w//self.R, f"R={R} hides nothing further: {int(w//R)} of {w} lines are left, as with R={self.R}; take a larger R")
-        return self._thin(state, R, generator)
-    def _thin(self, state, R, generator):
-        w = state.shape[-1]
-        (first, last), lines = self._centre(w), int(w//R)
-        need(last - first <= lines, f"R={R} leaves {lines} of {w} lines, fewer than the {last - first} in the centre: take a smaller R or acs")
-        score = state.float()*torch.rand(state.shape, generator=generator, device=generator.device).to(state.device)
-        score[..., first:last] += 2
-        return state*torch.zeros_like(state).scatter_(-1, score.topk(lines, -1).indices, 1)
     def forward(self, x, state): return _hide(self, fft2c(x), state)
     def transpose(self, y, state): return ifft2c(_hide(self, y, state))
     def square(self, x, state): return from_complex(through_lines(to_complex(x), state[:, 0]))
     def inverse(self, y, state, rcond=None): return self.transpose(y, state)
     def observed(self, state): return state
     def spectrum(self, shape, state=None): return _ones_first(state, shape)
+
+# %% ../nbs/01b_fourier.ipynb #d5041130
+@patch
+def draw(self:FourierMask, n, shape, generator): return self._thin(torch.ones(n, 1, 1, shape[2], device=generator.device), self.R, generator)
+
+@patch
+def further(self:FourierMask, state, generator, R=None):
+    "Drop lines until `W//R` are left; by default for R + 1"
+    w, R = state.shape[-1], self.R + 1 if R is None else R
+    need(w//R < w//self.R, f"R={R} hides nothing further: {int(w//R)} of {w} lines are left, as with R={self.R}; take a larger R")
+    return self._thin(state, R, generator)
+
+@patch
+def _thin(self:FourierMask, state, R, generator):
+    w = state.shape[-1]
+    (first, last), lines = self._centre(w), int(w//R)
+    need(last - first <= lines, f"R={R} leaves {lines} of {w} lines, fewer than the {last - first} in the centre: take a smaller R or acs")
+    score = state.float()*torch.rand(state.shape, generator=generator, device=generator.device).to(state.device)
+    score[..., first:last] += 2
+    return state*torch.zeros_like(state).scatter_(-1, score.topk(lines, -1).indices, 1)
 
 # %% ../nbs/01c_nonlinear.ipynb #a9d3350f
 class Saturation(Operator):
@@ -492,6 +499,7 @@ class FromDeepinv(Operator):
 
 def _device(physics): return next((b.device for b in physics.buffers()), torch.device('cpu'))
 
+# %% ../nbs/01d_deepinv.ipynb #9450f4e4
 def from_deepinv(
     physics,     # a `deepinv.physics.LinearPhysics`
     shape,       # (C, H, W) of its images

@@ -65,6 +65,12 @@ def quickstart(
     tell(f'a student of {r["distill"]["images"]} images')
     G = r.student(teacher, ys, monitor=False, quiet=quiet)
     if out: G.save(Path(out)/'generator')
+    sets, longer = _contestants(r, ys, teacher, G, n, seed, clean, longer, tell, quiet)
+    return _report(r, ys, teacher, G, sets, start, seed, out, tell, longer)
+
+# %% ../nbs/24_quickstart.ipynb #0451cbca
+def _contestants(r, ys, teacher, G, n, seed, clean, longer, tell, quiet):
+    "{name: images}, and how many images the longer teacher saw"
     sets = {'corrupted': ys.y} | baselines_of(ys, n) | {f'teacher_{k}': v for k, v in samplers(teacher, n, seed).items()} | {'student': G.sample(n, seed)}
     if clean:
         tell('a teacher that sees clean digits, for comparison')
@@ -75,7 +81,7 @@ def quickstart(
         longer = int(r['train']['images']*(1 + G.run['pflop']/teacher.run['pflop']))
         sets |= {f'longer_{k}': v for k, v in samplers(r.teacher(ys, images=longer, quiet=quiet), n, seed).items()}
     if tuple(ys.y.shape[1:]) != (1, 8, 8): del sets['corrupted']
-    return _report(r, ys, teacher, G, sets, start, seed, out, tell, longer)
+    return sets, longer
 
 # %% ../nbs/24_quickstart.ipynb #d9ca8c81
 def _recipe(corruption, sigma, images, seed):

@@ -123,11 +123,13 @@ class Learner:
         self.ema = EMA(net, halflife, rampup) if halflife else None
         self.opt = torch.optim.Adam(net.parameters(), lr, tuple(betas), eps, fused=True)
 
-    def rate(self, now):
-        "The learning rate"
-        done = (now.images + now.batch)/now.total
-        rise, fall = done/self.warmup if self.warmup else 1., (1 - now.images/now.total)/self.decay if self.decay else 1.
-        return self.lr*min(1., rise, fall)*now.slow
+# %% ../nbs/20_training.ipynb #30f5d1b5
+@patch
+def rate(self:Learner, now):
+    "The learning rate"
+    done = (now.images + now.batch)/now.total
+    rise, fall = done/self.warmup if self.warmup else 1., (1 - now.images/now.total)/self.decay if self.decay else 1.
+    return self.lr*min(1., rise, fall)*now.slow
 
 # %% ../nbs/20_training.ipynb #653821ba
 @patch
@@ -262,22 +264,26 @@ class Run:
              "learning rates follow the budget, so it cannot be changed; choose another folder")
         return old
 
-    def begin(self):
-        "Start anew: write recipe.json, forget old lines"
-        self.lines.clear()
-        if not (self.out and self.chief): return
-        (self.out/'metrics.jsonl').unlink(missing_ok=True)
-        shutil.rmtree(self.out/'best', ignore_errors=True)
-        self.write()
+# %% ../nbs/20_training.ipynb #fa22cb31
+@patch
+def begin(self:Run):
+    "Start anew: write recipe.json, forget old lines"
+    self.lines.clear()
+    if not (self.out and self.chief): return
+    (self.out/'metrics.jsonl').unlink(missing_ok=True)
+    shutil.rmtree(self.out/'best', ignore_errors=True)
+    self.write()
 
-    def write(self):
-        with atomic(self.out/'recipe.json') as tmp: tmp.write_text(json.dumps(self.plan, indent=1))
+@patch
+def write(self:Run):
+    with atomic(self.out/'recipe.json') as tmp: tmp.write_text(json.dumps(self.plan, indent=1))
 
-    def log(self, line):
-        "Add a line to metrics.jsonl"
-        self.lines.append(line)
-        if self.out and self.chief:
-            with not_fatal(), saving(self.out/'metrics.jsonl'), open(self.out/'metrics.jsonl', 'a', encoding='utf-8') as f: f.write(json.dumps(line) + '\n')
+@patch
+def log(self:Run, line):
+    "Add a line to metrics.jsonl"
+    self.lines.append(line)
+    if self.out and self.chief:
+        with not_fatal(), saving(self.out/'metrics.jsonl'), open(self.out/'metrics.jsonl', 'a', encoding='utf-8') as f: f.write(json.dumps(line) + '\n')
 
 # %% ../nbs/20_training.ipynb #93bc8f35
 @contextmanager
@@ -476,6 +482,7 @@ def monitor(self:Loop, on_save):
     self.keep_best(found, event['images'])
     self.run.log(event | found)
 
+# %% ../nbs/20_training.ipynb #b6ca8279
 @patch
 def stopped(self:Loop, got):
     "Was the run asked to stop? With several processes all must agree, which they do at reports"
@@ -504,6 +511,7 @@ def keep_best(self:Loop, found, images):
     if self.run.out:
         with not_fatal(): checkpoint.save(self.run.out/'best', images, self.best, dict(plan=_key(self.run.plan)), keep=0)
 
+# %% ../nbs/20_training.ipynb #76f454a7
 @patch
 def over(self:Loop):
     "Is the budget used up, or the patience?"
@@ -623,37 +631,42 @@ class Teacher:
         need((A.to_dict(), image) == (ys.corruption.to_dict(), tuple(ys.shape)), f"ys are {ys.corruption} of images {tuple(ys.shape)}, "
              f"but the teacher learned from {A} of {image}: pass the measurements that it was trained on (--data)")
 
-    def denoise(self, x, s, state=None):
-        "The denoised image"
-        return self.objective.denoise(self.net, x, s, state)
-
-    def sample(self, n,
-        seed=0,      # sample i depends on seed and i alone
-        until=None,  # where to stop; None: at the lowest level that was learned, 0.: all the way down
-        index=None,  # which samples; None: 0 to n-1
-        state=None,  # what the network is shown beside each image; None: as in training
-        **kw,        # further arguments of `sample`: steps, solver, churn, batch, ...
-    ):
-        "New images (n, C, H, W)"
-        index = range(n) if index is None else index
-        if state is None: state = self.states(index, seed)
-        device = next(self.net.parameters()).device
-        return sample(self.denoise, (n, *self.shape), seed, until=self.objective.floor if until is None else until,
-                      index=index, state=state, device=device, **kw)
-
-    def nfe(self, steps=18, until=None, **kw):
-        "Network calls for one image of `sample`"
-        return nfe(steps, self.objective.floor if until is None else until, **kw)
-
-    def states(self, index, seed=0):
-        "What the network is shown beside samples `index`, or None"
-        if not self.objective.extra: return None
-        groups = {k: row for row, k in enumerate(sorted({int(i)//16 for i in index}))}     # drawn 16 at a time, which is faster
-        pool = join_states([self.objective.states(16, self.shape, rng(seed, k, 1)) for k in groups])
-        rows = torch.tensor([16*groups[int(i)//16] + int(i)%16 for i in index])
-        return map_state(lambda t: t[rows], pool)
-
     def __repr__(self): return f"Teacher({self.net!r}, {self.objective!r})"
+
+# %% ../nbs/20_training.ipynb #f6beae2f
+@patch
+def denoise(self:Teacher, x, s, state=None):
+    "The denoised image"
+    return self.objective.denoise(self.net, x, s, state)
+
+@patch
+def sample(self:Teacher, n,
+    seed=0,      # sample i depends on seed and i alone
+    until=None,  # where to stop; None: at the lowest level that was learned, 0.: all the way down
+    index=None,  # which samples; None: 0 to n-1
+    state=None,  # what the network is shown beside each image; None: as in training
+    **kw,        # further arguments of `sample`: steps, solver, churn, batch, ...
+):
+    "New images (n, C, H, W)"
+    index = range(n) if index is None else index
+    if state is None: state = self.states(index, seed)
+    device = next(self.net.parameters()).device
+    return sample(self.denoise, (n, *self.shape), seed, until=self.objective.floor if until is None else until,
+                  index=index, state=state, device=device, **kw)
+
+@patch
+def nfe(self:Teacher, steps=18, until=None, **kw):
+    "Network calls for one image of `sample`"
+    return nfe(steps, self.objective.floor if until is None else until, **kw)
+
+@patch
+def states(self:Teacher, index, seed=0):
+    "What the network is shown beside samples `index`, or None"
+    if not self.objective.extra: return None
+    groups = {k: row for row, k in enumerate(sorted({int(i)//16 for i in index}))}     # drawn 16 at a time, which is faster
+    pool = join_states([self.objective.states(16, self.shape, rng(seed, k, 1)) for k in groups])
+    rows = torch.tensor([16*groups[int(i)//16] + int(i)%16 for i in index])
+    return map_state(lambda t: t[rows], pool)
 
 # %% ../nbs/20_training.ipynb #4678c7d5
 def save_model(path, model, kind, half=False, **more):
@@ -725,6 +738,14 @@ def with_room(
     return new
 
 # %% ../nbs/20_training.ipynb #9c3e69dd
+def _phase_one(learner, objective, feed):
+    "`Now` -> what happened, for `fit`"
+    def step(now):
+        loss, grad, bad = learner.descend(lambda part: objective.loss(learner.net, feed(part), part.draws).mean(), now)
+        return dict(loss=loss, grad=grad, bad=bad)
+    return step
+
+# %% ../nbs/20_training.ipynb #4f27da2b
 def train(
     ys,              # `Measurements`: all that is seen
     net,             # a `Network`, or a trained `Precond` to go on with; trained in place
@@ -761,12 +782,7 @@ def train(
     check_budget(plan)
     learner, feed = Learner(net, **averaged(learn)), Feed(ys.to(device), seed, flip)
     run, teacher = Run(out, plan | dict(learn=learner.settings), resume), Teacher(learner.ema.net, objective, plan['about'], plan['data'])
-
-    def step(now):
-        loss, grad, bad = learner.descend(lambda part: objective.loss(net, feed(part), part.draws).mean(), now)
-        return dict(loss=loss, grad=grad, bad=bad)
-
-    teacher.run = fit(step, dict(teacher=learner), run, device, at_checkpoints(teacher, run, grid, monitor, steps=10), flops=3*flops(net), quiet=quiet)
+    teacher.run = fit(_phase_one(learner, objective, feed), dict(teacher=learner), run, device, at_checkpoints(teacher, run, grid, monitor, steps=10), flops=3*flops(net), quiet=quiet)
     teacher.history = run.lines
     return teacher
 
