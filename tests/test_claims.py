@@ -1,0 +1,90 @@
+"""What pages say about cells that take too long to run here: the sentences, against the stored outputs.
+
+Whoever runs such a cell again with another result learns which sentence has become wrong.
+"""
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+nbs = Path(__file__).parent.parent/'nbs'
+spaces = ('classifier', 'random', 'pca')
+
+
+def printed(name):
+    "What each cell of a page has printed"
+    cells = json.loads((nbs/f'{name}.ipynb').read_text(encoding='utf-8'))['cells']
+    return [t for c in cells for t in [''.join(''.join(o.get('text', '')) for o in c.get('outputs', []))] if t]
+
+
+def summaries(name='41_digits'):
+    "{corruption: {space: {row: numbers of the seeds}}}"
+    found = []
+    for text in (t for t in printed(name) if 'half of the digits' in t):
+        tables, space = {}, None
+        for line in text.splitlines():
+            if line.split(';')[0] in spaces: space = tables.setdefault(line.split(';')[0], {})
+            elif row := re.match(r'    (\S.*?)  +([\d. ]+)$', line): space[row[1]] = [*map(float, row[2].split())]
+        found.append(tables)
+    return dict(zip(('noise', 'mask', 'blur', 'saturation'), found, strict=True))
+
+
+def wins(table, opponent, space):
+    "For how many seeds is the student nearer?"
+    return sum(a < b for a, b in zip(table[space]['student'], table[space][opponent], strict=True))
+
+
+def test_noise_student_wins_two_spaces_and_loses_the_classifiers():
+    t = summaries()['noise']
+    for who in ('best sampler', 'equal compute'): assert [wins(t, who, s) for s in spaces] == [0, 3, 3]
+
+
+def test_mask_student_wins_everywhere_and_the_longer_teacher_one_seed():
+    t = summaries()['mask']
+    assert [wins(t, 'best sampler', s) for s in spaces] == [3, 3, 3] and [wins(t, 'equal compute', s) for s in spaces] == [2, 3, 3]
+    assert all(wins(t, 'lmmse', s) == 3 for s in spaces)
+
+
+def test_blur_student_wins_by_factors_against_its_teacher_and_not_against_the_filter():
+    t = summaries()['blur']
+    assert all(5*a < b for s in spaces for a, b in zip(t[s]['student'], t[s]['best sampler']))
+    assert wins(t, 'lmmse', 'classifier') == 0 and wins(t, 'lmmse', 'random') + wins(t, 'lmmse', 'pca') == 4
+
+
+def test_saturation_student_wins_two_spaces_by_two_and_the_classifiers_narrowly():
+    t = summaries()['saturation']
+    assert all(1.7 < b/a < 2.3 for s in ('random', 'pca') for a, b in zip(t[s]['student'], t[s]['best sampler']))
+    assert wins(t, 'best sampler', 'classifier') == 2 and wins(t, 'equal compute', 'classifier') == 1
+
+
+def ablations():
+    "Means of the three tables: {row: (classifier, random, pca)}"
+    row = r'^(.*?\S) +([\d.]+) ± [\d.]+ +([\d.]+) ± [\d.]+ +([\d.]+) ± [\d.]+$'
+    return [{m[0]: [*map(float, m[1:])] for m in re.findall(row, text, flags=re.M)} for text in printed('42_ablations') if '±' in text]
+
+
+def ratio(table, a, b, space): return table[a][spaces.index(space)]/table[b][spaces.index(space)]
+
+
+def test_noise_ablation():
+    noise, _, _ = ablations()
+    students = {k: v for k, v in noise.items() if k.endswith(('SiD', 'DMD', 'SDS'))}
+    assert .68 < ratio(noise, 'standard teacher, re-corrupted, SiD', 'standard teacher, not, SiD', 'random') < .72
+    for i in range(3): assert min(students, key=lambda k: students[k][i]) == 'ambient teacher, re-corrupted, SiD'
+    seen = noise['observations (noise)']
+    assert [seen[i] < min(v[i] for v in students.values()) for i in range(3)] == [True, False, True]
+
+
+def test_blur_ablation():
+    _, blur, _ = ablations()
+    for who in ('standard', 'ambient'):
+        for loss in ('SiD', 'DMD'):
+            fell = lambda space: ratio(blur, f'{who} teacher, re-corrupted, {loss}', f'{who} teacher, not, {loss}', space)
+            assert fell('random') < 1/6 and fell('pca') < .27
+    assert all(min(v) > 15 for t in ablations()[:2] for k, v in t.items() if k.endswith('SDS'))
+
+
+@pytest.mark.parametrize('setting, space, low, high', [('fake rate 0.0005', 'random', 1.05, 1.2), ('3 fake steps', 'pca', .7, .8), ('batch 512, same steps', 'pca', .7, .8),
+                                                       ('alpha = 1.2', 'classifier', 1.1, 1.3), ('alpha = 1.2', 'random', .95, 1.06), ('alpha = 1.2', 'pca', .95, 1.06)])
+def test_settings(setting, space, low, high): assert low < ratio(ablations()[2], setting, 'base', space) < high
