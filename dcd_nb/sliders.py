@@ -63,7 +63,7 @@ function ticks(lo, hi) {
 }
 const text = (x, y, s, more = '') => `<text x="${x}" y="${y}" fill="currentColor" font-size="11" ${more}>${s}</text>`
 function plot(p) {
-    const W = 340, H = 220, L = 40, R = W - 8, T = 24, B = H - 34, fx = p.fx || (u => u), fy = p.fy || (u => u)
+    const W = 340, H = 220, L = 40, R = W - 14, T = 24, B = H - 34, fx = p.fx || (u => u), fy = p.fy || (u => u)
     const X = u => L + (R - L)*(fx(u) - fx(p.x[0]))/(fx(p.x[1]) - fx(p.x[0]))
     const Y = u => Math.max(T - 99, Math.min(H + 99, B - (B - T)*(fy(u) - fy(p.y[0]))/(fy(p.y[1]) - fy(p.y[0]))))
     const line = (a, b, c, d, more) => `<line x1="${a}" y1="${b}" x2="${c}" y2="${d}" stroke="currentColor" ${more}/>`
@@ -75,7 +75,7 @@ function plot(p) {
     for (const l of p.lines || []) marks.push(`<polyline fill="none" stroke="${l.color || 'currentColor'}" stroke-width="${l.width || 2}" stroke-dasharray="${l.dash || ''}" points="` +
         l.x.map((u, i) => X(u).toFixed(1) + ',' + Y(l.y[i]).toFixed(1)).join(' ') + '"/>')
     for (const b of p.bars || []) marks.push(b.y.map((u, i) => `<rect x="${X(b.x[i] - b.width/2)}" y="${Y(u)}" width="${X(b.width) - X(0)}" height="${Y(0) - Y(u)}" fill="${b.color}"/>`).join(''))
-    for (const m of [...(p.lines || []), ...(p.bars || [])]) if (m.label) s += text(R, T + 10 + 14*key++, m.label, `text-anchor="end" style="fill:${m.color || 'currentColor'}" font-weight="bold"`)
+    for (const m of [...(p.lines || []), ...(p.bars || [])]) if (m.label) s += text(R, T + 10 + 14*key++, `<tspan fill="${m.color || 'currentColor'}">\u25a0</tspan> ` + m.label, 'text-anchor="end"')
     return `<svg viewBox="0 0 ${W} ${H}" style="flex:1 1 270px;max-width:440px;height:auto" aria-hidden="true"><clipPath id="${cut}"><rect x="${L}" y="${T}" width="${R - L}" height="${B - T}"/></clipPath>` +
         `<g clip-path="url(#${cut})">${marks.join('')}</g>${s}</svg>`
 }
