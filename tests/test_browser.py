@@ -234,6 +234,68 @@ def test_sliders_compute_what_python_computes(page, tmp_path):
         assert seen() == ['missing pixels 90%']
 
 
+def test_the_basin_is_that_of_the_theory(page, tmp_path):
+    import torch
+    from dcd_nb.theory import basin_edge, sid_slope
+    with shown(page, tmp_path, '21_losses'):
+        lines = page.locator('polyline')
+        before = lines.last.get_attribute('points')
+        for alpha, s, start in ((1.2, .5, 8), (1.2, .5, 7), (2, 1, 6), (1.5, .2, .1), (.5, .7, 30)):
+            moved(page, 'alpha', alpha), moved(page, 's', s)
+            found, c = moved(page, 'start', start), 1/(1 + s*s)
+            one = lambda v: torch.tensor([[float(v)]], dtype=torch.float64)
+            w = (2/math.pi*((1 - c)**2*start + c*c*s*s))**.5
+            assert found['rate'] == pytest.approx(-4*sid_slope(one(start), one(1), s, alpha).item()/w, rel=1e-9)
+            if alpha > 1: assert found['edge'] == pytest.approx(basin_edge(1., s, alpha), rel=1e-12)
+            assert (found['end'] > start) if alpha > 1 and start > found['edge'] else abs(found['end'] - 1) < abs(start - 1)
+        assert lines.last.get_attribute('points') != before and page.get_by_text('The basin has no end.').is_visible()
+
+
+def test_the_spectrum_is_that_of_the_theory(page, tmp_path):
+    import torch
+    from dcd_nb.theory import student_spectrum, transition_sine, w2_noisy, w2_student
+    with shown(page, tmp_path, '33_practice', 'dcd-alive'):
+        for sigma, assumed, rank, decay, n in ((.5, 0, 8, 1, 1024), (.3, .3, 8, 2, 64), (1, .8, 3, .5, 4096)):
+            for k, v in dict(sigma=sigma, assumed=assumed, rank=rank, decay=decay).items(): moved(page, k, v)
+            found, lam = moved(page, 'n', n), 2/torch.arange(1, 9).double()**decay
+            want = student_spectrum(lam, sigma, assumed)
+            want[rank:] = 0
+            assert found['student'] == pytest.approx(want.tolist(), abs=1e-12)
+            assert found['data'] == pytest.approx(w2_noisy(lam, sigma, 64).item()**.5, rel=1e-9)
+            if rank == 8: assert found['far'] == pytest.approx(w2_student(lam, sigma, assumed).item()**.5, rel=1e-9)
+            assert found['angle'] == pytest.approx([math.degrees(math.asin(transition_sine(m, sigma, 64, n))) for m in lam.tolist()], rel=1e-9)
+        assert page.locator('rect[fill="#0072B2"]').count() == 8
+
+
+def test_the_planner_plans_as_python_does(page, tmp_path):
+    import torch
+    from dcd_nb.networks import UNet
+    from dcd_nb.planner import footprint, plan
+    with shown(page, tmp_path, '56_cost'):
+        for name, side, I, II, batch, use in (('cifar10', 32, 200, 100, 256, 1/3), ('small', 128, 8, 5, 512, .1)):
+            with torch.device('meta'): row = footprint(UNet.named(name, resolution=side))
+            for k, v in dict(network=name, resolution=str(side), teacher=I, student=II, batch=batch).items(): moved(page, k, v)
+            found = moved(page, 'use', use)
+            for phase, images in dict(teacher=I, student=II).items():
+                want = plan(row, phase, images*1e6, batch, use)
+                for k in ('hours', 'memory'): assert found[phase][k] == pytest.approx(want[k], rel=1e-9)
+                assert found[phase]['pflop'] == pytest.approx(want['pflop'], rel=1e-9) and found[phase]['accumulate'] == want['accumulate']
+        cells = [r.locator('td').all_inner_texts() for r in page.get_by_role('row', name='hours on one H200').all()]
+        assert cells == [[f'{v:.3g}' for v in (found['teacher']['hours']['H200'], found['student']['hours']['H200'], sum(found[p]['hours']['H200'] for p in ('teacher', 'student')))]]
+
+
+@pytest.mark.parametrize('notebook, name, end', [('02b_explorer', 'missing rate of a random mask', '0.9'), ('40_toys', 'assumed noise', '1.5 of the true noise')])
+def test_pictures_move(page, tmp_path, notebook, name, end):
+    with shown(page, tmp_path, notebook):
+        if notebook == '02b_explorer': page.get_by_label('what changes').select_option(name)
+        knob = page.get_by_role('slider', name=name)
+        shown_now = lambda: knob.evaluate("k => [...k.closest('figure').querySelectorAll('img')].filter(i => i.offsetParent && i.naturalWidth).map(i => i.alt)")
+        (first,) = shown_now()
+        knob.press('End')
+        (last,) = shown_now()
+        assert first != last and last.startswith(f'{name} {end}') and knob.get_attribute('aria-valuetext').startswith(end)
+
+
 def test_a_page_without_scripts_says_so_and_keeps_its_pictures(page, tmp_path):
     from dcd_nb.sliders import alive
     still = page.context.browser.new_page(java_script_enabled=False)
