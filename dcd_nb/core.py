@@ -300,7 +300,7 @@ def png(
 
 # %% ../nbs/00_core.ipynb #1a3a1713
 def slider(
-    frames,      # {label: picture}; a picture is an array, images (B, C, H, W), or a figure
+    frames,      # {label: picture}; a picture is an array, images (B, C, H, W), a figure, or the bytes of a PNG
     name='',     # what the slider changes
     height=160,  # of a frame, in pixels
 ):
@@ -309,7 +309,7 @@ def slider(
     need(len(frames) > 0, 'frames={} holds no picture: give at least one')
     pics, labels = [], [html.escape(str(o)) for o in frames]
     for i, (label, f) in enumerate(zip(labels, frames.values())):
-        data = base64.b64encode(png(image_grid(f) if torch.is_tensor(f) else f, height, few=True)).decode()
+        data = base64.b64encode(f if isinstance(f, bytes) else png(image_grid(f) if torch.is_tensor(f) else f, height, few=True)).decode()
         pics.append(f'<img alt="{html.escape(name)} {label}" data-label="{label}" src="data:image/png;base64,{data}" '
                     f'style="max-width:100%;display:{"none" if i else "block"}">')
     move = ("const f=this.closest('figure'),p=f.querySelectorAll('img');"
