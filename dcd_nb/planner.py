@@ -20,7 +20,7 @@ passes = dict(teacher=3, student=11)   # forward passes that a step costs for on
 # %% ../nbs/56_cost.ipynb #6616a52c
 bytes_each = dict(teacher=dict(weights=4, gradients=4, Adam=8, average=4, rounded=2), student=dict(weights=12, gradients=8, Adam=16, average=4, rounded=6))  # for a parameter
 
-# %% ../nbs/56_cost.ipynb #5bd864fa
+# %% ../nbs/56_cost.ipynb #f11fb28e
 class Kept:
     "Counts the bytes that autograd keeps, without the weights of `nets` and their rounded copies"
     def __init__(self, *nets):
@@ -37,6 +37,7 @@ class Kept:
         with torch.autograd.graph.saved_tensors_hooks(self.see, lambda t: t): out = f()
         return sum(s.nbytes() for s in self.found.values())
 
+# %% ../nbs/56_cost.ipynb #5bd864fa
 def kept(
     net,             # a network, or a `Precond` around one
     precision='bf16',# or 'fp32'
@@ -60,6 +61,7 @@ def footprint(
     "What a plan needs to know of a network"
     return dict(parameters=num_params(net), flops=flops(net), kept=kept(net))
 
+# %% ../nbs/56_cost.ipynb #cce90466
 def plan(
     row,        # `footprint(net)`
     phase,      # 'teacher' or 'student'
