@@ -26,9 +26,10 @@ from .quickstart import *
 from .recipes import *
 from .restore import *
 from .runs import *
+from .sliders import *
 from .live import *
 from .training import *
 
-modules = [import_module(f'dcd_nb.{name}') for name in ('core', 'files', 'operators', 'data', 'mri', 'explore', 'diffusion', 'networks', 'metrics', 'baselines',
+modules = [import_module(f'dcd_nb.{name}') for name in ('core', 'files', 'sliders', 'operators', 'data', 'mri', 'explore', 'diffusion', 'networks', 'metrics', 'baselines',
                                                         'objectives', 'training', 'losses', 'distill', 'recipes', 'quickstart', 'restore', 'identify')]
 __all__ = [name for module in modules for name in module.__all__]

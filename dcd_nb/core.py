@@ -281,22 +281,26 @@ def save_images(
 def png(
     im,           # an (H, W, 3) array, or a matplotlib figure (closed afterwards)
     height=None,  # enlarge an array to at least so many pixels
+    few=False,    # of a figure: no more than 256 colours
 ):
     "`im` as the bytes of a PNG file"
+    from PIL import Image
     buf = io.BytesIO()
     if hasattr(im, 'savefig'):
         import matplotlib.pyplot as plt
         im.savefig(buf, format='png')
         plt.close(im)
+        if few:
+            small = Image.open(buf).convert('RGB').quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+            small.save(buf := io.BytesIO(), 'png', optimize=True)
     else:
-        from PIL import Image
         zoom = max(1, -(-(height or 0)//im.shape[0]))
         Image.fromarray(im.repeat(zoom, 0).repeat(zoom, 1)).save(buf, 'png', optimize=True)
     return buf.getvalue()
 
 # %% ../nbs/00_core.ipynb #1a3a1713
 def slider(
-    frames,      # {label: picture}; a picture is an array, images (B, C, H, W), or a figure
+    frames,      # {label: picture}; a picture is an array, images (B, C, H, W), a figure, or the bytes of a PNG
     name='',     # what the slider changes
     height=160,  # of a frame, in pixels
 ):
@@ -305,14 +309,14 @@ def slider(
     need(len(frames) > 0, 'frames={} holds no picture: give at least one')
     pics, labels = [], [html.escape(str(o)) for o in frames]
     for i, (label, f) in enumerate(zip(labels, frames.values())):
-        data = base64.b64encode(png(image_grid(f) if torch.is_tensor(f) else f, height)).decode()
+        data = base64.b64encode(f if isinstance(f, bytes) else png(image_grid(f) if torch.is_tensor(f) else f, height, few=True)).decode()
         pics.append(f'<img alt="{html.escape(name)} {label}" data-label="{label}" src="data:image/png;base64,{data}" '
                     f'style="max-width:100%;display:{"none" if i else "block"}">')
     move = ("const f=this.closest('figure'),p=f.querySelectorAll('img');"
             "p.forEach((m,i)=>m.style.display=i==this.value?'block':'none');"
-            "f.querySelector('output').textContent=p[this.value].dataset.label")
+            "const t=p[this.value].dataset.label;f.querySelector('output').textContent=t;this.setAttribute('aria-valuetext',t)")
     return HTML(f'<figure class="dcd-slider">{"".join(pics)}<label>{html.escape(name)} '
-                f'<input type="range" min="0" max="{len(pics)-1}" value="0" step="1" oninput="{move}" '
+                f'<input type="range" min="0" max="{len(pics)-1}" value="0" step="1" oninput="{move}" aria-label="{html.escape(name)}" aria-valuetext="{labels[0]}" '
                 f'style="vertical-align:middle;width:50%"> <output>{labels[0]}</output></label></figure>')
 
 # %% ../nbs/00_core.ipynb #53d40213

@@ -7,6 +7,7 @@ With $DCD_SCREENSHOTS set to a folder, what the browser showed is kept there.
 import functools
 import http.server
 import json
+import math
 import os
 import secrets
 import shutil
@@ -59,7 +60,8 @@ def explorer_notebook(path):
     "A notebook with the cells of two explorers as a reader meets them, and the import that they need"
     cells = [c for name in ('02b_explorer', '03c_scan') for c in json.loads((root/f'nbs/{name}.ipynb').read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
     operators, scan = [src for c in cells if (src := ''.join(c['source'])).startswith('#| eval: false')]
-    code = ['from dcd_nb.explore import *', operators, scan]
+    slides = next(src for c in json.loads((root/'nbs/00b_sliders.ipynb').read_text(encoding='utf-8'))['cells'] if 'sign_js = ' in (src := ''.join(c['source'])))
+    code = ['from dcd_nb.explore import *\nfrom dcd_nb.sliders import *\nfrom dcd_nb.core import colors', slides, operators, scan]
     kernel = dict(name='python3', display_name='python3', language='python')
     path.write_text(json.dumps(dict(nbformat=4, nbformat_minor=5, metadata=dict(kernelspec=kernel), cells=[
         dict(cell_type='code', id=f'c{i}', metadata={}, outputs=[], execution_count=None, source=src) for i, src in enumerate(code)])))
@@ -122,6 +124,9 @@ def test_sliders_move_the_picture_in_jupyterlab(lab, page):
     page.get_by_role('status').filter(has_text=' 5% of A^+ y had').wait_for()
     assert picture.get_attribute('src') != before
     shot(page, 'blur-cut')
+    # A figure that is computed in the page follows in JupyterLab, too
+    page.get_by_role('slider', name='noise level s').press('End')
+    page.get_by_text('A noisy 0.5 at level 2 is denoised to 0.124.').wait_for()
     # Another operator brings its own knob
     page.get_by_label('operator').select_option('random mask')
     page.get_by_role('img', name='RandomMask(missing=0.6)').wait_for()
@@ -174,6 +179,129 @@ def test_slider_moves_on_a_page_without_python(page, tmp_path):
             knob.press('Home')
             assert seen() == [('grey -1', True)]
     assert page.outside == []                            # needs no network
+
+
+@contextmanager
+def shown(page, tmp_path, notebook, only=''):
+    "The stored HTML of a notebook on a page of its own, from a server, where nothing may go wrong"
+    cells = json.loads((root/f'nbs/{notebook}.ipynb').read_text(encoding='utf-8'))['cells']
+    html = [''.join(o['data']['text/html']) for c in cells for o in c.get('outputs', []) if 'text/html' in o.get('data', {})]
+    body, asked, wrong = '\n'.join(h for h in html if only in h), [], []
+    (tmp_path/'site').mkdir()
+    (tmp_path/'site/page.html').write_text(f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>page</title><link rel="icon" href="data:,"><body>{body}</body></html>', encoding='utf-8')
+    page.on('request', lambda r: r.url.startswith('data:') or asked.append(r.url))
+    page.on('pageerror', lambda e: wrong.append(e))
+    page.on('console', lambda m: m.type in ('error', 'warning') and wrong.append(m.text))
+    with served(tmp_path/'site') as site:
+        page.goto(f'{site}/page.html')
+        yield
+        assert asked == [f'{site}/page.html'] and not wrong and not page.outside
+        page.set_viewport_size(dict(width=390, height=800))
+        assert page.evaluate('document.documentElement.scrollWidth') <= 390
+        shot(page, notebook)
+
+
+def moved(page, name, value):
+    "Move a control of `alive` by its name to one of its values; what the script computed"
+    root = page.locator('.dcd-alive', has=page.locator(f'[name={name}]'))
+    knob = root.locator(f'[name={name}]')
+    texts, last = [], 'r => r.last'
+    if knob.evaluate('k => k.tagName') == 'SELECT': knob.select_option(value)
+    else:
+        for i in range(int(knob.get_attribute('max')) + 1):
+            knob.fill(str(i))
+            texts.append(knob.get_attribute('aria-valuetext'))
+            if texts[-1] == f'{value:.4g}': break
+        else: raise AssertionError(f'{name} takes {texts}, not {value}')
+    return root.evaluate(last)
+
+
+def test_sliders_compute_what_python_computes(page, tmp_path):
+    with shown(page, tmp_path, '00b_sliders'):
+        lines = page.locator('polyline')
+        before = lines.last.get_attribute('points')
+        for s in (.25, .5, 2.): assert moved(page, 's', s)['value'] == pytest.approx(math.tanh(.5/s**2), abs=1e-9)
+        page.get_by_text('A noisy 0.5 at level 2 is denoised to 0.124.').wait_for()
+        assert lines.last.get_attribute('points') != before
+        # a menu and two sliders together
+        moved(page, 'op', 'add'), moved(page, 'a', 3), moved(page, 'b', .1)
+        assert page.locator('[name=result]').inner_text() == '3.1'
+        # a menu of pictures
+        seen = lambda: [i.get_attribute('alt') for i in page.locator('.dcd-sliders img').all() if i.is_visible()]
+        assert seen() == ['noise 0']
+        page.get_by_label('what happens to the photograph').select_option('missing pixels')
+        page.get_by_role('slider', name='missing pixels').press('End')
+        assert seen() == ['missing pixels 90%']
+
+
+def test_the_basin_is_that_of_the_theory(page, tmp_path):
+    import torch
+    from dcd_nb.theory import basin_edge, sid_slope
+    with shown(page, tmp_path, '21_losses'):
+        lines = page.locator('polyline')
+        before = lines.last.get_attribute('points')
+        for alpha, s, start in ((1.2, .5, 8), (1.2, .5, 7), (2, 1, 6), (1.5, .2, .1), (.5, .7, 30)):
+            moved(page, 'alpha', alpha), moved(page, 's', s)
+            found, c = moved(page, 'start', start), 1/(1 + s*s)
+            one = lambda v: torch.tensor([[float(v)]], dtype=torch.float64)
+            w = (2/math.pi*((1 - c)**2*start + c*c*s*s))**.5
+            assert found['rate'] == pytest.approx(-4*sid_slope(one(start), one(1), s, alpha).item()/w, rel=1e-9)
+            if alpha > 1: assert found['edge'] == pytest.approx(basin_edge(1., s, alpha), rel=1e-12)
+            assert (found['end'] > start) if alpha > 1 and start > found['edge'] else abs(found['end'] - 1) < abs(start - 1)
+        assert lines.last.get_attribute('points') != before and page.get_by_text('The basin has no end.').is_visible()
+
+
+def test_the_spectrum_is_that_of_the_theory(page, tmp_path):
+    import torch
+    from dcd_nb.theory import student_spectrum, transition_sine, w2_noisy, w2_student
+    with shown(page, tmp_path, '33_practice', 'dcd-alive'):
+        for sigma, assumed, rank, decay, n in ((.5, 0, 8, 1, 1024), (.3, .3, 8, 2, 64), (1, .8, 3, .5, 4096)):
+            for k, v in dict(sigma=sigma, assumed=assumed, rank=rank, decay=decay).items(): moved(page, k, v)
+            found, lam = moved(page, 'n', n), 2/torch.arange(1, 9).double()**decay
+            want = student_spectrum(lam, sigma, assumed)
+            want[rank:] = 0
+            assert found['student'] == pytest.approx(want.tolist(), abs=1e-12)
+            assert found['data'] == pytest.approx(w2_noisy(lam, sigma, 64).item()**.5, rel=1e-9)
+            if rank == 8: assert found['far'] == pytest.approx(w2_student(lam, sigma, assumed).item()**.5, rel=1e-9)
+            assert found['angle'] == pytest.approx([math.degrees(math.asin(transition_sine(m, sigma, 64, n))) for m in lam.tolist()], rel=1e-9)
+        assert page.locator('rect[fill="#0072B2"]').count() == 8
+
+
+def test_the_planner_plans_as_python_does(page, tmp_path):
+    import torch
+    from dcd_nb.networks import UNet
+    from dcd_nb.planner import footprint, plan
+    with shown(page, tmp_path, '56_cost'):
+        for name, side, I, II, batch, use in (('cifar10', 32, 200, 100, 256, 1/3), ('small', 128, 8, 5, 512, .1)):
+            with torch.device('meta'): row = footprint(UNet.named(name, resolution=side))
+            for k, v in dict(network=name, resolution=str(side), teacher=I, student=II, batch=batch).items(): moved(page, k, v)
+            found = moved(page, 'use', use)
+            for phase, images in dict(teacher=I, student=II).items():
+                want = plan(row, phase, images*1e6, batch, use)
+                for k in ('hours', 'memory'): assert found[phase][k] == pytest.approx(want[k], rel=1e-9)
+                assert found[phase]['pflop'] == pytest.approx(want['pflop'], rel=1e-9) and found[phase]['accumulate'] == want['accumulate']
+        cells = [r.locator('td').all_inner_texts() for r in page.get_by_role('row', name='hours on one H200').all()]
+        assert cells == [[f'{v:.3g}' for v in (found['teacher']['hours']['H200'], found['student']['hours']['H200'], sum(found[p]['hours']['H200'] for p in ('teacher', 'student')))]]
+
+
+@pytest.mark.parametrize('notebook, name, end', [('02b_explorer', 'missing rate of a random mask', '0.9'), ('40_toys', 'assumed noise', '1.5 of the true noise')])
+def test_pictures_move(page, tmp_path, notebook, name, end):
+    with shown(page, tmp_path, notebook):
+        if notebook == '02b_explorer': page.get_by_label('what changes').select_option(name)
+        knob = page.get_by_role('slider', name=name)
+        shown_now = lambda: knob.evaluate("k => [...k.closest('figure').querySelectorAll('img')].filter(i => i.offsetParent && i.naturalWidth).map(i => i.alt)")
+        (first,) = shown_now()
+        knob.press('End')
+        (last,) = shown_now()
+        assert first != last and last.startswith(f'{name} {end}') and knob.get_attribute('aria-valuetext').startswith(end)
+
+
+def test_a_page_without_scripts_says_so_and_keeps_its_pictures(page, tmp_path):
+    from dcd_nb.sliders import alive
+    still = page.context.browser.new_page(java_script_enabled=False)
+    (tmp_path/'page.html').write_text(alive({'a': ('a', (1, 2), 1)}, 'result', '').data, encoding='utf-8')
+    still.goto((tmp_path/'page.html').as_uri())
+    assert 'Scripts are off' in still.content() and not still.get_by_text('result').is_visible() and not still.get_by_role('slider').is_visible()
 
 
 def test_live_generator_is_the_one_of_torch(page, tmp_path):
