@@ -21,7 +21,7 @@ from .losses import Loss, SiD
 from .metrics import Proximal, corrupted_anew
 from .networks import Network, Precond, UNet, flops
 from .operators import Batch, join_states, map_state
-from .training import (Learner, Run, Teacher, at_checkpoints, averaged, check_budget, fit, join_processes, known_settings, load_model,
+from .training import (Learner, Run, Teacher, at_checkpoints, averaged, check_budget, fit, join_processes, kept_inside, known_settings, load_model,
                              read_recipe, save_model, speed_up)
 
 # %% ../nbs/22_distill.ipynb #88dbf781
@@ -32,8 +32,10 @@ class Generator:
         objective,     # says what the network is shown beside the noise
         init_sigma=2.5,# level of the noise that it is shown
         about=None,    # plain values worth remembering
+        leak=1.,       # share that stays of what lies outside [-1, 1]
     ):
         self.net, self.objective, self.init_sigma, self.about = net, objective, number('init_sigma', init_sigma, lambda v: v > 0, 'a positive number'), about or {}
+        self.leak = number('leak', leak, lambda v: 0 <= v <= 1, 'a number from 0 to 1')
         self.run, self.history = {}, ()
     shape = property(lambda self: self.net.shape, doc="(C, H, W) of its images")
 
@@ -43,7 +45,7 @@ class Generator:
     ):
         "The images of `z`"
         s = z.new_full((len(z),), self.init_sigma)
-        return self.objective.denoise(self.net, self.init_sigma*z, s, state)
+        return kept_inside(self.objective.denoise(self.net, self.init_sigma*z, s, state), self.leak)
 
     states = Teacher.states
     def __repr__(self): return f"Generator({self.net!r}, {self.objective!r})"
@@ -73,7 +75,7 @@ def save(self:Generator,
     half=False,  # keep 16 of 32 bits of each weight
 ):
     "Write network and objective"
-    save_model(path, self, 'generator', half, init_sigma=self.init_sigma)
+    save_model(path, self, 'generator', half, init_sigma=self.init_sigma, leak=self.leak)
 
 @patch(cls_method=True)
 def load(cls:Generator,
@@ -83,7 +85,7 @@ def load(cls:Generator,
 ):
     "The generator that was saved, or that of the selected or last good checkpoint of a run"
     net, objective, meta = load_model(path, 'generator', device, precision)
-    return cls(net, objective, meta['init_sigma'], meta.get('about'))
+    return cls(net, objective, meta['init_sigma'], meta.get('about'), meta.get('leak', 1.))
 
 # %% ../nbs/22_distill.ipynb #7aa1ae79
 @patch(cls_method=True)
@@ -136,10 +138,10 @@ def corrupt_again(
 # %% ../nbs/22_distill.ipynb #a028ffc6
 class Distillation:
     "One step of Phase II"
-    def __init__(self, teacher, corruption, loss, fake, generator, init_sigma, fake_steps, noisy):
+    def __init__(self, teacher, corruption, loss, fake, generator, fake_steps, noisy, **kw):
         self.teacher, self.objective, self.corruption, self.loss = teacher.net, teacher.objective, corruption, loss
         self.fake, self.generator, self.fake_steps, self.noisy = fake, generator, fake_steps, noisy
-        self.G = Generator(generator.net, teacher.objective, init_sigma)
+        self.G = Generator(generator.net, teacher.objective, **kw)
 
     def images(self, part):
         "What the generator makes in this part of the batch"
@@ -255,6 +257,7 @@ def distill(
     start=None,      # a `Generator` to go on with; None: a copy of the teacher
     noisy=False,     # compare with the corruption's noise: for teachers that are plain diffusions on y
     init_sigma=2.5,  # level of the noise that the generator is shown
+    leak=1.,         # share that stays of what its images have outside [-1, 1]; .03: hardly anything
     seed=0,
     out=None,        # folder of the run; None: nothing is kept
     resume=False,    # go on with the run in `out`, if there is one
@@ -278,14 +281,15 @@ def distill(
     nets = {k: l.net for k, l in learners.items()}
     plan = dict(teacher=content_hash(teacher.net.state_dict()), start=start and content_hash(start.net.state_dict()), corruption=ys.corruption.to_dict(),
                 objective=teacher.objective.to_dict(), net=nets['generator'].to_dict(), kind='distill', loss=loss.to_dict(), fake_steps=fake_steps,
-                noisy=noisy, init_sigma=init_sigma, images=images, minutes=minutes, batch=batch, accumulate=accumulate, seed=seed,
+                noisy=noisy, init_sigma=init_sigma, leak=leak, images=images, minutes=minutes, batch=batch, accumulate=accumulate, seed=seed,
                 checkpoint_every=checkpoint_every, select=select, patience=patience, learn={k: l.settings for k, l in learners.items()}, about=about or {}, made_with=made_with())
     check_budget(plan)
     if select and monitor is None: choose('select', select, ['proximal', 'spectrum', 'histogram'])
-    first = corrupt_again(ys.corruption, Generator(nets['generator'], teacher.objective, init_sigma).sample(64, seed), Draws(seed), noise=False).y
+    shown = dict(init_sigma=init_sigma, leak=leak)
+    first = corrupt_again(ys.corruption, Generator(nets['generator'], teacher.objective, **shown).sample(64, seed), Draws(seed), noise=False).y
     for net in (phi, *nets.values()): speed_up(net, device, compile)
-    step = Distillation(Teacher(phi, teacher.objective), ys.corruption, loss, *learners.values(), init_sigma, fake_steps, noisy)
-    G = Generator(learners['generator'].ema.net, teacher.objective, init_sigma, plan['about'] | dict(corruption=plan['corruption']))
+    step = Distillation(Teacher(phi, teacher.objective), ys.corruption, loss, *learners.values(), fake_steps, noisy, **shown)
+    G = Generator(learners['generator'].ema.net, teacher.objective, about=plan['about'] | dict(corruption=plan['corruption']), **shown)
     run, start = Run(out, plan, resume), _weights(nets['generator'])
     near = Proximal(ys) if monitor is None and len(ys) > 3 else None
     watch = monitor if monitor is not None else lambda G: health(G, ys, start, 5000 if select else 1000, near=near)

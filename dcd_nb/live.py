@@ -32,6 +32,7 @@ def _levels(net, levels):
 def packed(
     net,    # a `Precond` around an MLP with a linear path
     levels, # noise levels at which it will be asked
+    leak=1.,# share that stays of what a generator's images have outside [-1, 1]
 ):
     "The network as plain values: weights in half precision as base64, and where each begins"
     good = isinstance(net.net, MLP) and net.net.gain is not None and net.net.in_channels == net.net.out_channels
@@ -40,7 +41,7 @@ def packed(
     starts = torch.tensor([0] + [len(t) for t in body.values()]).cumsum(0).tolist()
     scales, vectors = _levels(net, levels)
     return dict(weights=_base64(torch.cat([*body.values()]), '<f2'), start=dict(zip(body, starts)), size={k: len(t) for k, t in body.items()},
-                blocks=len(net.net.blocks), levels=scales, vectors=_base64(vectors, '<f4'))
+                blocks=len(net.net.blocks), levels=scales, vectors=_base64(vectors, '<f4'), leak=leak)
 
 # %% ../nbs/29_live.ipynb #09acac4d
 _network_js = """
@@ -79,7 +80,8 @@ function denoise(net, x, k) {
 
 # %% ../nbs/29_live.ipynb #3e22b830
 _sampling_js = """
-const generate = (net, z) => denoise(net, z.map(v => v*net.levels[0].s), 0)
+const inside = v => Math.min(1, Math.max(-1, v))
+const generate = (net, z) => denoise(net, z.map(v => v*net.levels[0].s), 0).map(v => inside(v) + net.leak*(v - inside(v)))
 function path(net, z) {
     const s = net.levels.map(l => l.s), seen = []
     let x = z.map(v => v*s[0])
@@ -100,7 +102,7 @@ const between = (a, b, t) => a.map((v, i) => v*Math.cos(t*Math.PI/2) + b[i]*Math
 _page_js = """
 function draw(canvas, x) {
     const side = Math.sqrt(x.length), c = canvas.getContext('2d'), image = c.createImageData(side, side)
-    x.forEach((v, i) => image.data.set([0, 1, 2].map(() => (Math.min(1, Math.max(-1, v)) + 1)*127.5).concat(255), 4*i))
+    x.forEach((v, i) => image.data.set([0, 1, 2].map(() => (inside(v) + 1)*127.5).concat(255), 4*i))
     canvas.width = canvas.height = side
     c.putImageData(image, 0, 0)
 }
@@ -139,7 +141,7 @@ def live_page(
 ):
     "Both networks as HTML that needs no server"
     from IPython.display import HTML
-    nets = dict(student=packed(student.net, [student.init_sigma]), teacher=packed(teacher.net, karras_grid()))
+    nets = dict(student=packed(student.net, [student.init_sigma], student.leak), teacher=packed(teacher.net, karras_grid()))
     pictures = [_canvas.format(*p) for p in (('student', 'student, one call'), ('teacher', 'teacher, 35 calls'), ('noisy', 'what the teacher sees'), ('denoised', 'what it makes of it'))]
     sliders = _range.format('walk', 'from this latent to the next', 100, 'times') + _range.format('step', 'along the path of the teacher', 18, 'level')
     body = f'<div id="dcd-live"><button name="new">new sample</button><div style="margin-top:.5em">{"".join(pictures)}</div>{sliders}</div>'

@@ -41,8 +41,9 @@ class Recipe(dict):
     def __repr__(self): return '\n'.join(_lines(self))
 
 def _follow(d, old, sigma):
-    "Levels that started at the old sigma start at the new one"
+    "Levels that started at the old sigma start at the new one, and what the generator is shown keeps its ratio to it"
     if old and d.get('lo') == old: d['lo'] = sigma
+    if old and sigma and 'init_sigma' in d: d['init_sigma'] *= sigma/old
     for v in d.values():
         if isinstance(v, dict): _follow(v, old, sigma)
 
@@ -248,7 +249,7 @@ def _digits(kind, about, op, sigma, start=None, student={}, **more):
     add_recipe(f'digits-{kind}', about, source='digits', corruption=Corruption(op, sigma), network=MLP((1, 8, 8), width=128, linear=True).to_dict(),
                train=_small, distill=_quick | dict(loss=loss) | student, **more)
 
-_digits('noise', "scikit-learn's digits with noise of sigma 0.5", Identity(), .5)
+_digits('noise', "scikit-learn's digits with noise of sigma 0.5", Identity(), .5, student=dict(init_sigma=.7, leak=.03))
 _digits('mask', 'digits, half of the pixels missing', RandomMask(.5), 0., .1, objective=dict(delta=.3))
 _digits('blur', 'blurred digits with noise of sigma 0.1', GaussianBlur(5, .8), .1)
 _digits('saturation', 'over-exposed digits with noise of sigma 0.1, by the general route: a plain diffusion of what is seen', Saturation(2.), .1,

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['Part', 'peaks', 'Order', 'Feed', 'processes', 'Now', 'Learner', 'read_recipe', 'load_checkpoint', 'load_weights',
-           'Run', 'not_fatal', 'exploded', 'Loop', 'fit', 'utilisation', 'join_processes', 'Teacher', 'save_model',
-           'load_model', 'data_scale', 'with_room', 'train']
+           'Run', 'not_fatal', 'exploded', 'Loop', 'fit', 'utilisation', 'join_processes', 'Teacher', 'kept_inside',
+           'save_model', 'load_model', 'data_scale', 'with_room', 'train']
 
 # %% ../nbs/20_training.ipynb #52352fbf
 import atexit, hashlib, inspect, json, math, os, shutil, signal, statistics, threading, time, warnings
 from collections import namedtuple
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -634,10 +635,17 @@ class Teacher:
     def __repr__(self): return f"Teacher({self.net!r}, {self.objective!r})"
 
 # %% ../nbs/20_training.ipynb #f6beae2f
+def kept_inside(
+    x,    # images
+    leak, # share that stays of what lies outside [-1, 1]; 1: all
+):
+    "`x`, nearer to the range of images"
+    return x if leak == 1 else x.clamp(-1, 1).lerp(x, leak)
+
 @patch
-def denoise(self:Teacher, x, s, state=None):
+def denoise(self:Teacher, x, s, state=None, leak=1.):
     "The denoised image"
-    return self.objective.denoise(self.net, x, s, state)
+    return kept_inside(self.objective.denoise(self.net, x, s, state), leak)
 
 @patch
 def sample(self:Teacher, n,
@@ -645,13 +653,14 @@ def sample(self:Teacher, n,
     until=None,  # where to stop; None: at the lowest level that was learned, 0.: all the way down
     index=None,  # which samples; None: 0 to n-1
     state=None,  # what the network is shown beside each image; None: as in training
+    leak=1.,     # share that stays of what its answers have outside [-1, 1]
     **kw,        # further arguments of `sample`: steps, solver, churn, batch, ...
 ):
     "New images (n, C, H, W)"
     index = range(n) if index is None else index
     if state is None: state = self.states(index, seed)
     device = next(self.net.parameters()).device
-    return sample(self.denoise, (n, *self.shape), seed, until=self.objective.floor if until is None else until,
+    return sample(partial(self.denoise, leak=leak), (n, *self.shape), seed, until=self.objective.floor if until is None else until,
                   index=index, state=state, device=device, **kw)
 
 @patch
