@@ -123,6 +123,7 @@ def invisible(self:Operator, x, state):
     x64, s64 = x.double(), map_state(torch.Tensor.double, state)
     return (x64 - self.inverse(self.forward(x64, s64), s64)).to(x)
 
+# %% ../nbs/01_operators.ipynb #f8246213
 @patch
 def matrix(self:Operator, shape, state=None):
     "A as a float64 matrix, for one image of `shape` (C, H, W)"

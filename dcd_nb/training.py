@@ -663,6 +663,7 @@ def sample(self:Teacher, n,
     return sample(partial(self.denoise, leak=leak), (n, *self.shape), seed, until=self.objective.floor if until is None else until,
                   index=index, state=state, device=device, **kw)
 
+# %% ../nbs/20_training.ipynb #92b6b7be
 @patch
 def nfe(self:Teacher, steps=18, until=None, **kw):
     "Network calls for one image of `sample`"

@@ -46,7 +46,7 @@ def measure(path):
     from nbdev.process import NBProcessor
     from _run import run_cells
     start = spent()
-    for heading, _, exc in run_cells(NBProcessor(path).nb, path):
+    for heading, _, exc in run_cells(NBProcessor(path).nb, path, timeout=None):
         if exc: raise SystemExit(f'{path.name}, "{heading}": {exc!r}')
     return round(spent() - start, 1)
 
