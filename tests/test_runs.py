@@ -82,6 +82,16 @@ def narrow(r):
     return r.override({'network': net | small, 'train.images': 6, 'train.batch': 2, 'distill.images': 6, 'distill.batch': 2})
 
 
+published = [k for k in recipes() if k.startswith(('cifar10', 'celebahq', 'ffhq', 'afhqv2', 'fastmri')) and not k.endswith('-small')]
+
+
+def test_every_small_edition_fits_into_half_an_hour():
+    for name in published:
+        r, c = recipe(f'{name}-small'), recipe(f'{name}-small').cost()
+        assert r['corruption'] == recipe(name)['corruption'] and r['data'] == recipe(name)['data']
+        assert 5 < 60*(c['hours']['H200'] + c['student']['hours']['H200']) < 20
+
+
 @pytest.mark.parametrize('name', [k for k in recipes() if k != 'own'])
 def test_every_recipe_runs_three_steps_of_both_phases(name):
     r = narrow(recipe(name))
