@@ -95,8 +95,9 @@ class Features:
         f,         # a batch of images -> (B, d)
         shape,     # (C, H, W) of the images
         head=None, # features -> logits of classes, if they come from a classifier
+        label=None,# the name in full, beside a distance
     ):
-        self.name, self.f, self.shape, self.head = name, f, tuple(shape), head
+        self.name, self.f, self.shape, self.head, self.label = name, f, tuple(shape), head, label or name
 
     @torch.no_grad()
     def __call__(self, x, batch=500):
@@ -141,6 +142,7 @@ def _random(reference):
 # %% ../nbs/06_metrics.ipynb #166cd1e2
 class DigitClassifier(torch.nn.Module):
     "Names a digit of 8x8 pixels; for evaluation only"
+    label = 'digit classifier'
     def __init__(self):
         super().__init__()
         self.conv1, self.conv2 = torch.nn.Conv2d(1, 32, 3, padding=1), torch.nn.Conv2d(32, 64, 3, padding=1)
@@ -164,7 +166,7 @@ def _classifier(reference):
     need(shape in _classifiers, f"reference has images of shape {shape}, but the features 'classifier' know images of "
                                 f"shape {' and '.join(map(str, _classifiers))} only: use spaces=('random', 'pca')")
     net = _classifiers[shape].trained()
-    return Features('classifier', lambda x: net.to(x.device).features(x.float()), shape, lambda h: net.out(h))
+    return Features('classifier', lambda x: net.to(x.device).features(x.float()), shape, lambda h: net.out(h), net.label)
 
 # %% ../nbs/06_metrics.ipynb #e196004e
 _spaces = dict(classifier=_classifier, random=_random, pca=_pca, pixels=_pixels)
@@ -498,8 +500,10 @@ def feature_space(
     "The feature space that `extractor` means"
     if extractor is None:
         shape = tuple(reference.shape[1:])
-        try: return features('classifier' if shape == (1, 8, 8) else 'inception' if min(shape[1:]) >= 8 else 'pixels', reference)
-        except BadInput: return features('random', reference)
+        for name in ['classifier']*(shape == (1, 8, 8)) + (['inception', 'classifier', 'random'] if min(shape[1:]) >= 8 else ['pixels']):
+            try: return features(name, reference)
+            except BadInput as e: why = e
+        raise why
     if isinstance(extractor, str): return features(extractor, reference)
     return extractor if isinstance(extractor, Features) else cleanfid_features(extractor, reference.shape[1:])
 
@@ -555,7 +559,7 @@ def reference_statistics(
 class Evaluation(dict):
     "What `evaluate` found: a dict that prints as a table and that JSON can hold"
     def __repr__(self):
-        lines = [f"{self['n']} images against {self['n_reference']} of {self['reference'][:8]}, features: {self['extractor']} ({self['dimensions']})"]
+        lines = [f"{self['n']} images against {self['n_reference']} of {self['reference'][:8]}, features: {self.get('label', self['extractor'])} ({self['dimensions']})"]
         for k, label in _labels.items():
             if self.get(k) is None: continue
             i = self.get(f'{k}_interval')
@@ -585,7 +589,7 @@ def evaluate(
     _warn_few(a, ref['mu'], ref['R'])
     some, others = a[spread(len(a), 10_000)], ref['some']
     kd, near = kid(some, others), neighbourhoods(some, others)
-    found = dict(n=len(x), n_reference=len(reference), reference=ref['hash'], extractor=f.name, dimensions=a.shape[1],
+    found = dict(n=len(x), n_reference=len(reference), reference=ref['hash'], extractor=f.name, label=f.label, dimensions=a.shape[1],
                  fd=fd.value, fd_interval=fd[1:3] if reps > 1 else None, fd_bias=fd.bias, kid=kd.value, kid_interval=kd[1:], **near._asdict(),
                  sliced_wasserstein=sliced_wasserstein(some, others, seed=seed), n_neighbourhoods=[len(some), len(others)])
     if f.head and len(a) >= 20:
@@ -692,6 +696,7 @@ def patch_directions(x, size=2, floor=5e-4):
 
 class CifarClassifier(nn.Module):
     "Names what is on an image of 32x32 pixels; for evaluation only"
+    label = 'CIFAR classifier, JPEG copy'
     def __init__(self, width=64):
         super().__init__()
         w, first = width, nn.Conv2d(3, 24, 2, bias=False).requires_grad_(False)
