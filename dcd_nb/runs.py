@@ -191,10 +191,11 @@ def curves(self:Record):
     "The losses of both phases and the proximal distance of the student, against images seen"
     fig, axs = axes(3, 2.2)
     for ax, phase, keys in zip(axs, ('teacher', 'student', 'student'), (['loss'], ['loss', 'gap', 'fake_loss'], ['proximal'])):
-        for k in keys: ax.plot(*_points(self, phase, k), '.-' if k == 'proximal' else '-', lw=1, label=k.replace('_', ' of the ').replace('fake of the loss', 'loss of the fake'))
-        ax.set(title=f"{phase}: {'proximal distance' if keys == ['proximal'] else 'loss'}", xlabel='million images', yscale='symlog' if len(keys) > 1 else 'log')
+        for k in keys: ax.plot(*_points(self, phase, k), '.-', ms=3 if k == 'proximal' else 0, lw=1, label=dict(loss='generator', fake_loss='fake').get(k, k))
+        ax.set_title(f"{phase}: {'proximal distance' if keys == ['proximal'] else 'loss'}", fontsize=9)
+        ax.set_xlabel('million images')
         if not len(ax.lines[0].get_xdata()): ax.text(.5, .5, 'not recorded', ha='center', transform=ax.transAxes, fontsize=8)
-        elif len(keys) > 1: ax.legend(fontsize=7, frameon=False)
+        elif len(keys) > 1: ax.set_yscale('symlog', linthresh=1e-2), ax.legend(fontsize=7, frameon=False)
     fig.suptitle(self.results['recipe'], fontsize=9)
 
 @patch
@@ -204,7 +205,7 @@ def grid(self:Record):
     im, rows = np.array(Image.open(self.folder/'grid.png')), self.results['rows']
     fig, ax = axes(1, .35*len(rows) + .3)
     ax.imshow(im)
-    ax.set_title(self.results['recipe']), ax.set_xticks([]), ax.spines[:].set_visible(False)
+    ax.set_title(self.results['recipe'], fontsize=9), ax.set_xticks([]), ax.spines[:].set_visible(False)
     ax.set_yticks([(i + .5)*len(im)/len(rows) for i in range(len(rows))], rows)
 
 @patch
@@ -212,7 +213,7 @@ def samples(self:Record):
     "What teacher and student drew on the way"
     from PIL import Image
     found = {p: sorted((self.folder/'samples').glob(f'{p}-*.png')) for p in ('teacher', 'student')}
-    pics = [(f"{p}, {int(f.stem.split('-')[1])/1e6:.3g} M", f) for p in found for f in found[p]]
+    pics = [(f"{p}, {int(f.stem.split('-')[1]):,}", f) for p in found for f in found[p]]
     need(pics, f"record={str(self.folder)!r} holds no pictures of the way")
     fig, axs = axes(len(pics), 1.3, squeeze=False)
     for ax, (title, f) in zip(axs[0], pics): ax.imshow(np.array(Image.open(f))), ax.set_title(title, fontsize=6), ax.axis('off')
