@@ -703,8 +703,9 @@ class CifarClassifier(nn.Module):
         pairs = [m for i, o in ((24, w), (w, 2*w), (2*w, 4*w)) for m in (_conv(i, o, halve=True), _conv(o, o))]
         self.body = nn.Sequential(first, nn.SiLU(), *pairs, nn.AdaptiveMaxPool2d(1))
         self.hidden, self.out = nn.Linear(4*w, 64), nn.Linear(64, 10)
-    def features(self, x): return self.hidden(self.body(x).flatten(1)).tanh()
-    def forward(self, x): return self.out(self.features(x))
+    def once(self, x): return self.hidden(self.body(x).flatten(1)).tanh()
+    def features(self, x): return (self.once(x) + self.once(x.flip(-1)))/2
+    def forward(self, x): return self.out(self.once(x) if self.training else self.features(x))
 
     @classmethod
     def trained(cls):
@@ -740,6 +741,8 @@ def moved(x, by=4, generator=None):
 def fit_classifier(
     x, labels,      # images (N, 3, 32, 32), and the number of the class of each
     epochs=14, batch=512, lr=4e-3, width=64,
+    by=4,           # pixels by which images are moved, at most
+    start=None,     # a `CifarClassifier` to go on with
     precision=None, # None: bf16 on a GPU; 'bf16': also on a CPU
     each=None,      # called as each(epoch, net, loss)
     device=None, seed=0,
@@ -747,15 +750,16 @@ def fit_classifier(
     "A `CifarClassifier`"
     device, g = pick_device(device), rng(seed)
     torch.manual_seed(seed)
-    net = CifarClassifier(width)
-    net.body[0].weight.copy_(patch_directions(x[:5000]))
+    net = start or CifarClassifier(width)
+    if not start: net.body[0].weight.copy_(patch_directions(x[:5000]))
+    net.train().requires_grad_(), net.body[0].requires_grad_(False)
     net, x, labels = net.to(device, memory_format=torch.channels_last), x.to(device), labels.to(device)
     opt = torch.optim.AdamW(net.parameters(), weight_decay=.05)
     rate = torch.optim.lr_scheduler.OneCycleLR(opt, lr, total_steps=epochs*math.ceil(len(x)/batch))
     for epoch in range(epochs):
         total = 0.
         for i in torch.randperm(len(x), generator=g).to(device).split(batch):
-            p = moved(x[i], generator=g).contiguous(memory_format=torch.channels_last)
+            p = moved(x[i], by, generator=g).contiguous(memory_format=torch.channels_last)
             with autocast(device, precision): loss = F.cross_entropy(net(p), labels[i], label_smoothing=.1)
             opt.zero_grad()
             loss.backward()
