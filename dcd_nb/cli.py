@@ -287,8 +287,9 @@ def list_recipes(
     cost = {} if name == 'own' else r.cost()
     if json: return print(jsonlib.dumps(dict(r) | dict(cost=cost)))
     print(r)
-    if cost: print(f"cost\n    {cost['parameters']/1e6:.2f} M parameters, {cost['gflop_per_image']:.3g} GFLOP per image, {cost['pflop']:.3g} PFLOP in all;\n"
-                   f"    estimated hours at a third of the peak:", ', '.join(f'{k} {h:.2g}' for k, h in cost['hours'].items()))
+    if cost: print(f"cost               {cost['parameters']/1e6:.2f} M parameters, {cost['gflop_per_image']:.3g} GFLOP for an image; the times are estimates at a third of the peak")
+    for phase, card in dict(train=cost, distill=cost['student']).items() if cost else ():
+        if card: print(f"    {phase:14s} {card['images']:_} images, {card['pflop']:.3g} PFLOP:", ', '.join(f'{k} {60*h:.0f} min' if h < 1 else f'{k} {h:.3g} h' for k, h in card['hours'].items()))
 
 # %% ../nbs/90_cli.ipynb #178f44a8
 def _model(source):

@@ -15,10 +15,11 @@ from fastcore.basics import patch
 from .core import BadInput, Named, _family, choose, need
 from .data import Measurements, load_images
 from .diffusion import LogUniform
-from .distill import distill
+from .distill import distill, grown, step_flops
 from .files import _pair, load_meta
+from .losses import SiD
 from .mri import MultiCoilMRI
-from .networks import MLP, Network, UNet, _sides, flops, num_params
+from .networks import MLP, Network, Precond, UNet, _sides, flops, num_params
 from .objectives import Standard, objective_for
 from .operators import Corruption, Downsample, GaussianBlur, Identity, RandomMask, Saturation
 from .training import Learner, known_settings, peaks, train, with_room
@@ -103,13 +104,13 @@ def objective(self:Recipe, corruption=None):
 
 # %% ../nbs/23_recipes.ipynb #afa0af1e
 @patch
-def made(self:Recipe, shape=None):
-    "(C, H, W) of what its teacher makes, if the images have `shape`; None: as its data or its network say"
+def made(self:Recipe, shape=None, whole=False):
+    "(C, H, W) of what its teacher makes, or with `whole` its student, if the images have `shape`; None: as its data or its network say"
     d, net, op = self['data'], self['network'], self.corruption.op
     side = d['size'] or (net or {}).get('resolution') if not isinstance(net, str) else d['size']
     if not shape: shape = (d['channels'] or 1, *_sides(side)) if side else (1, 8, 8) if d['source'] == 'digits' else (2, 1, 1)
     seen = op.out_shape(tuple(shape))
-    return op.in_shape(seen) if self.objective().whole else seen
+    return op.in_shape(seen) if whole or self.objective().whole else seen
 
 @patch
 def network(self:Recipe, shape, extra=0):
@@ -199,7 +200,7 @@ def recipe(
 def _paper(data, lr, dropout, alpha=1.2, g_lr=1e-5, g_beta1=.9, batch=256, images=200_000_000, g_batch=512, seen=None, **more):
     "Phase I and II of one data set in the paper"
     size = 32 if data == 'cifar10' else 64
-    net = UNet.sizes['cifar10' if (seen or size) == 32 else 'ffhq64'] | dict(dropout=dropout, augment_dim=0)
+    net = UNet.sizes['cifar10' if (seen or size) <= 32 else 'ffhq64'] | dict(resolution=seen or size, dropout=dropout, augment_dim=0)
     return dict(source=data if size == 32 else None, size=size, channels=3, network={'network': 'UNet'} | net,
                 train=dict(images=images, batch=batch, lr=lr, flip=True),
                 distill=dict(images=100_000_000, batch=g_batch, loss=dict(loss='SiD', alpha=alpha), lr=g_lr, betas=[g_beta1, .999],
@@ -223,6 +224,8 @@ for p in (.6, .8, .9):
     add_recipe(f'celebahq-mask-{p}', f'CelebA-HQ at 64x64, {p:.0%} of the pixels missing', corruption=Corruption(RandomMask(p)), **_celebahq())
 add_recipe('celebahq-mask-0.9-noise-0.2', 'CelebA-HQ at 64x64, 90% of the pixels missing, noise of sigma 0.2 on the others', corruption=Corruption(RandomMask(.9), .2), **_celebahq())
 for p in (.6, .8): add_recipe(f'cifar10-mask-{p}', f'CIFAR-10, {p:.0%} of the pixels missing', corruption=Corruption(RandomMask(p)), **_cifar10())
+add_recipe('cifar10-blur', 'CIFAR-10, blurred by 9x9 with std 2; not in the paper', corruption=Corruption(GaussianBlur()), **_cifar10())
+add_recipe('cifar10-sr', 'CIFAR-10, 32x32 seen at 16x16; not in the paper', corruption=Corruption(Downsample(2)), **_cifar10(seen=16))
 
 _scan = dict(network={'network': 'UNet'} | dict(resolution=(384, 320), in_channels=2, channels=128, mult=(1, 1, 1, 1), blocks=4, attn=(), dropout=.1),
              train=dict(images=200_000_000, batch=8, lr=2e-4),
@@ -231,13 +234,19 @@ for R in (2, 4, 6, 8):
     add_recipe(f'fastmri-R{R}', f'fastMRI brain, 384x320, 4 coils, one line in {R}; measurements made by dcd_fastmri', corruption=Corruption(MultiCoilMRI(R)), **_scan)
 
 # %% ../nbs/23_recipes.ipynb #0e069b82
-def _small_cifar10(**more):
-    return dict(source='cifar10', size=32, channels=3, network='small', train=dict(images=8_000_000, batch=512, lr=5e-4, flip=True),
-                distill=dict(images=6_000_000, batch=256, loss=dict(loss='SiD', alpha=1.), lr=5e-5, betas=[0., .999], fake=dict(lr=1e-4))) | more
+def _edition(name, network='small', images=8_000_000, student=6_000_000, batch=512, flip=True):
+    "A recipe that is known, at a size for half an hour"
+    r, half = _library[name], batch//2
+    add_recipe(f'{name}-small', f"{r['about']}; small edition", corruption=r.corruption, network=network, train=dict(images=images, batch=batch, lr=5e-4, flip=flip), **r['data'],
+               distill=dict(images=student, batch=half, loss=dict(loss='SiD', alpha=1.), lr=5e-5, betas=[0., .999], fake=dict(lr=1e-4)))
 
-for s in (.1, .2, .4): add_recipe(f'cifar10-noise-{s}-small', f'CIFAR-10 with noise of sigma {s}, small edition', corruption=_noise(s), **_small_cifar10())
-for kind, op in dict(mask=RandomMask(.6), blur=GaussianBlur(), sr=Downsample(2)).items():
-    add_recipe(f'cifar10-{kind}-small', f'CIFAR-10 through {op}, small edition', corruption=Corruption(op), **_small_cifar10())
+_face = {'network': 'UNet'} | dict(resolution=64, in_channels=3, channels=32, mult=(1, 2, 4, 4), blocks=2)
+_slice = {'network': 'UNet'} | dict(resolution=(384, 320), in_channels=2, channels=32, mult=(1, 1, 2, 2), blocks=1, attn=())
+for name in list(_library):
+    if '-sr' in name: _edition(name, student=3_000_000 if 'celeb' in name else 6_000_000)   # the student works at twice the side
+    elif 'cifar10' in name: _edition(name)
+    elif 'fastmri' in name: _edition(name, _slice, 600_000, 300_000, batch=64, flip=False)
+    else: _edition(name, _face, 6_000_000, 3_000_000)
 
 # %% ../nbs/23_recipes.ipynb #9f084422
 _small = dict(images=800_000, batch=256, lr=1e-3, halflife=90_000, rampup=.25)
@@ -269,9 +278,14 @@ add_recipe('own', 'your own measurements; the network follows their size', train
 # %% ../nbs/23_recipes.ipynb #162eaf68
 @patch
 def cost(self:Recipe, shape=None):
-    "Size of the network, work and estimated hours of Phase I"
-    with torch.device('meta'): net = self.network(self.made(shape), self.objective().extra)
-    one, images = flops(net), self['train']['images']
-    work = 3*one*images
-    return dict(parameters=num_params(net), gflop_per_image=one/1e9, images=images, pflop=work/1e15,
-                hours={k: work/(t*1e12/3)/3600 for k, t in peaks.items() if k in ('H200', 'A100', '4090')})
+    "Size of the network, work and estimated hours of Phase I; those of Phase II as `student`"
+    d = self['distill']
+    loss = Named.from_dict(d['loss']) if d.get('loss') else SiD()
+    with torch.device('meta'):
+        net = self.network(self.made(shape), self.objective().extra)
+        one, other = flops(net), flops(grown(Precond(net, 1.), self.made(shape, whole=True)))
+    def card(one, images):
+        work = one*images
+        return dict(gflop_per_image=one/1e9, images=images, pflop=work/1e15, hours={k: work/(t*1e12/3)/3600 for k, t in peaks.items() if k in ('H200', 'A100', '4090')})
+    student = card(step_flops(one, other, loss, d.get('fake_steps', 1)), d['images']) if d.get('images') else None
+    return dict(parameters=num_params(net)) | card(3*one, self['train']['images']) | dict(gflop_per_image=one/1e9, student=student)

@@ -1,18 +1,22 @@
 """Metrics at their borders, Inception by a stand-in, and dcd_evaluate."""
 import json
+import os
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+import dcd_nb
 from dcd_nb import cli, metrics
-from dcd_nb.core import BadInput, rng, save_images
+from dcd_nb.core import BadInput, photos, rng, save_images
 from dcd_nb.data import digits, load_images
 from dcd_nb.files import load_tensors
-from dcd_nb.metrics import copies, evaluate, features, fid, frechet_distance, frechet_interval, kid, neighbourhoods, nearest, stored
+from dcd_nb.metrics import CifarClassifier, accuracy, copies, evaluate, features, fid, frechet_distance, frechet_interval, kid, labelled, neighbourhoods, nearest, stored
 from dcd_nb.operators import Corruption, Identity, RandomMask
+from dcd_nb.runs import Judge
 
 
 @pytest.fixture(autouse=True)
@@ -184,3 +188,23 @@ def test_few_samples_are_a_warning_on_stderr(tmp_path, capsys):
     with warnings.catch_warnings(record=True) as raw:
         code, out, err = command(capsys, str(pngs(tmp_path/'few', digits()[:20].expand(-1, 3, -1, -1))), str(pngs(tmp_path/'many', digits()[:90].expand(-1, 3, -1, -1))))
     assert code == 0 and err.startswith('warning: n=20 samples for d=64') and len(err.splitlines()) == 1 and not raw, err
+
+
+def test_photographs_of_32_pixels_have_a_judge():
+    path = Path(dcd_nb.__file__).parent/'weights'/'cifar10'
+    tensors, about = load_tensors(path)
+    assert path.with_suffix('.safetensors').stat().st_size < 5e6 and about['n'] == 10_000 and about['accuracy'] > .89
+    assert {t.dtype for t in tensors.values() if t.is_floating_point()} == {torch.float16}
+    x = photos(128).unfold(2, 32, 16).unfold(3, 32, 16).permute(0, 2, 3, 1, 4, 5).reshape(-1, 3, 32, 32)
+    judge = Judge(x)
+    near, far = judge((x + .05*torch.randn(x.shape, generator=rng(0))).clamp(-1, 1))[0], judge(torch.rand(x.shape, generator=rng(0))*2 - 1)[0]
+    assert set(near) == {'classifier', 'random', 'pca'} and all(near[k] < far[k] for k in near)
+    assert 'CIFAR classifier, JPEG copy' in repr(evaluate(x, x.flip(-1), extractor='classifier', reps=0))
+
+
+@pytest.mark.skipif(not os.getenv('DCD_CIFAR'), reason='DCD_CIFAR is the folder of CIFAR-10')
+def test_the_judge_is_as_good_as_its_file_says():
+    x, labels, classes = labelled(next(Path(os.environ['DCD_CIFAR']).glob('test*')))
+    about = load_tensors(Path(dcd_nb.__file__).parent/'weights'/'cifar10')[1]
+    some = torch.arange(0, len(x), 5)
+    assert classes == about['classes'] and abs(accuracy(CifarClassifier.trained(), x[some], labels[some]) - about['accuracy']) < .02

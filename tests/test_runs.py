@@ -76,10 +76,24 @@ def test_it_ends_in_time(tmp_path):
 def narrow(r):
     "The recipe with its network at reduced width, and three steps of two images"
     net = r['network']
-    if isinstance(net, str): net = {'network': 'UNet'} | UNet.sizes[net] | dict(resolution=r.corruption.op.out_shape((3, 32, 32))[1])
+    if isinstance(net, str): net = {'network': 'UNet'} | UNet.sizes[net] | dict(resolution=r.corruption.op.out_shape((3, *[r['data']['size']]*2))[1])
     small = dict(channels=8, blocks=1) if net['network'] == 'UNet' else dict(width=16, blocks=1)
     if r['name'].startswith('fastmri'): small |= dict(resolution=(48, 40))
     return r.override({'network': net | small, 'train.images': 6, 'train.batch': 2, 'distill.images': 6, 'distill.batch': 2})
+
+
+published = [k for k in recipes() if k.startswith(('cifar10', 'celebahq', 'ffhq', 'afhqv2', 'fastmri')) and not k.endswith('-small')]
+
+
+def test_every_small_edition_fits_into_half_an_hour():
+    seen = {}
+    for name in published:
+        r = recipe(f'{name}-small')
+        kind = json.dumps([r['network'], r['train'], r['distill'], r.made(), r.made(whole=True)])
+        if kind not in seen: seen[kind] = r.cost()
+        c = seen[kind]
+        assert r['corruption'] == recipe(name)['corruption'] and r['data'] == recipe(name)['data']
+        assert 5 < 60*(c['hours']['H200'] + c['student']['hours']['H200']) < 20
 
 
 @pytest.mark.parametrize('name', [k for k in recipes() if k != 'own'])
