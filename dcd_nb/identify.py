@@ -194,7 +194,7 @@ def verdict(self:Report):
         return f"p(x) is identifiable{paper}: A is invertible, with condition number {(self.spectrum[0]/self.spectrum[-1])**.5:.1g}."
     if self.identifiable is True: return f"p(x) is identifiable: A is invertible with probability 1e{self.chance:.0f}, and small groups of pixels are seen together often."
     if self.identifiable: return ("p(x) is identifiable up to second moments: the covariance is determined. Whether all of p(x) is, is not decided "
-                                  "here; no draw of A sees everything.")
+                                  "here; no draw of A is known to see everything.")
     if hidden: return (f"p(x) is not identifiable: {hidden} of {self.d} directions ({hidden/self.d:.0%}) are invisible to every A. "
                        "It is identifiable up to these; what a method returns there is its own habit.")
     if self.identifiable is None: return f"Not decided: every direction is seen, and at least {self.determined:.0%} of the covariance is determined by the draws looked at."

@@ -15,7 +15,7 @@ from dcd_nb.core import rng
 from dcd_nb.mri import phantoms
 from dcd_nb.networks import UNet
 from dcd_nb.recipes import recipe, recipes
-from dcd_nb.runs import check_record
+from dcd_nb.runs import check_record, run_recipe
 
 bin = Path(sys.executable).parent
 small = 'network=MLP(shape=(1,8,8),width=32,blocks=1) train.images=64_000 train.batch=64 train.checkpoint_every=3200 distill.images=32_000 distill.checkpoint_every=1600'
@@ -83,6 +83,12 @@ def narrow(r):
 
 
 published = [k for k in recipes() if k.startswith(('cifar10', 'celebahq', 'ffhq', 'afhqv2', 'fastmri')) and not k.endswith('-small')]
+
+
+def test_scans_leave_a_record(tmp_path):
+    r = recipe('phantoms-16-R4', data__n=300, train__images=2560, distill__images=1280)
+    results = run_recipe(r, tmp_path/'a', n=200, quiet=True)
+    assert {'student', 'teacher_full'} <= set(results['fd']['random']) and check_record(tmp_path/'a/record')['random']['agree']
 
 
 def test_every_small_edition_fits_into_half_an_hour():
