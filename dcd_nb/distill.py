@@ -138,10 +138,10 @@ def corrupt_again(
 # %% ../nbs/22_distill.ipynb #a028ffc6
 class Distillation:
     "One step of Phase II"
-    def __init__(self, teacher, corruption, loss, fake, generator, fake_steps, noisy, **kw):
+    def __init__(self, teacher, corruption, loss, fake, generator, init_sigma, fake_steps, noisy, leak=1.):
         self.teacher, self.objective, self.corruption, self.loss = teacher.net, teacher.objective, corruption, loss
         self.fake, self.generator, self.fake_steps, self.noisy = fake, generator, fake_steps, noisy
-        self.G = Generator(generator.net, teacher.objective, **kw)
+        self.G = Generator(generator.net, teacher.objective, init_sigma, leak=leak)
 
     def images(self, part):
         "What the generator makes in this part of the batch"
@@ -295,7 +295,7 @@ def distill(
     shown = dict(init_sigma=init_sigma, leak=leak)
     first = corrupt_again(ys.corruption, Generator(nets['generator'], teacher.objective, **shown).sample(64, seed), Draws(seed), noise=False).y
     for net in (phi, *nets.values()): speed_up(net, device, compile)
-    step = Distillation(Teacher(phi, teacher.objective), ys.corruption, loss, *learners.values(), fake_steps, noisy, **shown)
+    step = Distillation(Teacher(phi, teacher.objective), ys.corruption, loss, *learners.values(), init_sigma, fake_steps, noisy, leak)
     G = Generator(learners['generator'].ema.net, teacher.objective, about=plan['about'] | dict(corruption=plan['corruption']), **shown)
     run, start = Run(out, plan, resume), _weights(nets['generator'])
     near = Proximal(ys) if monitor is None and len(ys) > 3 else None
