@@ -44,7 +44,7 @@ def packed(
                 blocks=len(net.net.blocks), levels=scales, vectors=_base64(vectors, '<f4'), leak=leak)
 
 # %% ../nbs/29_live.ipynb #09acac4d
-_network_js = """
+_weights_js = """
 const half = u => (u >> 15 ? -1 : 1)*((u >> 10 & 31) ? (1 + (u & 1023)/1024)*2**((u >> 10 & 31) - 15) : (u & 1023)*2**-24)
 const bytes = text => Uint8Array.from(atob(text), c => c.charCodeAt(0)).buffer
 function unpack(net) {
@@ -55,7 +55,10 @@ function unpack(net) {
     net.levels.forEach((L, k) => { L.shift = Array.from({length: net.blocks + 1}, (_, i) => part(k*(net.blocks + 1) + i)) })
     return net
 }
-const add = (a, b) => a.map((v, i) => v + b[i])
+"""
+
+# %% ../nbs/29_live.ipynb #32d61767
+_network_js = _weights_js + """const add = (a, b) => a.map((v, i) => v + b[i])
 function times(W, x) {
     const n = x.length, y = new Float64Array(W.length/n)
     for (let r = 0; r < y.length; r++) for (let c = 0; c < n; c++) y[r] += W[r*n + c]*x[c]
@@ -99,7 +102,7 @@ const between = (a, b, t) => a.map((v, i) => v*Math.cos(t*Math.PI/2) + b[i]*Math
 """
 
 # %% ../nbs/29_live.ipynb #b28de9fc
-_page_js = """
+_show_js = """
 function draw(canvas, x) {
     const side = Math.sqrt(x.length), c = canvas.getContext('2d'), image = c.createImageData(side, side)
     x.forEach((v, i) => image.data.set([0, 1, 2].map(() => (inside(v) + 1)*127.5).concat(255), 4*i))
@@ -117,7 +120,10 @@ function show(z) {
     get('times').textContent = 'student: 1 call, ' + quick.toFixed(1) + ' ms; teacher: 35 calls, ' + slow.toFixed(1) + ' ms'
     step()
 }
-function step() {
+"""
+
+# %% ../nbs/29_live.ipynb #d0b5b7e9
+_page_js = _show_js + """function step() {
     const now = steps[+get('step').value]
     draw(get('noisy'), now.x.map(v => v/Math.max(1, now.level)))
     draw(get('denoised'), now.a)
