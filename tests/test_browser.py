@@ -118,6 +118,19 @@ def run_all(page, url):
     page.get_by_role('menuitem', name='Run All Cells', exact=True).click()
 
 
+def test_slow_cells_show_what_is_stored(lab, page, tmp_path):
+    "*Run All Cells* must not train for an hour, nor lose what the page shows"
+    cell = lambda source, *outputs: dict(cell_type='code', id=f'c{len(source)}', metadata={}, outputs=list(outputs), execution_count=None, source=source)
+    path = tmp_path/'work/explorer.ipynb'
+    nb = json.loads(path.read_text())
+    nb['cells'] = [cell('from dcd_nb.core import *'), cell("#| slow\nprint('ran')\n1/0", dict(output_type='stream', name='stdout', text=['an old result\n'])), cell('print(2 + 3)')]
+    path.write_text(json.dumps(nb))
+    run_all(page, lab)
+    page.locator('.jp-OutputArea-output pre', has_text='5').last.wait_for(timeout=120_000)
+    shown = ''.join(page.locator('.jp-OutputArea-output').all_inner_texts())
+    assert 'an old result' in shown and 'DCD_SLOW=1' in shown and 'ran' not in shown.split() and 'Error' not in shown
+
+
 def test_first_page_of_the_path_runs_in_jupyterlab(lab, page, tmp_path):
     "What a newcomer sees after *Run All Cells*: numbered cells, no error, pictures, formulas, links to pages that exist"
     name = paths['Newcomer'][0]
