@@ -16,18 +16,24 @@ from fastcore.basics import patch
 from .core import BadInput, axes, made_with, need, number, png, save_images
 from .distill import Generator
 from .files import atomic, content_hash, load_meta, load_tensors, save_tensors, saving
-from .metrics import _bootstrap, _classifiers, _distance, _factor, _plain_floats, features, spread
+from .metrics import _bootstrap, _classifiers, _distance, _factor, _plain_floats, features, spread, stored
+from .mri import MultiCoilMRI, sense
 from .networks import num_params
 from .quickstart import baselines_of, ways_to_sample
 from .recipes import Recipe, recipe
 from .training import Teacher
 
 # %% ../nbs/28_runs.ipynb #25a011f5
+def _judged(x):
+    "What is compared: of complex images the magnitudes, as files hold them"
+    return _plain_floats(stored(x)) if x.shape[1] == 2 and x[0, 0].numel() > 1 else x
+
+# %% ../nbs/28_runs.ipynb #fc35545e
 class Judge:
     "Distances to clean images, in each space that can be used for them"
     few = 10_000
     def __init__(self, reference): # clean images (N, C, H, W)
-        self.spaces, self.hash, self.n = {}, content_hash(reference), len(reference)
+        self.spaces, self.hash, self.n, reference = {}, content_hash(reference), len(reference), _judged(reference)
         for name in ('classifier', 'random', 'pca'):
             try: self.spaces[name] = features(name, reference)
             except BadInput: pass                                         # the digits' classifier knows digits only
@@ -35,7 +41,7 @@ class Judge:
 
     def __call__(self, x):
         "{space: distance} of `x`, and of its first images"
-        found = {k: f(x) for k, f in self.spaces.items()}
+        found = {k: f(_judged(x)) for k, f in self.spaces.items()}
         far = lambda n: {k: _distance(*_factor(a[:n]), *self.moments[k]) for k, a in found.items()}
         return far(len(x)), far(self.few)
 
@@ -49,10 +55,16 @@ def _timed(make, n, seconds=None):
     if seconds is not None: n = max(few, min(n, int(seconds/each)//1000*1000))
     return (x if n == few else make(n)), 1000*each
 
+def _reconstructed(ys, n):
+    "What scans say without any learning"
+    if not isinstance(ys.op, MultiCoilMRI): return {}
+    y, state = ys[:n]
+    return dict(zero_filled=ys.op.adjoint(y, state), sense=sense(ys.op, y, state, lam=1e-3))
+
 def parties(ys, teacher, G, n, seed, seconds=None):
     "Yield name, images, seconds for a thousand, and network calls, one party after the other"
     if tuple(ys.y.shape[1:]) == tuple(G.shape): yield 'corrupted', ys.y[:n].float().cpu(), None, 0
-    for name, x in baselines_of(ys, n).items(): yield name, x[:n].float(), None, 0
+    for name, x in (baselines_of(ys, n) | _reconstructed(ys, n)).items(): yield name, x[:n].float(), None, 0
     yield 'student', *_timed(lambda k: G.sample(k, seed), n), 1
     if tuple(teacher.shape) != tuple(G.shape): return                     # it lives among smaller images
     ways = ways_to_sample(teacher, n, seed)
@@ -153,9 +165,9 @@ def check_record(
     x = G.sample(min(n, results['n']), results['seed'])
     for space in results['fd_10k']:
         if space == 'pca': continue
-        f = features(space, torch.zeros(2, *meta['image']))
+        f = features(space, _judged(torch.zeros(2, *meta['image'])))
         mu, R = tensors[f'{space}.mu'], tensors[f'{space}.R']
-        b = _bootstrap(f(x), mu, R, reps, 0)
+        b = _bootstrap(f(_judged(x)), mu, R, reps, 0)
         recorded = results['fd_10k'][space]['student']
         found[space] = dict(recorded=recorded, found=b.value, low=b.low, high=b.high, agree=b.low <= recorded <= b.high)
     return found
@@ -225,12 +237,14 @@ def samples(self:Record):
 def keep_record(
     name,             # of a recipe
     folder,           # where records are kept: folder/name
+    seed=0,           # of both phases; if it is not 0, the record is folder/name-seed1, ...
     **kw,             # further arguments of `run_recipe`
 ):
     "Run a recipe and keep its record and nothing else, unless it is there already"
-    folder = Path(folder)
+    folder, r = Path(folder), recipe(name, **dict(train__seed=seed, distill__seed=seed) if seed else {})
+    if seed: name = f'{name}-seed{seed}'
     if (folder/name).exists(): return
-    run_recipe(name, folder/f'{name}.run', **kw)
+    run_recipe(r, folder/f'{name}.run', **kw)
     shutil.move(folder/f'{name}.run/record', folder/name)
     shutil.rmtree(folder/f'{name}.run')
 

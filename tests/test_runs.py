@@ -16,6 +16,7 @@ import torch
 from dcd_nb.cli import list_recipes
 from dcd_nb.core import rng
 from dcd_nb.distill import Generator
+from dcd_nb.metrics import compare
 from dcd_nb.mri import phantoms
 from dcd_nb.networks import UNet
 from dcd_nb.recipes import recipe, recipes
@@ -145,7 +146,11 @@ published = [k for k in recipes() if k.startswith(('cifar10', 'celebahq', 'ffhq'
 def test_scans_leave_a_record(tmp_path):
     r = recipe('phantoms-16-R4', data__n=300, train__images=2560, distill__images=1280)
     results = run_recipe(r, tmp_path/'a', n=200, quiet=True)
-    assert {'student', 'teacher_full'} <= set(results['fd']['random']) and check_record(tmp_path/'a/record')['random']['agree']
+    assert {'student', 'teacher_full', 'zero_filled', 'sense'} == set(results['fd']['random']) and check_record(tmp_path/'a/record')['random']['agree']
+    ys, heads = r.measurements(), (2*phantoms(300, 16).norm(dim=1, keepdim=True) - 1)
+    zero = 2*ys.op.adjoint(ys.y, ys.state).norm(dim=1, keepdim=True)[:200] - 1
+    for space, d in results['fd'].items():                                  # of magnitudes, as bytes
+        assert d['zero_filled'] == pytest.approx(compare({'zero': zero}, heads, [space])['fd'][space]['zero'], rel=.02)
 
 
 def test_every_small_edition_fits_into_half_an_hour():
