@@ -377,7 +377,7 @@ def stamp(
     print(f"{datetime.date.today()}, {m['machine']}, {time.time() - start:.0f} s, torch {m['torch']}, revision {m['revision'] or m['dcd_nb']}")
 
 # %% ../nbs/00_core.ipynb #8d0d876f
-_told = 'A slow cell: this is what it showed when it ran. To run it: %env DCD_SLOW=1'
+_told = 'Slow, or for a GPU that is not here: this is what the cell showed when it ran. %env DCD_SLOW=1 runs slow ones.'
 
 def stored_outputs(
     path,   # of a notebook
