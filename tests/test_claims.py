@@ -61,11 +61,19 @@ def test_saturation_student_wins_by_two_and_by_four():
     assert wins(t, 'corrupted', 'classifier') == 3
 
 
-def test_quickstart_student_wins_five_seeds():
+def test_quickstart_student_wins_ten_seeds():
     "And the teacher of equal computation wins the classifier's space alone"
-    three, two = (tables(t) for t in printed('24_quickstart') if 'half of the digits' in t)
-    assert all(wins(three, 'best sampler', s) == 3 and wins(two, 'best sampler', s) == 2 and wins(three, 'gaussian', 'classifier') == 3 for s in spaces)
+    three, seven = (tables(t) for t in printed('24_quickstart') if 'half of the digits' in t)
+    assert all(wins(three, 'best sampler', s) == 3 and wins(seven, 'best sampler', s) == 7 and wins(three, 'gaussian', 'classifier') == 3 for s in spaces)
     assert [wins(three, 'equal compute', s) for s in spaces] == [0, 3, 3]
+    gain = lambda t: [1 - a/b for a, b in zip(t['classifier']['student'], t['classifier']['best sampler'])]
+    assert all(round(100*low) == a and round(100*high) == b for (low, high), a, b in (((min(gain(three)), max(gain(three))), 4, 28), ((min(gain(seven)), max(gain(seven))), 2, 25)))
+
+
+def test_without_dropout_the_classifier_is_split():
+    text = next(t for t in printed('41_digits') if t.count('seed ') == 6 and 'classifier' in t)
+    pairs = {s: [tuple(map(float, p)) for p in re.findall(rf'{s} ([\d.]+) -> ([\d.]+)', text)] for s in spaces}
+    assert [sum(b < a for a, b in pairs[s]) for s in spaces] == [3, 6, 6] and all(a > 1.8*b for s in ('random', 'pca') for a, b in pairs[s])
 
 
 def test_dropout_makes_the_better_denoiser_and_not_the_better_sampler():
