@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['colors', 'BadInput', 'need', 'choose', 'number', 'optional', 'Named', 'scramble', 'hash32', 'rng', 'Draws',
            'to_uint8', 'image_grid', 'photos', 'color_of', 'axes', 'show_images', 'save_images', 'png', 'slider',
-           'in_notebook', 'progress', 'pick_device', 'autocast', 'made_with', 'stamp']
+           'in_notebook', 'progress', 'pick_device', 'autocast', 'made_with', 'stamp', 'stored_outputs', 'show_stored']
 
 # %% ../nbs/00_core.ipynb #bd3c5402
-import ast, base64, datetime, difflib, html, importlib, inspect, io, math, os, platform, subprocess, sys, time
+import ast, base64, datetime, difflib, html, importlib, inspect, io, json, math, os, platform, subprocess, sys, time
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -375,3 +375,39 @@ def stamp(
     "Print date, machine, seconds, PyTorch and revision"
     m = made_with()
     print(f"{datetime.date.today()}, {m['machine']}, {time.time() - start:.0f} s, torch {m['torch']}, revision {m['revision'] or m['dcd_nb']}")
+
+# %% ../nbs/00_core.ipynb #8d0d876f
+_told = 'Slow, or for a GPU that is not here: this is what the cell showed when it ran. %env DCD_SLOW=1 runs slow ones.'
+
+def stored_outputs(
+    path,   # of a notebook
+    source, # of one of its cells
+):
+    "What the file keeps of that cell's outputs: text, or a dict of MIME types"
+    cells = json.loads(Path(path).read_text(encoding='utf-8'))['cells']
+    kept = next((c['outputs'] for c in cells if c['cell_type'] == 'code' and ''.join(c['source']).strip() == source.strip()), [])
+    joined = [{k: ''.join(v) for k, v in o['data'].items()} if 'data' in o else ''.join(o.get('text', '')) for o in kept]
+    return [o for o in joined if o and _told not in o]
+
+def show_stored(source):
+    "Show what is stored for a slow cell of the notebook that runs"
+    from IPython import get_ipython
+    from IPython.display import publish_display_data
+    path = get_ipython().user_ns.get('__vsc_ipynb_file__') or os.environ.get('JPY_SESSION_NAME', '')
+    for o in stored_outputs(path, source) if Path(path).is_file() else []:
+        print(o, end='') if isinstance(o, str) else publish_display_data(o)
+    print(_told)
+
+# %% ../nbs/00_core.ipynb #11eb5787
+def _keep_slow(lines):
+    "Cells flagged as slow, or for a GPU that is not there, become a call of `show_stored`"
+    flags = {l.removeprefix('#|').strip() for l in lines if l.startswith('#|')}
+    wait = 'slow' in flags and not os.environ.get('DCD_SLOW') or 'cuda' in flags and not torch.cuda.is_available()
+    return [f"__import__('dcd_nb.core').core.show_stored({''.join(lines)!r})\n"] if wait else lines
+
+def _in_kernel(ip):
+    "Let the kernel's cells pass through `_keep_slow`"
+    steps = ip.input_transformers_cleanup
+    if not any(getattr(f, '__name__', '') == '_keep_slow' for f in steps): steps.append(_keep_slow)
+
+if in_notebook(): _in_kernel(sys.modules['IPython'].get_ipython())

@@ -33,9 +33,11 @@ class Generator:
         init_sigma=2.5,# level of the noise that it is shown
         about=None,    # plain values worth remembering
         leak=1.,       # share that stays of what lies outside [-1, 1]
+        spread=1.,     # of z: below 1, typical images are preferred
     ):
         self.net, self.objective, self.init_sigma, self.about = net, objective, number('init_sigma', init_sigma, lambda v: v > 0, 'a positive number'), about or {}
         self.leak = number('leak', leak, lambda v: 0 <= v <= 1, 'a number from 0 to 1')
+        self.spread = number('spread', spread, lambda v: 0 < v <= 1, 'above 0, at most 1')
         self.run, self.history = {}, ()
     shape = property(lambda self: self.net.shape, doc="(C, H, W) of its images")
 
@@ -45,7 +47,7 @@ class Generator:
     ):
         "The images of `z`"
         s = z.new_full((len(z),), self.init_sigma)
-        return kept_inside(self.objective.denoise(self.net, self.init_sigma*z, s, state), self.leak)
+        return kept_inside(self.objective.denoise(self.net, self.init_sigma*self.spread*z, s, state), self.leak)
 
     states = Teacher.states
     def __repr__(self): return f"Generator({self.net!r}, {self.objective!r})"
@@ -75,7 +77,7 @@ def save(self:Generator,
     half=False,  # keep 16 of 32 bits of each weight
 ):
     "Write network and objective"
-    save_model(path, self, 'generator', half, init_sigma=self.init_sigma, leak=self.leak)
+    save_model(path, self, 'generator', half, init_sigma=self.init_sigma, leak=self.leak, spread=self.spread)
 
 @patch(cls_method=True)
 def load(cls:Generator,
@@ -85,7 +87,7 @@ def load(cls:Generator,
 ):
     "The generator that was saved, or that of the selected or last good checkpoint of a run"
     net, objective, meta = load_model(path, 'generator', device, precision)
-    return cls(net, objective, meta['init_sigma'], meta.get('about'), meta.get('leak', 1.))
+    return cls(net, objective, meta['init_sigma'], meta.get('about'), meta.get('leak', 1.), meta.get('spread', 1.))
 
 # %% ../nbs/22_distill.ipynb #7aa1ae79
 @patch(cls_method=True)
@@ -161,8 +163,11 @@ def generator_loss(self:Distillation, part):
     if objective.whole: y, seen = x, new_states(objective.states, x, part.draws)
     else: y, seen = corrupt_again(self.corruption, x, part.draws, noise=self.noisy)
     D = lambda net: lambda x, s: objective.denoise(net, x, s, seen)
-    self.watch['size'] = y.detach().square().mean().sqrt()
+    self.watch['size'] = _rms(y) + _rms(x - x.clamp(-1, 1))*(1/max(self.G.leak, 1e-3) - 1)         # as large as they were before they were kept inside
     return self.loss(D(self.teacher), D(self.fake.net), y, part.draws, objective.counts(seen), self.watch).mean()
+
+# %% ../nbs/22_distill.ipynb #6ed277e4
+def _rms(x): return x.detach().square().mean().sqrt()
 
 # %% ../nbs/22_distill.ipynb #ec427dcb
 def _turn(net, on):
@@ -265,6 +270,7 @@ def distill(
     noisy=False,     # compare with the corruption's noise: for teachers that are plain diffusions on y
     init_sigma=2.5,  # level of the noise that the generator is shown
     leak=1.,         # share that stays of what its images have outside [-1, 1]; .03: hardly anything
+    spread=1.,       # of the latents once it is trained: below 1, typical images are preferred
     seed=0,
     out=None,        # folder of the run; None: nothing is kept
     resume=False,    # go on with the run in `out`, if there is one
@@ -288,11 +294,11 @@ def distill(
     nets = {k: l.net for k, l in learners.items()}
     plan = dict(teacher=content_hash(teacher.net.state_dict()), start=start and content_hash(start.net.state_dict()), corruption=ys.corruption.to_dict(),
                 objective=teacher.objective.to_dict(), net=nets['generator'].to_dict(), kind='distill', loss=loss.to_dict(), fake_steps=fake_steps,
-                noisy=noisy, init_sigma=init_sigma, leak=leak, images=images, minutes=minutes, batch=batch, accumulate=accumulate, seed=seed,
+                noisy=noisy, init_sigma=init_sigma, leak=leak, spread=spread, images=images, minutes=minutes, batch=batch, accumulate=accumulate, seed=seed,
                 checkpoint_every=checkpoint_every, select=select, patience=patience, learn={k: l.settings for k, l in learners.items()}, about=about or {}, made_with=made_with())
     check_budget(plan)
     if select and monitor is None: choose('select', select, ['proximal', 'spectrum', 'histogram'])
-    shown = dict(init_sigma=init_sigma, leak=leak)
+    shown = dict(init_sigma=init_sigma, leak=leak, spread=spread)
     first = corrupt_again(ys.corruption, Generator(nets['generator'], teacher.objective, **shown).sample(64, seed), Draws(seed), noise=False).y
     for net in (phi, *nets.values()): speed_up(net, device, compile)
     step = Distillation(Teacher(phi, teacher.objective), ys.corruption, loss, *learners.values(), init_sigma, fake_steps, noisy, leak)

@@ -33,6 +33,7 @@ def packed(
     net,    # a `Precond` around an MLP with a linear path
     levels, # noise levels at which it will be asked
     leak=1.,# share that stays of what a generator's images have outside [-1, 1]
+    spread=1., # of its latents
 ):
     "The network as plain values: weights in half precision as base64, and where each begins"
     good = isinstance(net.net, MLP) and net.net.gain is not None and net.net.in_channels == net.net.out_channels
@@ -41,10 +42,10 @@ def packed(
     starts = torch.tensor([0] + [len(t) for t in body.values()]).cumsum(0).tolist()
     scales, vectors = _levels(net, levels)
     return dict(weights=_base64(torch.cat([*body.values()]), '<f2'), start=dict(zip(body, starts)), size={k: len(t) for k, t in body.items()},
-                blocks=len(net.net.blocks), levels=scales, vectors=_base64(vectors, '<f4'), leak=leak)
+                blocks=len(net.net.blocks), levels=scales, vectors=_base64(vectors, '<f4'), leak=leak, spread=spread)
 
 # %% ../nbs/29_live.ipynb #09acac4d
-_network_js = """
+_weights_js = """
 const half = u => (u >> 15 ? -1 : 1)*((u >> 10 & 31) ? (1 + (u & 1023)/1024)*2**((u >> 10 & 31) - 15) : (u & 1023)*2**-24)
 const bytes = text => Uint8Array.from(atob(text), c => c.charCodeAt(0)).buffer
 function unpack(net) {
@@ -55,7 +56,10 @@ function unpack(net) {
     net.levels.forEach((L, k) => { L.shift = Array.from({length: net.blocks + 1}, (_, i) => part(k*(net.blocks + 1) + i)) })
     return net
 }
-const add = (a, b) => a.map((v, i) => v + b[i])
+"""
+
+# %% ../nbs/29_live.ipynb #32d61767
+_network_js = _weights_js + """const add = (a, b) => a.map((v, i) => v + b[i])
 function times(W, x) {
     const n = x.length, y = new Float64Array(W.length/n)
     for (let r = 0; r < y.length; r++) for (let c = 0; c < n; c++) y[r] += W[r*n + c]*x[c]
@@ -81,7 +85,7 @@ function denoise(net, x, k) {
 # %% ../nbs/29_live.ipynb #3e22b830
 _sampling_js = """
 const inside = v => Math.min(1, Math.max(-1, v))
-const generate = (net, z) => denoise(net, z.map(v => v*net.levels[0].s), 0).map(v => inside(v) + net.leak*(v - inside(v)))
+const generate = (net, z) => denoise(net, z.map(v => v*net.levels[0].s*net.spread), 0).map(v => inside(v) + net.leak*(v - inside(v)))
 function path(net, z) {
     const s = net.levels.map(l => l.s), seen = []
     let x = z.map(v => v*s[0])
@@ -99,7 +103,7 @@ const between = (a, b, t) => a.map((v, i) => v*Math.cos(t*Math.PI/2) + b[i]*Math
 """
 
 # %% ../nbs/29_live.ipynb #b28de9fc
-_page_js = """
+_show_js = """
 function draw(canvas, x) {
     const side = Math.sqrt(x.length), c = canvas.getContext('2d'), image = c.createImageData(side, side)
     x.forEach((v, i) => image.data.set([0, 1, 2].map(() => (inside(v) + 1)*127.5).concat(255), 4*i))
@@ -117,7 +121,10 @@ function show(z) {
     get('times').textContent = 'student: 1 call, ' + quick.toFixed(1) + ' ms; teacher: 35 calls, ' + slow.toFixed(1) + ' ms'
     step()
 }
-function step() {
+"""
+
+# %% ../nbs/29_live.ipynb #d0b5b7e9
+_page_js = _show_js + """function step() {
     const now = steps[+get('step').value]
     draw(get('noisy'), now.x.map(v => v/Math.max(1, now.level)))
     draw(get('denoised'), now.a)
@@ -141,7 +148,7 @@ def live_page(
 ):
     "Both networks as HTML that needs no server"
     from IPython.display import HTML
-    nets = dict(student=packed(student.net, [student.init_sigma], student.leak), teacher=packed(teacher.net, karras_grid()))
+    nets = dict(student=packed(student.net, [student.init_sigma], student.leak, student.spread), teacher=packed(teacher.net, karras_grid()))
     pictures = [_canvas.format(*p) for p in (('student', 'student, one call'), ('teacher', 'teacher, 35 calls'), ('noisy', 'what the teacher sees'), ('denoised', 'what it makes of it'))]
     sliders = _range.format('walk', 'from this latent to the next', 100, 'times') + _range.format('step', 'along the path of the teacher', 18, 'level')
     body = f'<div id="dcd-live"><button name="new">new sample</button><div style="margin-top:.5em">{"".join(pictures)}</div>{sliders}</div>'

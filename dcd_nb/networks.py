@@ -280,14 +280,16 @@ class MLP(Conditioned):
         self.blocks = nn.ModuleList(MLPBlock(width, dropout) for _ in range(blocks))
         self.norm, self.last = nn.LayerNorm(width), xavier(nn.Linear(width, c*h*w), 1e-5)
 
-    def forward(self, x, noise_label, class_labels=None, augment_labels=None):
-        self._fits(x)
-        x, emb = x.flatten(1), self.embed(noise_label, class_labels, augment_labels)
-        h = self.first(x)
-        for block in self.blocks: h = block(h, emb)
-        out = self.last(self.norm(h))
-        if self.gain: out = out + self.lin1(self.gain(emb)*self.lin0(x))
-        return out.view(-1, *self.shape)
+# %% ../nbs/05_networks.ipynb #65baff05
+@patch
+def forward(self:MLP, x, noise_label, class_labels=None, augment_labels=None):
+    self._fits(x)
+    x, emb = x.flatten(1), self.embed(noise_label, class_labels, augment_labels)
+    h = self.first(x)
+    for block in self.blocks: h = block(h, emb)
+    out = self.last(self.norm(h))
+    if self.gain: out = out + self.lin1(self.gain(emb)*self.lin0(x))
+    return out.view(-1, *self.shape)
 
 # %% ../nbs/05_networks.ipynb #e569e863
 class Precond(nn.Module):

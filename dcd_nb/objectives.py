@@ -226,6 +226,8 @@ def penalty(self:Consistency,
     return (later - target).square().flatten(1).mean(1)
 
 # %% ../nbs/13_inpainting.ipynb #203b18a4
+from fastcore.basics import patch
+
 from .operators import RandomMask
 
 # %% ../nbs/13_inpainting.ipynb #0b16f7f2
@@ -252,15 +254,17 @@ class AmbientInpainting(Objective):
     def states(self, n, shape, generator): return self.op.further(self.op.draw(n, shape, generator), generator, self.delta)
     def counts(self, state): return state
 
-    def loss(self, net, batch, draws=None):
-        y, A, draws = batch.y, batch.state.to(batch.y), fresh(draws, batch.y)
-        seen = torch.cat(draws.each(lambda g, rows: self.op.further(A[rows], g, self.delta), len(y)))
-        s = self.level(y, draws)
-        c = 1 - (s.new_tensor(self.sigma)/s).clamp(max=1)**2
-        y_s = y + s*c.sqrt()*draws.normal(y)
-        f = self.denoise(net, y_s, s.flatten(), seen)
-        error = seen*(c*f + (1 - c)*y_s - y) + (A - seen)*(f - y)
-        return (net.weight(s.flatten(), seen)*error**2).flatten(1).mean(1)
+# %% ../nbs/13_inpainting.ipynb #dfdb4f10
+@patch
+def loss(self:AmbientInpainting, net, batch, draws=None):
+    y, A, draws = batch.y, batch.state.to(batch.y), fresh(draws, batch.y)
+    seen = torch.cat(draws.each(lambda g, rows: self.op.further(A[rows], g, self.delta), len(y)))
+    s = self.level(y, draws)
+    c = 1 - (s.new_tensor(self.sigma)/s).clamp(max=1)**2
+    y_s = y + s*c.sqrt()*draws.normal(y)
+    f = self.denoise(net, y_s, s.flatten(), seen)
+    error = seen*(c*f + (1 - c)*y_s - y) + (A - seen)*(f - y)
+    return (net.weight(s.flatten(), seen)*error**2).flatten(1).mean(1)
 
 # %% ../nbs/14_kspace.ipynb #6c8477be
 from functools import partial

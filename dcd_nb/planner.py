@@ -11,11 +11,13 @@ import math
 import torch
 
 from .core import choose, need
+from .distill import step_flops
+from .losses import SiD
 from .networks import Network, flops, num_params
 from .training import peaks
 
 # %% ../nbs/56_cost.ipynb #f5cb04d4
-passes = dict(teacher=3, student=11)   # forward passes that a step costs for one image, in Phase I and II
+passes = dict(teacher=3, student=step_flops(1, 1, SiD()))   # forward passes that a step costs for one image, in Phase I and II
 
 # %% ../nbs/56_cost.ipynb #6616a52c
 bytes_each = dict(teacher=dict(weights=4, gradients=4, Adam=8, average=4, rounded=2), student=dict(weights=12, gradients=8, Adam=16, average=4, rounded=6))  # for a parameter

@@ -252,13 +252,15 @@ for name in list(_library):
 _small = dict(images=800_000, batch=256, lr=1e-3, halflife=90_000, rampup=.25)
 _quick = dict(images=256_000, batch=128, lr=5e-4, betas=[0., .999], fake=dict(lr=2e-3), warmup=.02, decay=.8, halflife=40_000, rampup=.25)
 
-def _digits(kind, about, op, sigma, start=None, student={}, **more):
+_images = dict(lr=1e-3, betas=[0., .99], fake=dict(lr=4e-3, clip=.3), leak=.03, spread=.9)
+
+def _digits(kind, about, op, sigma, start=None, student={}, dropout=0., **more):
     "Digits; the student is compared from the level `start` on, by default from sigma"
     loss = {'loss': 'SiD', 'alpha': .5, 'levels': LogUniform(start or sigma, 5.).to_dict()}
-    add_recipe(f'digits-{kind}', about, source='digits', corruption=Corruption(op, sigma), network=MLP((1, 8, 8), width=128, linear=True).to_dict(),
-               train=_small, distill=_quick | dict(loss=loss) | student, **more)
+    add_recipe(f'digits-{kind}', about, source='digits', corruption=Corruption(op, sigma), network=MLP((1, 8, 8), width=128, dropout=dropout, linear=True).to_dict(),
+               train=_small, distill=_quick | _images | dict(loss=loss) | student, **more)
 
-_digits('noise', "scikit-learn's digits with noise of sigma 0.5", Identity(), .5, student=dict(init_sigma=.7, leak=.03))
+_digits('noise', "scikit-learn's digits with noise of sigma 0.5", Identity(), .5, student=dict(init_sigma=.7), dropout=.2)
 _digits('mask', 'digits, half of the pixels missing', RandomMask(.5), 0., .1, objective=dict(delta=.3))
 _digits('blur', 'blurred digits with noise of sigma 0.1', GaussianBlur(5, .8), .1)
 _digits('saturation', 'over-exposed digits with noise of sigma 0.1, by the general route: a plain diffusion of what is seen', Saturation(2.), .1,

@@ -89,7 +89,7 @@ def run_recipe(
     start, out, r = time.time(), Path(out), name if isinstance(name, Recipe) else recipe(name)
     if minutes is not None: number('minutes', minutes, lambda v: v > 0, 'a positive number')
     need(isinstance(n, int) and n > 1, f"n={n!r} must be a whole number of images, at least 2")
-    if (out/'record/results.json').exists(): return json.loads((out/'record/results.json').read_text())
+    if (out/'record/results.json').exists(): return _results(out/'record')
     before = _models(warm) if warm else (None, None)
     share = lambda part: dict(minutes=part*minutes) if minutes else {}
     ys, kw = r.measurements(data), dict(resume=True, device=device, quiet=quiet)
@@ -97,14 +97,18 @@ def run_recipe(
     G = r.student(teacher, ys, out=out/'student', start=before[1], **kw, **share(.45))
     left = minutes and max(1., 57*minutes - (time.time() - start))
     clean = _plain_floats(r.images(data)) if reference is None else reference
-    return _record(r, ys, teacher, G, clean, out, n, left, warm and _sum(warm))
+    return _record(r, ys, teacher, G, clean, out, n, left, warm and _results(warm)['weights_sha256'])
 
 # %% ../nbs/28_runs.ipynb #4b6de704
 def _models(record):
     "Teacher and student of a record"
     return Teacher.load(Path(record)/'teacher'), Generator.load(Path(record)/'generator')
 
-def _sum(record): return json.loads((Path(record)/'results.json').read_text())['weights_sha256']
+def _results(record):
+    "What the results.json of a record says"
+    path = Path(record)/'results.json'
+    need(path.exists(), f"record={str(record)!r} is not the record of a run: it has no results.json")
+    return json.loads(path.read_text())
 
 def _record(r, ys, teacher, G, clean, out, n, seconds, warm):
     "Compare, and write everything; results.json comes last and says that it is complete"
@@ -138,7 +142,7 @@ def _write(folder, r, results, judge, teacher, G, shown):
     moments = {f'{k}.{part}': t for k, m in judge.moments.items() for part, t in zip(('mu', 'R'), m)}
     save_tensors(folder/'reference', moments, dict(kind='moments', reference=judge.hash, n=judge.n, image=list(G.shape)))
     with atomic(folder/'results.json') as tmp: tmp.write_text(json.dumps(results | dict(rows=list(shown)), indent=1))
-    return json.loads((folder/'results.json').read_text())
+    return _results(folder)
 
 # %% ../nbs/28_runs.ipynb #2cf96a0c
 def _on_the_way(folder, phase, zoom, most=4):
@@ -155,9 +159,8 @@ def check_record(
     reps=20,        # draws of the bootstrap
 ) -> dict:
     "The distances of a record's generator, made again: {space: recorded, found, low, high, agree}"
-    record = Path(record)
-    need((record/'results.json').exists(), f"record={str(record)!r} is not the record of a run: it has no results.json")
-    results, (tensors, meta) = json.loads((record/'results.json').read_text()), load_tensors(record/'reference')
+    record, results = Path(record), _results(record)
+    tensors, meta = load_tensors(record/'reference')
     G, found = Generator.load(record/'generator'), {}
     x = G.sample(min(n, results['n']), results['seed'])
     for space in results['fd_10k']:
@@ -173,9 +176,8 @@ def check_record(
 class Record:
     "What a run left: its `results`, its `recipe`, and the `lines` that both phases wrote"
     def __init__(self, folder):
-        self.folder = Path(folder)
-        need((self.folder/'results.json').exists(), f"record={str(folder)!r} is not the record of a run: it has no results.json")
-        self.results, self.recipe = (json.loads((self.folder/f'{k}.json').read_text()) for k in ('results', 'recipe'))
+        self.folder, self.results = Path(folder), _results(folder)
+        self.recipe = json.loads((self.folder/'recipe.json').read_text())
         self.lines = [json.loads(l) for l in (self.folder/'metrics.jsonl').read_text().splitlines()]
         self.shape = tuple(load_meta(self.folder/'reference')['meta']['image'])
 

@@ -55,14 +55,17 @@ def alive(
                 f'<script>(() => {{{_alive_js.replace("ID", plain(name))}{load}{script}\nroot.hidden = false; root.addEventListener("input", moved); moved()}})()</script>')
 
 # %% ../nbs/00b_sliders.ipynb #7e0616b5
-_plot_js = """
+_ticks_js = """
 function ticks(lo, hi) {
     const raw = (hi - lo)/4, p = 10**Math.floor(Math.log10(raw)), step = [1, 2, 5, 10].find(m => m*p >= raw*(1 - 1e-9))*p, all = []
     for (let k = Math.ceil(lo/step - 1e-9); k*step <= hi + 1e-9*step; k++) all.push(+(k*step).toPrecision(6))
     return all
 }
 const text = (x, y, s, more = '') => `<text x="${x}" y="${y}" fill="currentColor" font-size="11" ${more}>${s}</text>`
-function plot(p) {
+"""
+
+# %% ../nbs/00b_sliders.ipynb #59317a0e
+_plot_js = _ticks_js + """function plot(p) {
     const W = 340, H = 220, L = 40, R = W - 14, T = 24, B = H - 34, fx = p.fx || (u => u), fy = p.fy || (u => u)
     const X = u => L + (R - L)*(fx(u) - fx(p.x[0]))/(fx(p.x[1]) - fx(p.x[0]))
     const Y = u => Math.max(T - 99, Math.min(H + 99, B - (B - T)*(fy(u) - fy(p.y[0]))/(fy(p.y[1]) - fy(p.y[0]))))

@@ -23,6 +23,9 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent.parent/'nbs'))
+from _minutes import paths  # noqa: E402
+
 sync_api = pytest.importorskip('playwright.sync_api', reason="the package playwright is not installed: pip install -e '.[dev]'")
 pytest.importorskip('jupyterlab', reason="the package jupyterlab is not installed: pip install -e '.[dev]'")
 root = Path(__file__).parent.parent
@@ -73,8 +76,10 @@ def lab(tmp_path):
     dirs = {k: tmp_path/k.lower() for k in ('HOME', 'JUPYTER_CONFIG_DIR', 'JUPYTER_DATA_DIR', 'JUPYTER_RUNTIME_DIR',
                                             'JUPYTERLAB_SETTINGS_DIR', 'JUPYTERLAB_WORKSPACES_DIR', 'IPYTHONDIR', 'MPLCONFIGDIR')}
     spec, work, news = dirs['JUPYTER_DATA_DIR']/'kernels/python3', tmp_path/'work', dirs['JUPYTERLAB_SETTINGS_DIR']/'@jupyterlab/apputils-extension'
-    for d in (*dirs.values(), spec, work, news): d.mkdir(parents=True)
+    whole = dirs['JUPYTERLAB_SETTINGS_DIR']/'@jupyterlab/notebook-extension'
+    for d in (*dirs.values(), spec, work, news, whole): d.mkdir(parents=True)
     news.joinpath('notification.jupyterlab-settings').write_text('{"fetchNews": "false", "checkForUpdates": false}')
+    whole.joinpath('tracker.jupyterlab-settings').write_text('{"windowingMode": "none"}')      # cells out of sight are in the page, too
     path = os.pathsep.join(filter(None, [str(root), os.getenv('PYTHONPATH')]))
     spec.joinpath('kernel.json').write_text(json.dumps(dict(display_name='this checkout', language='python', env=dict(PYTHONPATH=path),
         argv=[sys.executable, '-m', 'ipykernel_launcher', '-f', '{connection_file}'])))
@@ -106,11 +111,50 @@ def shot(page, name):
     if folder := os.getenv('DCD_SCREENSHOTS'): page.screenshot(path=f'{folder}/{name}.png')
 
 
-def test_sliders_move_the_picture_in_jupyterlab(lab, page):
-    page.goto(lab)
+def run_all(page, url):
+    page.goto(url)
     page.get_by_text('this checkout | Idle').wait_for()
     page.get_by_role('menuitem', name='Run', exact=True).click()
     page.get_by_role('menuitem', name='Run All Cells', exact=True).click()
+
+
+def test_slow_cells_show_what_is_stored(lab, page, tmp_path):
+    "*Run All Cells* must not train for an hour, nor lose what the page shows"
+    cell = lambda source, *outputs: dict(cell_type='code', id=f'c{len(source)}', metadata={}, outputs=list(outputs), execution_count=None, source=source)
+    path = tmp_path/'work/explorer.ipynb'
+    nb = json.loads(path.read_text())
+    nb['cells'] = [cell('from dcd_nb.core import *'), cell("#| slow\nprint('ran')\n1/0", dict(output_type='stream', name='stdout', text=['an old result\n'])), cell('print(2 + 3)')]
+    path.write_text(json.dumps(nb))
+    run_all(page, lab)
+    page.locator('.jp-OutputArea-output pre', has_text='5').last.wait_for(timeout=120_000)
+    shown = ''.join(page.locator('.jp-OutputArea-output').all_inner_texts())
+    assert 'an old result' in shown and 'DCD_SLOW=1' in shown and 'ran' not in shown.split() and 'Error' not in shown
+
+
+def test_first_page_of_the_path_runs_in_jupyterlab(lab, page, tmp_path):
+    "What a newcomer sees after *Run All Cells*: numbered cells, no error, pictures, formulas, links to pages that exist"
+    name = paths['Newcomer'][0]
+    shutil.copy(root/f'nbs/{name}.ipynb', tmp_path/'work')
+    run_all(page, lab.replace('explorer', name))
+    count = sum(c['cell_type'] == 'code' for c in json.loads((root/f'nbs/{name}.ipynb').read_text(encoding='utf-8'))['cells'])
+    prompts = lambda: page.locator('.jp-CodeCell .jp-InputPrompt').all_inner_texts()
+    for _ in range(600):
+        done, failed = [p for p in prompts() if p.strip('[]:').isdigit()], page.locator('[data-mime-type$="jupyter.error"], [data-mime-type$="jupyter.stderr"]')
+        if failed.count() or len(done) == count: break
+        time.sleep(.2)
+    assert not failed.count(), failed.first.inner_text()
+    assert len(done) == count
+    pictures, text = page.locator('.jp-OutputArea img'), ''.join(page.locator('.jp-MarkdownOutput').all_inner_texts())
+    assert pictures.count() >= 2 and all(p.evaluate('p => p.naturalWidth > 0') for p in pictures.all())
+    assert page.locator('.jp-MarkdownOutput mjx-container').count() > 10 and '$' not in text and ':::' not in text
+    links = page.locator('.jp-MarkdownOutput a[href*=".ipynb"]')
+    assert links.count() >= 4 and page.locator('details[open]').count() == 0 < page.locator('details').count()
+    assert page.outside == []
+    shot(page, 'operators')
+
+
+def test_sliders_move_the_picture_in_jupyterlab(lab, page):
+    run_all(page, lab)
     # The picture has a name for those who cannot see it, and the name says what is shown
     picture = page.get_by_role('img', name='x, y, A^T y, A^+ y and the singular values of')
     picture.wait_for()

@@ -1,7 +1,9 @@
 "A run from recipe to record under kills and in a given time."
 import json
+import math
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -11,12 +13,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from dcd_nb.cli import list_recipes
 from dcd_nb.core import rng
+from dcd_nb.distill import Generator
 from dcd_nb.metrics import compare
 from dcd_nb.mri import phantoms
 from dcd_nb.networks import UNet
 from dcd_nb.recipes import recipe, recipes
-from dcd_nb.runs import check_record, run_recipe
+from dcd_nb.runs import Record, check_record, run_recipe
 
 bin = Path(sys.executable).parent
 small = 'network=MLP(shape=(1,8,8),width=32,blocks=1) train.images=64_000 train.batch=64 train.checkpoint_every=3200 distill.images=32_000 distill.checkpoint_every=1600'
@@ -39,15 +43,21 @@ def whole(tmp_path_factory):
     return path, finish(start(path, 'whole'))
 
 
+def reached(out):
+    "Images that teacher and student have seen at their last checkpoints"
+    return sum(max((int(f.stem.split('-')[1]) for f in (out/phase).glob('checkpoint-*.json')), default=0) for phase in ('teacher', 'student'))
+
+
 def test_ten_kills_end_with_the_same_record(whole):
     path, result = whole
     rand = random.Random(0)
-    for k in range(10):
+    for place in sorted(rand.randrange(90_000) for _ in range(9)) + [96_000]:   # in both trainings, and while it compares
         p, began = start(path, 'parts'), time.time()
-        files = lambda: sum(f.stat().st_mtime > began for f in (path/'parts').rglob('*') if f.is_file())
-        while not files() and p.poll() is None: time.sleep(.02)              # it is at work
-        time.sleep(rand.random()*1.5)
+        at_work = lambda: any(f.stat().st_mtime > began for f in (path/'parts').rglob('*') if f.is_file())
+        while p.poll() is None and not (reached(path/'parts') >= place and at_work()): time.sleep(.01)
+        time.sleep(rand.random()*.1)
         p.send_signal(signal.SIGKILL), p.communicate()
+        assert p.returncode == -signal.SIGKILL and not (path/'parts/record/results.json').exists(), place   # it was not done yet
     again, clock = finish(start(path, 'parts')), {'seconds', 'seconds_50k', 'made_with'}
     assert {k: v for k, v in again.items() if k not in clock} == {k: v for k, v in result.items() if k not in clock}
     keep = lambda out: [l for l in ({k: v for k, v in json.loads(l).items() if k not in ('seconds', 'img_per_s')} for l in (path/out/'record/metrics.jsonl').open())]
@@ -66,6 +76,53 @@ def test_a_record_is_checked(whole):
     broken.write_text(json.dumps(told))
     done = subprocess.run([bin/'dcd_check', path/'whole/record'], capture_output=True, text=True)
     assert done.returncode == 2 and 'something else than its weights' in done.stderr
+
+
+shipped = sorted(p.parent for p in (Path(__file__).parent.parent/'nbs/runs').glob('*/results.json'))
+
+
+def test_records_are_shipped(): assert 'digits-noise' in [p.name for p in shipped]
+
+
+@pytest.mark.parametrize('record', shipped, ids=lambda p: p.name)
+def test_one_command_reproduces_a_shipped_record(record, tmp_path):
+    done = subprocess.run([bin/'dcd_check', record, '--json'], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found, recorded = json.loads(done.stdout), Record(record).results
+    assert recorded['counts']['student'] >= 10_000 and {*found} == {*recorded['fd_10k']} - {'pca'}
+    for space, d in found.items():
+        assert d['recorded'] == recorded['fd_10k'][space]['student'] and d['low'] <= d['recorded'] <= d['high']
+        assert d['high'] - d['low'] < .3*d['recorded']                          # and not because anything would do
+
+
+@pytest.mark.parametrize('record', shipped, ids=lambda p: p.name)
+def test_a_shipped_record_adds_up(record):
+    r = Record(record)
+    told, made = r.results, r.recipe['recipe']
+    assert made == recipe(told['recipe']) and told['rows'] == ['clean', *told['counts']] and told['n'] == told['counts']['student']
+    for d in (*told['fd'].values(), *told['fd_10k'].values()):
+        assert {*d} | {'teacher_full'} == {*told['counts']} | {'teacher_full'} and all(0 <= v < math.inf for v in d.values())
+    if told['n'] <= 10_000: assert told['fd'] == told['fd_10k']
+    for phase, part in dict(teacher='train', student='distill').items():
+        seen = [l['images'] for l in r.lines if l['phase'] == phase]
+        assert seen == sorted(seen) and seen[-1] == told['images'][phase] and abs(seen[-1] - made[part]['images']) < made[part]['batch']
+    assert sum(p.numel() for p in Generator.load(record/'generator').net.parameters()) == told['parameters']
+
+
+def printed(page):
+    "What the cells of a page print, or show as text"
+    cells = json.loads((Path(__file__).parent.parent/f'nbs/{page}.ipynb').read_text(encoding='utf-8'))['cells']
+    return '\n'.join(''.join(o.get('text', '')) + ''.join(o.get('data', {}).get('text/markdown', '')) for c in cells for o in c.get('outputs', []))
+
+
+@pytest.mark.parametrize('record', shipped, ids=lambda p: p.name)
+def test_pages_show_what_is_recorded(record):
+    r, table = Record(record), printed('49_results')
+    if not r.recipe['recipe']['name'].startswith(('fastmri', 'phantoms')): assert str(r) in printed('43_photos_run') + printed('44_inverse_run')
+    for space, d in r.results['fd'].items():
+        teacher, student = min(v for k, v in d.items() if k.startswith('teacher_')), d['student']
+        row = f"`{r.folder.name}` | {r.label(space)} | {teacher:.4g} | {student:.4g} | {student/teacher:.2f} | {r.results['n']}"
+        assert table.count(row) == 1
 
 
 def test_it_ends_in_time(tmp_path):
@@ -105,6 +162,23 @@ def test_every_small_edition_fits_into_half_an_hour():
         c = seen[kind]
         assert r['corruption'] == recipe(name)['corruption'] and r['data'] == recipe(name)['data']
         assert 5 < 60*(c['hours']['H200'] + c['student']['hours']['H200']) < 20
+
+
+def test_every_recipe_prints_its_cost_card(capsys):
+    "That of the full network, which is made on the meta device"
+    seen = set()
+    for name, r in recipes().items():
+        if name == 'own': continue
+        net = {k: v for k, v in r['network'].items() if k != 'dropout'} if isinstance(r['network'], dict) else r['network']
+        kind = json.dumps([net, r.made(), r.made(whole=True), r.objective().extra, r['distill'].get('loss', {}).get('loss')])    # what work depends on
+        if kind in seen: continue
+        seen.add(kind)
+        list_recipes(name)
+        out = capsys.readouterr().out
+        assert float(re.search(r'\ncost +([\d.]+) M parameters', out)[1]) > 0, name
+        for part in ('train', 'distill'):
+            if images := r[part].get('images'): assert re.search(rf'\n    {part} +{images:_} images, [\d.e+-]+ PFLOP: H200 .*, A100 .*, 4090 ', out), name   # toys leave theirs open
+    assert len(seen) > 10
 
 
 @pytest.mark.parametrize('name', [k for k in recipes() if k != 'own'])
