@@ -269,7 +269,7 @@ _digits('clean', 'digits as they are: what a teacher could learn if it saw them'
 for name in ('roll', 'moons', 'blobs'):
     add_recipe(f'{name}-noise', f'points of the toy {name!r} with noise of sigma 0.1', source=name, corruption=_noise(.1),
                network=MLP((2, 1, 1), width=64).to_dict(), train=_small | dict(images=1_000_000, batch=512))
-for size, net, long, short in ((16, MLP((2, 16, 16), width=384).to_dict(), dict(images=500_000), dict(images=100_000, lr=3e-4, fake=dict(lr=1e-3))),
+for size, net, long, short in ((16, MLP((2, 16, 16), width=384).to_dict(), dict(images=500_000, batch=64, decay=.5), dict(images=80_000, lr=3e-4, fake=dict(lr=1e-3), init_sigma=.5)),
                                (64, {'network': 'UNet'} | dict(resolution=64, in_channels=2, channels=64, mult=(1, 2, 2, 2), blocks=2), dict(images=4_000_000, batch=64, lr=2e-4), dict(images=1_000_000, batch=64, lr=1e-5, fake=dict(lr=5e-5)))):
     for R in (2, 4, 6, 8) if size > 16 else (2, 4):
         add_recipe(f'phantoms-{size}-R{R}', f'random heads at {size}x{size}, 4 coils, one line in {R}', source='phantoms', size=size, network=net,

@@ -15,7 +15,7 @@ from fastcore.basics import patch
 
 from .core import BadInput, axes, made_with, need, number, png, save_images
 from .distill import Generator
-from .files import atomic, content_hash, load_meta, load_tensors, save_tensors, saving
+from .files import _pair, atomic, content_hash, load_meta, load_tensors, save_tensors, saving
 from .metrics import _bootstrap, _classifiers, _distance, _factor, _plain_floats, features, spread, stored
 from .mri import MultiCoilMRI, sense
 from .networks import num_params
@@ -160,6 +160,7 @@ def check_record(
 ) -> dict:
     "The distances of a record's generator, made again: {space: recorded, found, low, high, agree}"
     record, results = Path(record), _results(record)
+    need((record/'generator.json').exists(), f"record={str(record)!r} keeps no generator: its numbers can be read, and checked only by running its recipe again")
     tensors, meta = load_tensors(record/'reference')
     G, found = Generator.load(record/'generator'), {}
     x = G.sample(min(n, results['n']), results['seed'])
@@ -238,6 +239,7 @@ def keep_record(
     name,             # of a recipe
     folder,           # where records are kept: folder/name
     seed=0,           # of both phases; if it is not 0, the record is folder/name-seed1, ...
+    weights=('teacher', 'generator'), # that are kept: they can be large
     **kw,             # further arguments of `run_recipe`
 ):
     "Run a recipe and keep its record and nothing else, unless it is there already"
@@ -245,6 +247,7 @@ def keep_record(
     if seed: name = f'{name}-seed{seed}'
     if (folder/name).exists(): return
     run_recipe(r, folder/f'{name}.run', **kw)
+    for p in [p for k in ('teacher', 'generator') if k not in weights for p in _pair(folder/f'{name}.run/record'/k)]: p.unlink()
     shutil.move(folder/f'{name}.run/record', folder/name)
     shutil.rmtree(folder/f'{name}.run')
 

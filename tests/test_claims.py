@@ -116,3 +116,17 @@ def test_blur_ablation():
 @pytest.mark.parametrize('setting, space, low, high', [('fake rate 0.0005', 'random', 1.05, 1.2), ('3 fake steps', 'pca', .7, .8), ('batch 512, same steps', 'pca', .7, .8),
                                                        ('alpha = 1.2', 'classifier', 1.1, 1.3), ('alpha = 1.2', 'random', .95, 1.06), ('alpha = 1.2', 'pca', .95, 1.06)])
 def test_settings(setting, space, low, high): assert low < ratio(ablations()[2], setting, 'base', space) < high
+
+
+def test_heads_from_scans():
+    "Nothing is learnt by heart; whole heads do not help a network of this size; the teacher restores best"
+    text = '\n'.join(printed('45_mri_run'))
+    seen, unseen = map(float, re.search(r'of the training ([\d.]+), on 500 that it never saw ([\d.]+)', text).groups())
+    assert seen < unseen < 1.01*seen
+    row = lambda who: [float(v) for v in re.search(rf'^{who} +\d+ +([\d.]+) +([\d.]+)$', text, flags=re.M).groups()]
+    assert all(a > b for a, b in zip(row('teacher of whole heads'), row('SENSE'), strict=True))
+    theirs, students = map(float, re.findall(r'no head reaches ([\d.]+)', text))
+    assert .8 < theirs/students < 1.25
+    error = {k: (float(a), float(b)) for k, a, b in re.findall(r'^(\S.*?) +NMSE ([\d.]+), SSIM of magnitudes ([\d.]+)', text, flags=re.M)}
+    one, tv, sense, zero = (error[k] for k in ('teacher, one call', 'TV, weight 0.001', 'SENSE', 'zero-filled'))
+    assert one[0] < .55*sense[0] and one[0] < .7*tv[0] and tv[0] < sense[0] < zero[0] and one[1] < sense[1]
