@@ -81,16 +81,16 @@ def test_a_record_is_checked(whole):
 shipped = sorted(p.parent for p in (Path(__file__).parent.parent/'nbs/runs').glob('*/results.json'))
 
 
-whole = [p for p in shipped if (p/'generator.json').exists()]                   # those of further seeds may keep no weights
+with_weights = [p for p in shipped if (p/'generator.json').exists()]                   # those of further seeds may keep no weights
 
 
 def of_seed(k): return {'train.seed': k, 'distill.seed': k} if k else {}
 
 
-def test_records_are_shipped(): assert {'digits-noise', 'phantoms-16-R4'} <= {p.name for p in whole}
+def test_records_are_shipped(): assert {'digits-noise', 'phantoms-16-R4'} <= {p.name for p in with_weights}
 
 
-@pytest.mark.parametrize('record', whole, ids=lambda p: p.name)
+@pytest.mark.parametrize('record', with_weights, ids=lambda p: p.name)
 def test_one_command_reproduces_a_shipped_record(record, tmp_path):
     done = subprocess.run([bin/'dcd_check', record, '--json'], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -112,7 +112,7 @@ def test_a_shipped_record_adds_up(record):
     for phase, part in dict(teacher='train', student='distill').items():
         seen = [l['images'] for l in r.lines if l['phase'] == phase]
         assert seen == sorted(seen) and seen[-1] == told['images'][phase] and abs(seen[-1] - made[part]['images']) < made[part]['batch']
-    if record in whole: assert sum(p.numel() for p in Generator.load(record/'generator').net.parameters()) == told['parameters']
+    if record in with_weights: assert sum(p.numel() for p in Generator.load(record/'generator').net.parameters()) == told['parameters']
 
 
 def printed(page):
