@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
-from .core import BadInput, axes, made_with, need, number, png, save_images
+from .core import BadInput, axes, choose, made_with, need, number, png, save_images
 from .distill import Generator
 from .files import _pair, atomic, content_hash, load_meta, load_tensors, save_tensors, saving
 from .metrics import _bootstrap, _classifiers, _distance, _factor, _plain_floats, features, spread, stored
@@ -243,6 +243,7 @@ def keep_record(
     **kw,             # further arguments of `run_recipe`
 ):
     "Run a recipe and keep its record and nothing else, unless it is there already"
+    for k in weights: choose('weights', k, ('teacher', 'generator'))
     folder, r = Path(folder), recipe(name, **dict(train__seed=seed, distill__seed=seed) if seed else {})
     if seed: name = f'{name}-seed{seed}'
     if (folder/name).exists(): return

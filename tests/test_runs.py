@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from dcd_nb.cli import list_recipes
-from dcd_nb.core import rng
+from dcd_nb.core import BadInput, rng
 from dcd_nb.distill import Generator
 from dcd_nb.metrics import compare
 from dcd_nb.mri import phantoms
@@ -162,6 +162,7 @@ def test_scans_leave_a_record(tmp_path):
 def test_records_of_further_seeds_can_go_without_weights(tmp_path, monkeypatch):
     small = recipe('phantoms-16-R4', data__n=100, train__images=256, distill__images=256)
     monkeypatch.setitem(_library, 'phantoms-16-R4', small)
+    with pytest.raises(BadInput, match="weights='student' is not known"): keep_record('phantoms-16-R4', tmp_path, 1, weights=('student',), n=50, quiet=True)
     keep_record('phantoms-16-R4', tmp_path, 1, weights=(), n=50, quiet=True)
     folder, = tmp_path.iterdir()
     r = Record(folder)
