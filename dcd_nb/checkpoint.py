@@ -30,9 +30,9 @@ def save(
     "Commit a checkpoint, then remove old ones and what killed processes left behind"
     save_tensors(_at(folder, images), tensors, meta | dict(images=images))
     stay = checkpoints(folder)[:keep] + [images]
-    for p in [*Path(folder).glob('checkpoint-*'), *Path(folder).glob('.checkpoint-*')]:
+    for p in Path(folder).iterdir():
         number = re.fullmatch(r'checkpoint-(\d+)\.(json|safetensors)', p.name)
-        if not number or int(number[1]) not in stay: p.unlink(missing_ok=True)
+        if int(number[1]) not in stay if number else re.match(r'\.?checkpoint-|\..+\.\d+-\d+$', p.name): p.unlink(missing_ok=True)
 
 # %% ../nbs/07_checkpoint.ipynb #80101d73
 def load(
