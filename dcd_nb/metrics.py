@@ -748,11 +748,19 @@ def moved(
     return x[torch.arange(n, device=x.device)[:, None, None, None], torch.arange(x.shape[1], device=x.device)[None, :, None, None], rows[:, None, :, None], cols[:, None, None, :]]
 
 # %% ../nbs/06e_cifar.ipynb #441a8f7e
+def _descent(net, lr, decay, steps):
+    "The steps down, and their rate: it rises in a quarter of the time, and falls in the rest"
+    shifts = [m.bias for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    others = [p for p in net.parameters() if p.requires_grad and all(p is not s for s in shifts)]
+    opt = torch.optim.SGD([dict(params=p, lr=k*lr, weight_decay=decay/k) for p, k in ((others, 1), (shifts, 64))], momentum=.85, nesterov=True)
+    return opt, torch.optim.lr_scheduler.LambdaLR(opt, lambda k: min(.2 + .8*k/steps/.23, (1 - k/steps)/.77*.93 + .07))
+
 def _go_back(net, mean, part):
     "Update the average weights and set those of `net` to them; `part` is what stays of the average so far"
     for k, t in net.state_dict().items():
         if t.is_floating_point(): t.copy_(mean[k].lerp_(t, 1 - part))
 
+# %% ../nbs/06e_cifar.ipynb #5456d3dd
 def fit_classifier(
     x, labels,      # images (N, 3, 32, 32), and the number of the class of each
     epochs=16, batch=512, width=64,
@@ -768,11 +776,7 @@ def fit_classifier(
     net, side = CifarClassifier(width), torch.rand(len(x), generator=g) < .5
     net.body[0].weight.copy_(patch_directions(x[:5000]))
     net, x, labels = net.train().to(device, memory_format=torch.channels_last), x.to(device), labels.to(device)
-    mean = {k: t.clone() for k, t in net.state_dict().items()}
-    shifts = [m.bias for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
-    others = [p for p in net.parameters() if p.requires_grad and all(p is not s for s in shifts)]
-    opt = torch.optim.SGD([dict(params=p, lr=k*lr*batch/1024, weight_decay=decay/k) for p, k in ((others, 1), (shifts, 64))], momentum=.85, nesterov=True)
-    rate = torch.optim.lr_scheduler.LambdaLR(opt, lambda k: min(.2 + .8*k/steps/.23, (1 - k/steps)/.77*.93 + .07))
+    mean, (opt, rate) = {k: t.clone() for k, t in net.state_dict().items()}, _descent(net, lr*batch/1024, decay, steps)
     for epoch in range(epochs):
         total = 0.
         for i in torch.randperm(len(x), generator=g).split(batch):
@@ -786,6 +790,7 @@ def fit_classifier(
         if each: each(epoch, net, total.item())
     return net.float().eval().requires_grad_(False)
 
+# %% ../nbs/06e_cifar.ipynb #aafc96e8
 def accuracy(net, x, labels):
     "Share of right answers"
     device = next(net.parameters()).device
