@@ -690,7 +690,9 @@ from .data import image_files
 
 # %% ../nbs/06e_cifar.ipynb #8cb8e90b
 def _conv(i, o, halve=False):
-    return nn.Sequential(nn.Conv2d(i, o, 3, padding=1, bias=False), *halve*[nn.MaxPool2d(2)], nn.BatchNorm2d(o), nn.SiLU())
+    conv, norm = nn.Conv2d(i, o, 3, padding=1, bias=False), nn.BatchNorm2d(o, momentum=.4)
+    nn.init.dirac_(conv.weight.data[:i]), norm.weight.requires_grad_(False)      # begin with what came in; scales are not learned
+    return nn.Sequential(conv, *halve*[nn.MaxPool2d(2)], norm, nn.SiLU())
 
 def patch_directions(x, size=2, floor=5e-4):
     "Filters (2k, C, size, size): the principal directions of the patches of images `x`, scaled to variance one, with both signs"
@@ -733,46 +735,62 @@ def labelled(
     need(len(classes) > 1, f"path={str(path)!r} must have one folder for each class, but has {len(classes)}")
     return load_images(path), torch.tensor([classes.index(k) for k in names]), classes
 
-def moved(x, by=4, generator=None):
-    "Each image mirrored with probability 1/2 and shifted by up to `by` pixels; new pixels are mirrored, too"
+def moved(
+    x,             # images
+    mirrored,      # those to mirror: one truth for each
+    by=2,          # pixels by which each is shifted at most; new pixels at the border are mirrored ones
+    generator=None,
+):
+    "Images as a classifier should also know them"
     n, _, h, w = x.shape
-    draw = lambda m: torch.randint(m, (n,), generator=generator).to(x.device)
-    x = torch.where(draw(2).view(-1, 1, 1, 1) == 1, x.flip(-1), x)
-    x = F.pad(x, (by,)*4, mode='reflect')
-    rows, cols = (draw(2*by + 1)[:, None] + torch.arange(k, device=x.device) for k in (h, w))
+    x = F.pad(torch.where(mirrored.to(x.device).view(-1, 1, 1, 1), x.flip(-1), x), (by,)*4, mode='reflect')
+    rows, cols = (torch.randint(2*by + 1, (n, 1), generator=generator).to(x.device) + torch.arange(k, device=x.device) for k in (h, w))
     return x[torch.arange(n, device=x.device)[:, None, None, None], torch.arange(x.shape[1], device=x.device)[None, :, None, None], rows[:, None, :, None], cols[:, None, None, :]]
 
 # %% ../nbs/06e_cifar.ipynb #441a8f7e
+def _descent(net, lr, decay, steps):
+    "The steps down, and their rate: it rises in a quarter of the time, and falls in the rest"
+    shifts = [m.bias for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    others = [p for p in net.parameters() if p.requires_grad and all(p is not s for s in shifts)]
+    opt = torch.optim.SGD([dict(params=p, lr=k*lr, weight_decay=decay/k) for p, k in ((others, 1), (shifts, 64))], momentum=.85, nesterov=True)
+    return opt, torch.optim.lr_scheduler.LambdaLR(opt, lambda k: min(.2 + .8*k/steps/.23, (1 - k/steps)/.77*.93 + .07))
+
+def _go_back(net, mean, part):
+    "Update the average weights and set those of `net` to them; `part` is what stays of the average so far"
+    for k, t in net.state_dict().items():
+        if t.is_floating_point(): t.copy_(mean[k].lerp_(t, 1 - part))
+
+# %% ../nbs/06e_cifar.ipynb #5456d3dd
 def fit_classifier(
     x, labels,      # images (N, 3, 32, 32), and the number of the class of each
-    epochs=14, batch=512, lr=4e-3, width=64,
-    by=4,           # pixels by which images are moved, at most
-    start=None,     # a `CifarClassifier` to go on with
+    epochs=16, batch=512, width=64,
+    lr=1.5,         # at its height, for a batch of 1024; for others in proportion
+    decay=1.3e-3,   # of weights, in units of the rate
     precision=None, # None: bf16 on a GPU; 'bf16': also on a CPU
     each=None,      # called as each(epoch, net, loss)
     device=None, seed=0,
 ):
     "A `CifarClassifier`"
-    device, g = pick_device(device), rng(seed)
+    device, g, steps, done = pick_device(device), rng(seed), epochs*math.ceil(len(x)/batch), 0
     torch.manual_seed(seed)
-    net = start or CifarClassifier(width)
-    if not start: net.body[0].weight.copy_(patch_directions(x[:5000]))
-    net.train().requires_grad_(), net.body[0].requires_grad_(False)
-    net, x, labels = net.to(device, memory_format=torch.channels_last), x.to(device), labels.to(device)
-    opt = torch.optim.AdamW(net.parameters(), weight_decay=.05)
-    rate = torch.optim.lr_scheduler.OneCycleLR(opt, lr, total_steps=epochs*math.ceil(len(x)/batch))
+    net, side = CifarClassifier(width), torch.rand(len(x), generator=g) < .5
+    net.body[0].weight.copy_(patch_directions(x[:5000]))
+    net, x, labels = net.train().to(device, memory_format=torch.channels_last), x.to(device), labels.to(device)
+    mean, (opt, rate) = {k: t.clone() for k, t in net.state_dict().items()}, _descent(net, lr*batch/1024, decay, steps)
     for epoch in range(epochs):
         total = 0.
-        for i in torch.randperm(len(x), generator=g).to(device).split(batch):
-            p = moved(x[i], by, generator=g).contiguous(memory_format=torch.channels_last)
-            with autocast(device, precision): loss = F.cross_entropy(net(p), labels[i], label_smoothing=.1)
+        for i in torch.randperm(len(x), generator=g).split(batch):
+            p = moved(x[i.to(device)], side[i] ^ (epoch % 2 == 1), generator=g).contiguous(memory_format=torch.channels_last)
+            with autocast(device, precision): loss = F.cross_entropy(net(p), labels[i.to(device)], label_smoothing=.2)
             opt.zero_grad()
             loss.backward()
             opt.step(), rate.step()
-            total += loss.detach()*len(i)/len(x)
+            total, done = total + loss.detach()*len(i)/len(x), done + 1
+            if done % 5 == 0 or done == steps: _go_back(net, mean, .95**5*(done/steps)**3)
         if each: each(epoch, net, total.item())
     return net.float().eval().requires_grad_(False)
 
+# %% ../nbs/06e_cifar.ipynb #aafc96e8
 def accuracy(net, x, labels):
     "Share of right answers"
     device = next(net.parameters()).device

@@ -193,7 +193,7 @@ def test_few_samples_are_a_warning_on_stderr(tmp_path, capsys):
 def test_photographs_of_32_pixels_have_a_judge():
     path = Path(dcd_nb.__file__).parent/'weights'/'cifar10'
     tensors, about = load_tensors(path)
-    assert path.with_suffix('.safetensors').stat().st_size < 5e6 and about['n'] == 10_000 and about['accuracy'] > .89
+    assert path.with_suffix('.safetensors').stat().st_size < 5e6 and about['n'] == 10_000 and about['accuracy'] > .9
     assert {t.dtype for t in tensors.values() if t.is_floating_point()} == {torch.float16}
     x = photos(128).unfold(2, 32, 16).unfold(3, 32, 16).permute(0, 2, 3, 1, 4, 5).reshape(-1, 3, 32, 32)
     judge = Judge(x)
