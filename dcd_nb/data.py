@@ -276,7 +276,7 @@ def decode(
     "An image file as uint8 (C, H, W)"
     from PIL.Image import Resampling
     im = _opened(raw, name)
-    im = im.convert({1: 'L', 3: 'RGB', None: 'L' if im.mode in ('1', 'L') else 'RGB'}[channels])
+    im = im.convert(choose('channels', channels, {1: 'L', 3: 'RGB', None: 'L' if im.mode in ('1', 'L') else 'RGB'}))
     w, h = im.size
     if size and (w, h) != (size, size):
         side = min(w, h)
