@@ -303,9 +303,9 @@ def distill(
     G = Generator(learners['generator'].ema.net, teacher.objective, about=plan['about'] | dict(corruption=ys.corruption.to_dict()), **shown)
     first = _rms(corrupt_again(ys.corruption, G.sample(64, seed), Draws(seed), noise=False).y).item()
     step = Distillation(frozen, ys.corruption, loss, *learners.values(), init_sigma, fake_steps, noisy, leak)
-    run = Run(out, plan | dict(kind='distill', teacher=content_hash(teacher.net.state_dict()), start=start and content_hash(start.net.state_dict()),
-                               corruption=ys.corruption.to_dict(), objective=teacher.objective.to_dict(), net=G.net.to_dict(), loss=loss.to_dict(),
-                               fake_steps=fake_steps, noisy=noisy, learn={k: l.settings for k, l in learners.items()}, **shown), resume)
+    run = Run(out, dict(kind='distill', teacher=content_hash(teacher.net.state_dict()), start=start and content_hash(start.net.state_dict()),
+                        corruption=ys.corruption.to_dict(), objective=teacher.objective.to_dict(), net=G.net.to_dict(), loss=loss.to_dict(),
+                        fake_steps=fake_steps, noisy=noisy, learn={k: l.settings for k, l in learners.items()}, **shown) | plan, resume)
     watch = _health_since(G, ys, 5000 if select else 1000) if monitor is None else monitor
     G.run = fit(step, learners, run, device, at_checkpoints(G, run, grid, watch), distilled_wrong(frozen.net.sigma_d, first), step.work(), quiet)
     G.history = run.lines

@@ -798,7 +798,7 @@ def train(
     net = _prepare(ys, net, objective, sigma_d, device, precision, compile)
     learner, feed = Learner(net, **averaged(learn)), Feed(ys.to(device), seed, flip)
     data = dict(corruption=ys.corruption.to_dict(), image=list(ys.shape), n=len(ys), hash=ys.hash)
-    run = Run(out, plan | dict(kind='train', data=data, objective=objective.to_dict(), net=net.to_dict(), flip=flip, learn=learner.settings), resume)
+    run = Run(out, dict(kind='train', data=data, objective=objective.to_dict(), net=net.to_dict(), flip=flip, learn=learner.settings) | plan, resume)
     teacher = Teacher(learner.ema.net, objective, about, data)
     teacher.run = fit(_phase_one(learner, objective, feed), dict(teacher=learner), run, device, at_checkpoints(teacher, run, grid, monitor, steps=10), flops=3*flops(net), quiet=quiet)
     teacher.history = run.lines
