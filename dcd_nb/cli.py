@@ -26,7 +26,7 @@ from .mri import hide_lines, prepare_scans, scan_images
 from .operators import Corruption, Operator
 from .quickstart import quickstart as run_quickstart
 from .recipes import Recipe, recipe as make, recipes
-from .restore import Method, Sample, learn_misfit, restore as run_restore
+from .restore import Method, Sample, _rows, learn_misfit, restore as run_restore
 from .runs import check_record, run_recipe
 from .training import Teacher, processes
 
@@ -377,7 +377,7 @@ def restore(
         need(isinstance(prior, Generator) and isinstance(method or Sample(), Sample), "learn is for a generator and the method Sample")
         method = method or Sample()
         method.misfit = learn_misfit(prior, Measurements.load(learn), seed=seed)
-    if images: ys = Measurements(*ys[:images][:1], ys.corruption, ys[:images].state)
+    if images: ys = _rows(ys, slice(images))
     r = run_restore(prior, ys, method, n, seed)
     keep_restored(r, path)
     report(dict(out=str(path), n=len(ys), samples=n, method=repr(method) if method else None, residual=r.residual.square().mean().sqrt().item(), sigma=ys.sigma, std=r.std.mean().item(), **r.about,

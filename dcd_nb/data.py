@@ -239,23 +239,17 @@ def low_rank(
 
 # %% ../nbs/02a_loading.ipynb #98d356e1
 import hashlib, io, json, lzma, os, tarfile, tempfile, zipfile, zlib
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from .files import _flush, _hidden, _pair, allocate, alone, atomic, commit, saving
 
-# %% ../nbs/02a_loading.ipynb #5e8873b2
+# %% ../nbs/02a_loading.ipynb #710c7161
 def _fail(name, why): raise BadInput(f"{name} {why}")
 
-def decode(
-    raw:bytes,      # the file
-    name,           # what to call it in an error
-    size=None,      # crop the centre to a square and resize it to `size`; None: leave it
-    channels=None,  # 1 or 3; None: as in the file
-):
-    "An image file as uint8 (C, H, W)"
+def _opened(raw, name):
+    "The picture in an image file: upright, opaque, with 8 bits a pixel"
     from PIL import Image, ImageOps, UnidentifiedImageError
     try:
         im = Image.open(io.BytesIO(raw))
@@ -270,12 +264,24 @@ def decode(
         if im.getextrema()[3][0] < 255: _fail(name, "is partly transparent: flatten it onto a background first")
         im = im.convert('RGB')
     if deep or im.mode.startswith(('I', 'F')): _fail(name, f"has more than 8 bits a pixel (mode {im.mode}): give it as a float array in [-1, 1]")
-    im = im.convert({1: 'L', 3: 'RGB', None: 'L' if im.mode in ('1', 'L') else 'RGB'}[channels])
-    if size:
-        w, h = im.size
-        s = min(w, h)
-        box = (w - s)//2, (h - s)//2, (w - s)//2 + s, (h - s)//2 + s
-        if (w, h) != (size, size): im = im.resize((size, size), Image.LANCZOS, box=box)
+    return im
+
+# %% ../nbs/02a_loading.ipynb #5e8873b2
+def decode(
+    raw:bytes,      # the file
+    name,           # what to call it in an error
+    size=None,      # crop the centre to a square and resize it to `size`; None: leave it
+    channels=None,  # 1 or 3; None: as in the file
+):
+    "An image file as uint8 (C, H, W)"
+    from PIL.Image import Resampling
+    im = _opened(raw, name)
+    im = im.convert(choose('channels', channels, {1: 'L', 3: 'RGB', None: 'L' if im.mode in ('1', 'L') else 'RGB'}))
+    w, h = im.size
+    if size and (w, h) != (size, size):
+        side = min(w, h)
+        x, y = (w - side)//2, (h - side)//2
+        im = im.resize((size, size), Resampling.LANCZOS, box=(x, y, x + side, y + side))
     a = np.asarray(im)
     return a[None] if a.ndim == 2 else a.transpose(2, 0, 1)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from fastcore.basics import patch
 
-from .core import Draws, choose, made_with, need, number
+from .core import Draws, choose, need, number
 from .data import Measurements
 from .diffusion import inference, latents
 from .files import content_hash, load_meta
@@ -21,8 +21,8 @@ from .losses import Loss, SiD
 from .metrics import Proximal, corrupted_anew
 from .networks import Network, Precond, UNet, flops
 from .operators import Batch, join_states, map_state
-from .training import (Learner, Run, Teacher, at_checkpoints, averaged, check_budget, fit, join_processes, kept_inside, known_settings, load_model,
-                             read_recipe, save_model, speed_up)
+from .training import (Learner, Run, Teacher, at_checkpoints, averaged, fit, join_processes, kept_inside, known_settings, load_model,
+                             read_recipe, save_model, shared_plan, speed_up)
 
 # %% ../nbs/22_distill.ipynb #88dbf781
 class Generator:
@@ -225,6 +225,11 @@ def health(G, ys, start=None, n=1000, seed=0, near=None):
     if start is not None: found['travelled'] = ((_weights(G.net) - start).norm()/start.norm()).item()
     return found
 
+def _health_since(G, ys, n):
+    "`health` for a generator that begins as `G`; what does not change is worked out once"
+    start, near = _weights(G.net), Proximal(ys) if len(ys) > 3 else None
+    return lambda G: health(G, ys, start, n, near=near)
+
 def _weights(net): "All parameters of `net` as one vector"; return torch.cat([p.detach().flatten().cpu() for p in net.parameters()])
 
 # %% ../nbs/22_distill.ipynb #1c2e910b
@@ -239,13 +244,15 @@ def distilled_wrong(scale, first):
     return wrong
 
 # %% ../nbs/22_distill.ipynb #e982342e
-def _networks(teacher, ys, start, fake, learn, device):
+def _networks(teacher, ys, start, fake, learn, device, compile):
     "The frozen teacher, and the learners of fake and generator"
     defaults = dict(lr=1e-5, betas=(0., .999), clip=None, warmup=0.) | averaged(learn)
-    phi = copy.deepcopy(teacher.net).to(device).requires_grad_(False).eval()
-    nets = dict(fake=copy.deepcopy(phi), generator=grown(start.net.to(device) if start else phi, ys.shape))
+    frozen = Teacher(copy.deepcopy(teacher.net).to(device), teacher.objective)
+    nets = dict(fake=copy.deepcopy(frozen.net), generator=grown(start.net.to(device) if start else frozen.net, ys.shape))
     own = dict(fake=defaults | dict(halflife=None) | known_settings(fake or {}), generator=defaults)
-    return phi, {k: Learner(net.requires_grad_(), **own[k]) for k, net in nets.items()}
+    learners = {k: Learner(net.requires_grad_(), **own[k]) for k, net in nets.items()}
+    for net in (frozen.net, *nets.values()): speed_up(net, device, compile)
+    return frozen, learners
 
 def _check_arguments(teacher, ys, loss, start, fake, fake_steps):
     need(isinstance(teacher, Teacher), f"teacher must be a Teacher, but is {type(teacher).__name__}: make one by train, or Teacher.load")
@@ -287,25 +294,19 @@ def distill(
     **learn,         # further arguments of `Learner`: lr, betas, clip, decay, ...
 ) -> Generator:
     "A one-step generator of clean images from a teacher of corrupted ones"
-    loss = loss or SiD()
+    loss, shown = loss or SiD(), dict(init_sigma=init_sigma, leak=leak, spread=spread)
     _check_arguments(teacher, ys, loss, start, fake, fake_steps)
-    device = join_processes(device)
-    phi, learners = _networks(teacher, ys, start, fake, learn, device)
-    nets = {k: l.net for k, l in learners.items()}
-    plan = dict(teacher=content_hash(teacher.net.state_dict()), start=start and content_hash(start.net.state_dict()), corruption=ys.corruption.to_dict(),
-                objective=teacher.objective.to_dict(), net=nets['generator'].to_dict(), kind='distill', loss=loss.to_dict(), fake_steps=fake_steps,
-                noisy=noisy, init_sigma=init_sigma, leak=leak, spread=spread, images=images, minutes=minutes, batch=batch, accumulate=accumulate, seed=seed,
-                checkpoint_every=checkpoint_every, select=select, patience=patience, learn={k: l.settings for k, l in learners.items()}, about=about or {}, made_with=made_with())
-    check_budget(plan)
     if select and monitor is None: choose('select', select, ['proximal', 'spectrum', 'histogram'])
-    shown = dict(init_sigma=init_sigma, leak=leak, spread=spread)
-    first = corrupt_again(ys.corruption, Generator(nets['generator'], teacher.objective, **shown).sample(64, seed), Draws(seed), noise=False).y
-    for net in (phi, *nets.values()): speed_up(net, device, compile)
-    step = Distillation(Teacher(phi, teacher.objective), ys.corruption, loss, *learners.values(), init_sigma, fake_steps, noisy, leak)
-    G = Generator(learners['generator'].ema.net, teacher.objective, about=plan['about'] | dict(corruption=plan['corruption']), **shown)
-    run, start = Run(out, plan, resume), _weights(nets['generator'])
-    near = Proximal(ys) if monitor is None and len(ys) > 3 else None
-    watch = monitor if monitor is not None else lambda G: health(G, ys, start, 5000 if select else 1000, near=near)
-    G.run = fit(step, learners, run, device, at_checkpoints(G, run, grid, watch or None), distilled_wrong(phi.sigma_d, first.square().mean().sqrt().item()), flops=step.work(), quiet=quiet)
+    plan = shared_plan(images, minutes, batch, accumulate, seed, checkpoint_every, select, patience, about)
+    device = join_processes(device)
+    frozen, learners = _networks(teacher, ys, start, fake, learn, device, compile)
+    G = Generator(learners['generator'].ema.net, teacher.objective, about=plan['about'] | dict(corruption=ys.corruption.to_dict()), **shown)
+    first = _rms(corrupt_again(ys.corruption, G.sample(64, seed), Draws(seed), noise=False).y).item()
+    step = Distillation(frozen, ys.corruption, loss, *learners.values(), init_sigma, fake_steps, noisy, leak)
+    run = Run(out, dict(kind='distill', teacher=content_hash(teacher.net.state_dict()), start=start and content_hash(start.net.state_dict()),
+                        corruption=ys.corruption.to_dict(), objective=teacher.objective.to_dict(), net=G.net.to_dict(), loss=loss.to_dict(),
+                        fake_steps=fake_steps, noisy=noisy, learn={k: l.settings for k, l in learners.items()}, **shown) | plan, resume)
+    watch = _health_since(G, ys, 5000 if select else 1000) if monitor is None else monitor
+    G.run = fit(step, learners, run, device, at_checkpoints(G, run, grid, watch), distilled_wrong(frozen.net.sigma_d, first), step.work(), quiet)
     G.history = run.lines
     return G

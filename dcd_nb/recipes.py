@@ -211,6 +211,7 @@ def _ffhq(**more): return _paper('ffhq', 2e-4, .05, **more)
 def _celebahq(**more): return _paper('celebahq', 2e-4, .15, **more)
 def _afhqv2(**more): return _paper('afhqv2', 2e-4, .25, alpha=1., g_lr=5e-6, g_beta1=0., **more)
 
+# %% ../nbs/23_recipes.ipynb #25685a5a
 _noise = lambda s: Corruption(Identity(), s)
 for s in (.1, .2, .4): add_recipe(f'cifar10-noise-{s}', f'CIFAR-10 with noise of sigma {s}', corruption=_noise(s), **_cifar10())
 for name, make in dict(ffhq=_ffhq, celebahq=_celebahq, afhqv2=_afhqv2).items():
@@ -266,15 +267,22 @@ _digits('blur', 'blurred digits with noise of sigma 0.1', GaussianBlur(5, .8), .
 _digits('saturation', 'over-exposed digits with noise of sigma 0.1, by the general route: a plain diffusion of what is seen', Saturation(2.), .1,
         objective=Standard().to_dict(), student=dict(noisy=True))
 _digits('clean', 'digits as they are: what a teacher could learn if it saw them', Identity(), 0., .05, objective=Standard().to_dict())
+
+# %% ../nbs/23_recipes.ipynb #0fca1752
 for name in ('roll', 'moons', 'blobs'):
     add_recipe(f'{name}-noise', f'points of the toy {name!r} with noise of sigma 0.1', source=name, corruption=_noise(.1),
                network=MLP((2, 1, 1), width=64).to_dict(), train=_small | dict(images=1_000_000, batch=512))
-for size, net, long, short in ((16, MLP((2, 16, 16), width=384).to_dict(), dict(images=500_000, batch=64, decay=.5), dict(images=80_000, lr=3e-4, fake=dict(lr=1e-3), init_sigma=.5)),
-                               (64, {'network': 'UNet'} | dict(resolution=64, in_channels=2, channels=64, mult=(1, 2, 2, 2), blocks=2), dict(images=4_000_000, batch=64, lr=2e-4), dict(images=1_000_000, batch=64, lr=1e-5, fake=dict(lr=5e-5)))):
-    for R in (2, 4, 6, 8) if size > 16 else (2, 4):
-        add_recipe(f'phantoms-{size}-R{R}', f'random heads at {size}x{size}, 4 coils, one line in {R}', source='phantoms', size=size, network=net,
-                   corruption=Corruption(MultiCoilMRI(R, acs=2 if size == 16 else None)), train=_small | long,
-                   distill=_quick | dict(loss={'loss': 'SiD', 'alpha': .5, 'levels': LogUniform(.1, 5.).to_dict()}) | short)
+
+def _heads(size, network, speeds, train, acs=None, **student):
+    "Scans of random heads, `speeds` times as fast as complete ones"
+    loss = {'loss': 'SiD', 'alpha': .5, 'levels': LogUniform(.1, 5.).to_dict()}
+    for R in speeds:
+        add_recipe(f'phantoms-{size}-R{R}', f'random heads at {size}x{size}, 4 coils, one line in {R}', source='phantoms', size=size, network=network,
+                   corruption=Corruption(MultiCoilMRI(R, acs=acs)), train=_small | train, distill=_quick | dict(loss=loss) | student)
+
+_heads(16, MLP((2, 16, 16), width=384).to_dict(), (2, 4), dict(images=500_000, batch=64, decay=.5), acs=2, images=80_000, lr=3e-4, fake=dict(lr=1e-3), init_sigma=.5)
+_heads(64, {'network': 'UNet'} | dict(resolution=64, in_channels=2, channels=64, mult=(1, 2, 2, 2), blocks=2), (2, 4, 6, 8),
+       dict(images=4_000_000, batch=64, lr=2e-4), images=1_000_000, batch=64, lr=1e-5, fake=dict(lr=5e-5))
 add_recipe('own', 'your own measurements; the network follows their size', train=dict(images=20_000_000, batch=256))
 
 # %% ../nbs/23_recipes.ipynb #162eaf68

@@ -67,7 +67,7 @@ def _ready(prior, ys, n, seed):
     need(isinstance(n, int) and not isinstance(n, bool) and n > 0, f"n={n!r} must be a positive whole number of samples")
     hash32(seed)
 
-def _rows(ys, i, j): return Measurements(ys.y[i:j], ys.corruption, map_state(lambda t: t[i:j], ys.state))
+def _rows(ys, i): return Measurements(ys.y[i], ys.corruption, map_state(lambda t: t[i], ys.state))
 
 def _size(ys): return max(ys.y[0].numel(), math.prod(ys.shape))
 
@@ -93,7 +93,7 @@ def restore(
     if rows is None: rows = max(16, 2**23//(n*_size(ys))//16*16)
     method, found = method.prepared(prior, ys, seed), []
     for i in range(0, len(ys), rows):
-        part = _rows(ys, i, i + rows)
+        part = _rows(ys, slice(i, i + rows))
         states = map_state(lambda t: t.to(device), prior.states(range(i*n, (i + len(part))*n), seed))
         found.append(method(prior, part, n, Draws(seed, start=i, device=device), states))
     samples, means, about = zip(*found)
@@ -359,7 +359,7 @@ def learn_misfit(
     "The misfit under which the measurements are most probable"
     _ready(G, ys, n, seed)
     ys, rows = ys.to(device_of(G.net)), torch.linspace(0, len(ys) - 1, min(most, len(ys))).long()
-    ys = Measurements(*[ys[rows].y, ys.corruption, ys[rows].state])
+    ys = _rows(ys, rows)
     states = map_state(lambda t: t.to(ys.y.device), G.states(range(len(ys)*n), seed))
     cov, draws = .1*ys.y.double().var(), Draws(seed, step=1, device=ys.y.device)
     walk = Walk(G, ys, n, draws, states, _evidence(ys, cov))

@@ -110,47 +110,55 @@ def _results(record):
     need(path.exists(), f"record={str(record)!r} is not the record of a run: it has no results.json")
     return json.loads(path.read_text())
 
-def _record(r, ys, teacher, G, clean, out, n, seconds, warm):
-    "Compare, and write everything; results.json comes last and says that it is complete"
-    judge, fd, few, cost, calls, count, shown = Judge(clean), {}, {}, {}, {}, {}, {'clean': clean[:16]}
-    for name, x, each, nfe in parties(ys, teacher, G, n, r['train'].get('seed', 0), seconds):
+# %% ../nbs/28_runs.ipynb #9a89779a
+def _compared(judge, found):
+    "What `judge` says of all that `parties` yields and what each cost, as tables; and the first images of each"
+    fd, few, cost, calls, count, shown = ({} for _ in range(6))
+    for name, x, each, nfe in found:
         count[name], cost[name], calls[name], shown[name] = len(x), each and 50*each, nfe, x[:16]
         for table, d in zip((fd, few), judge(x)):
             for space, v in d.items(): table.setdefault(space, {})[name] = v
     ways = [k for k in calls if k.startswith('teacher_')]
     for d in (*fd.values(), *few.values()) if ways else (): d.setdefault('teacher_full', min(d[k] for k in ways))
     two = lambda d: {k.split('_')[0]: d[k] for k in (*ways[:1], 'student')}
-    results = dict(recipe=r['name'], corruption=repr(ys.corruption), sigma=ys.sigma, seed=r['train'].get('seed', 0), device=made_with()['machine'],
-                   images=dict(teacher=teacher.run['images'], student=G.run['images']), seconds=dict(teacher=teacher.run['seconds'], student=G.run['seconds']),
-                   parameters=num_params(G.net), fd=fd, fd_10k=few, n=count['student'], counts=count, reference=judge.hash, n_reference=judge.n,
-                   nfe=two(calls), seconds_50k=two(cost), rollbacks=dict(teacher=teacher.run['rollbacks'], student=G.run['rollbacks']),
-                   weights_sha256=dict(teacher=teacher.run['weights_sha256'], student=G.run['weights_sha256']), warm=warm, made_with=made_with())
-    return _write(out/'record', r, results, judge, teacher, G, shown)
+    return dict(fd=fd, fd_10k=few, n=count['student'], counts=count, nfe=two(calls), seconds_50k=two(cost)), shown
 
-# %% ../nbs/28_runs.ipynb #9a89779a
-def _write(folder, r, results, judge, teacher, G, shown):
+def _record(r, ys, teacher, G, clean, out, n, seconds, warm):
+    "Compare, and write everything; results.json comes last and says that it is complete"
+    judge, models, seed = Judge(clean), dict(teacher=teacher, student=G), r['train'].get('seed', 0)
+    tables, shown = _compared(judge, parties(ys, teacher, G, n, seed, seconds))
+    ran = {k: {who: m.run[k] for who, m in models.items()} for k in ('images', 'seconds', 'rollbacks', 'weights_sha256')}
+    results = dict(recipe=r['name'], corruption=repr(ys.corruption), sigma=ys.sigma, seed=seed, device=made_with()['machine'], parameters=num_params(G.net),
+                   reference=judge.hash, n_reference=judge.n, warm=warm, made_with=made_with()) | ran | tables
+    return _write(out/'record', r, results, judge, models, {'clean': clean[:16]} | shown)
+
+# %% ../nbs/28_runs.ipynb #2cf96a0c
+def _write(folder, r, results, judge, models, shown):
     "The files of a record"
     with saving(folder/'recipe.json'): pass
-    plans = {k: json.loads((folder.parent/k/'recipe.json').read_text()) for k in ('teacher', 'student')}
+    plans = {k: json.loads((folder.parent/k/'recipe.json').read_text()) for k in models}
     with atomic(folder/'recipe.json') as tmp: tmp.write_text(json.dumps(dict(recipe=r, **plans), indent=1))
-    lines = [json.dumps(dict(phase=phase) | line) for phase, m in dict(teacher=teacher, student=G).items() for line in m.history]
+    lines = [json.dumps(dict(phase=phase) | line) for phase, m in models.items() for line in m.history]
     with atomic(folder/'metrics.jsonl') as tmp: tmp.write_text('\n'.join(lines) + '\n')
-    save_images(torch.cat([*shown.values()]), folder/'grid.png', ncol=16, zoom=max(1, 32//G.shape[-1]))
-    for phase, m in dict(teacher=teacher, student=G).items(): _on_the_way(folder, phase, max(1, 64//m.shape[-1]))
-    teacher.save(folder/'teacher', half=True)
-    G.save(folder/'generator', half=True)
+    shape = models['student'].shape
+    save_images(torch.cat([*shown.values()]), folder/'grid.png', ncol=16, zoom=max(1, 32//shape[-1]))
+    for phase, m in models.items(): _on_the_way(folder, phase, max(1, 64//m.shape[-1]))
+    for name, m in zip(('teacher', 'generator'), models.values()): m.save(folder/name, half=True)
     moments = {f'{k}.{part}': t for k, m in judge.moments.items() for part, t in zip(('mu', 'R'), m)}
-    save_tensors(folder/'reference', moments, dict(kind='moments', reference=judge.hash, n=judge.n, image=list(G.shape)))
+    save_tensors(folder/'reference', moments, dict(kind='moments', reference=judge.hash, n=judge.n, image=list(shape)))
     with atomic(folder/'results.json') as tmp: tmp.write_text(json.dumps(results | dict(rows=list(shown)), indent=1))
     return _results(folder)
 
-# %% ../nbs/28_runs.ipynb #2cf96a0c
+# %% ../nbs/28_runs.ipynb #b21fec50
 def _on_the_way(folder, phase, zoom, most=4):
     "Some of the pictures that a phase made at its checkpoints, a pixel for a pixel"
-    from PIL import Image
     found = sorted((folder.parent/phase/'samples').glob('*.png'))
     for p in [found[i] for i in spread(len(found), most)] if found else ():
-        with atomic(folder/'samples'/f'{phase}-{p.name}') as tmp: tmp.write_bytes(png(np.array(Image.open(p).convert('RGB'))[::zoom, ::zoom]))
+        with atomic(folder/'samples'/f'{phase}-{p.name}') as tmp: tmp.write_bytes(png(_picture(p)[::zoom, ::zoom]))
+
+def _picture(path):
+    from PIL import Image
+    return np.array(Image.open(path).convert('RGB'))
 
 # %% ../nbs/28_runs.ipynb #823820ec
 def check_record(
@@ -213,11 +221,11 @@ def curves(self:Record):
         elif len(keys) > 1: ax.set_yscale('symlog', linthresh=1e-2), ax.legend(fontsize=7, frameon=False)
     fig.suptitle(self.results['recipe'], fontsize=9)
 
+# %% ../nbs/28_runs.ipynb #4b7763dc
 @patch
 def grid(self:Record):
     "Images of every party"
-    from PIL import Image
-    im, rows = np.array(Image.open(self.folder/'grid.png')), self.results['rows']
+    im, rows = _picture(self.folder/'grid.png'), self.results['rows']
     fig, ax = axes(1, .35*len(rows) + .3)
     ax.imshow(im)
     ax.set_title(self.results['recipe'], fontsize=9), ax.set_xticks([]), ax.spines[:].set_visible(False)
@@ -226,12 +234,11 @@ def grid(self:Record):
 @patch
 def samples(self:Record):
     "What teacher and student drew on the way"
-    from PIL import Image
     found = {p: sorted((self.folder/'samples').glob(f'{p}-*.png')) for p in ('teacher', 'student')}
     pics = [(f"{p}, {int(f.stem.split('-')[1]):,}", f) for p in found for f in found[p]]
     need(pics, f"record={str(self.folder)!r} holds no pictures of the way")
     fig, axs = axes(len(pics), 1.3, squeeze=False)
-    for ax, (title, f) in zip(axs[0], pics): ax.imshow(np.array(Image.open(f))), ax.set_title(title, fontsize=6), ax.axis('off')
+    for ax, (title, f) in zip(axs[0], pics): ax.imshow(_picture(f)), ax.set_title(title, fontsize=6), ax.axis('off')
     fig.suptitle(self.results['recipe'], fontsize=9)
 
 # %% ../nbs/28_runs.ipynb #34a8e060

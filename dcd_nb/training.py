@@ -166,6 +166,10 @@ def _average(tensors):
     flat /= processes()[1]
     torch._foreach_copy_(tensors, [new.view_as(t) for new, t in zip(flat.split([t.numel() for t in tensors]), tensors)])
 
+def _share(tensors):
+    "Overwrite `tensors` by those of the first process"
+    if processes()[1] > 1: [dist.broadcast(t, 0) for t in tensors]
+
 # %% ../nbs/20_training.ipynb #57bc1988
 @patch
 def tensors(self:Learner):
@@ -178,14 +182,17 @@ def tensors(self:Learner):
 @patch
 def load(self:Learner, tensors):
     "Go back to what `tensors` were"
-    part = lambda name: {k.removeprefix(name + '.'): t for k, t in tensors.items() if k.startswith(name + '.')}
-    self.net.load_state_dict(part('net'))
-    if self.ema: self.ema.net.load_state_dict(part('ema'))
+    self.net.load_state_dict(_part(tensors, 'net'))
+    if self.ema: self.ema.net.load_state_dict(_part(tensors, 'ema'))
     self.opt.zero_grad()
     self.opt.state.clear()
-    slots = {slot: part(f'adam.{slot}') for slot in ('step', 'exp_avg', 'exp_avg_sq')}
+    slots = {slot: _part(tensors, f'adam.{slot}') for slot in ('step', 'exp_avg', 'exp_avg_sq')}
     for k, p in self.net.named_parameters():
         if k in slots['step']: self.opt.state[p] = {slot: d[k].clone().to(p.device) for slot, d in slots.items()}
+
+def _part(tensors, name):
+    "The tensors below `name`, by the rest of their names"
+    return {k.removeprefix(name + '.'): t for k, t in tensors.items() if k.startswith(name + '.')}
 
 # %% ../nbs/20_training.ipynb #9b1fc8c3
 def _flat(d, name=''):
@@ -360,9 +367,10 @@ class Loop:
         return Now(self.at['step'], p['batch'], total or self.steps*p['batch'], hash32(p['seed'], again) if again else p['seed'],
                    p.get('accumulate', 1), .5**again, self.device)
 
+    images = property(lambda self: self.at['step']*self.run.plan['batch'])
     def tensors(self): return {f'{name}.{k}': t for name, l in self.learners.items() for k, t in l.tensors().items()}
     def load(self, tensors):
-        for name, l in self.learners.items(): l.load({k.removeprefix(name + '.'): t for k, t in tensors.items() if k.startswith(name + '.')})
+        for name, l in self.learners.items(): l.load(_part(tensors, name))
 
 # %% ../nbs/20_training.ipynb #ba7cbb1d
 @patch
@@ -378,7 +386,7 @@ def advance(self:Loop, total=None):
 def prepare(self:Loop):
     "Budget and folder; or back to the last checkpoint"
     for l in self.learners.values(): l.opt.state.clear()
-    if processes()[1] > 1: [dist.broadcast(t, 0) for t in self.tensors().values()]
+    _share(self.tensors().values())
     plan, found = self.run.plan, self.run.restore()
     if plan['images'] is None: plan['images'] = self.affordable(60*plan['minutes'])
     self.steps = math.ceil(plan['images']/plan['batch'])
@@ -390,9 +398,9 @@ def prepare(self:Loop):
         self.load(found[0])
         self.at = {k: found[1][k] for k in self.at}
         self.sums = {k: torch.tensor(v, device=self.device) for k, v in self.at['sums'].items()}
-        self.resumed = self.at['step']*plan['batch']
+        self.resumed = self.images
     else: self.run.begin()
-    self.first, self.keep = self.at['step'], self.snapshot()
+    self.keep = self.snapshot()
 
 @patch
 def snapshot(self:Loop):
@@ -415,7 +423,7 @@ def affordable(self:Loop, seconds):
     self.load(keep[0])
     self.at, self.sums = keep[1], {}
     images = torch.tensor([max(batch, .9*(seconds - (time.time() - self.began))/each*batch)], device=self.device)
-    if processes()[1] > 1: dist.broadcast(images, 0)
+    _share([images])
     return int(images.item())
 
 @patch
@@ -435,8 +443,8 @@ def report(self:Loop):
     bad = round(sums.pop('bad', 0.))
     means = {k: v/(count - bad) for k, v in sums.items()} if count > bad else {}
     at['skipped'], at['lost'] = at['skipped'] + bad, at['lost'] + bad if bad == count else 0
-    batch, rate = self.run.plan['batch'], count*self.run.plan['batch']/seconds
-    line = dict(images=at['step']*batch, seconds=round(at['seconds'], 2)) | means | dict(img_per_s=round(rate, 1))
+    rate = count*self.run.plan['batch']/seconds
+    line = dict(images=self.images, seconds=round(at['seconds'], 2)) | means | dict(img_per_s=round(rate, 1))
     use = utilisation(rate, self.flops, self.device)
     if use: line['mfu'] = round(use, 3)
     why = 'no gradient was finite' if at['lost'] >= 5 else self.wrong(means, at['recent'])
@@ -452,7 +460,7 @@ def report(self:Loop):
 def roll_back(self:Loop, why):
     "Back to the last checkpoint, with half the learning rate"
     tensors, at = self.keep
-    images, again = (a['step']*self.run.plan['batch'] for a in (self.at, at))
+    images, again = self.images, at['step']*self.run.plan['batch']
     self.run.log(dict(images=images, event='rollback', to=again, why=why, lr_factor=.5**(self.at['rollbacks'] + 1)))
     need(self.at['rollbacks'] < 5, f"training went wrong six times (now at image {images}: {why}): lower lr, or look at the data")
     if not self.quiet: warnings.warn(f"{why} at image {images}; going on from image {again} with half the learning rate")
@@ -463,7 +471,7 @@ def roll_back(self:Loop, why):
 # %% ../nbs/20_training.ipynb #394d98a1
 @patch
 def save(self:Loop, fatal=False):
-    at = self.at | dict(images=self.at['step']*self.run.plan['batch'], sums={k: v.item() for k, v in self.sums.items()})
+    at = self.at | dict(images=self.images, sums={k: v.item() for k, v in self.sums.items()})
     if not self.sums: self.keep = self.snapshot()
     self.run.save(self.tensors(), at, fatal)
 
@@ -476,7 +484,7 @@ def due(self:Loop):
 @patch
 def monitor(self:Loop, on_save):
     "Call `on_save` at a checkpoint, once"
-    event = dict(images=self.at['step']*self.run.plan['batch'], event='checkpoint')
+    event = dict(images=self.images, event='checkpoint')
     done = any(event.items() <= line.items() for line in self.run.lines)
     if not (on_save and self.run.chief) or done: return
     found = on_save(event['images']) or {}
@@ -495,6 +503,12 @@ def stopped(self:Loop, got):
 
 # %% ../nbs/20_training.ipynb #23e036a7
 @patch
+def average(self:Loop):
+    "What the run is for: a name and a network"
+    name, learner = [*self.learners.items()][-1]
+    return f'{name}.ema', learner.ema.net
+
+@patch
 def judged(self:Run):
     "What was selected by, at each checkpoint so far: (value, images)"
     name = self.plan.get('select')
@@ -507,8 +521,8 @@ def keep_best(self:Loop, found, images):
     if name is None: return
     need(isinstance(found.get(name), (int, float)), f"select={name!r} is none of the numbers that monitor returns: {', '.join(found) or 'there are none'}")
     if not found[name] < min(self.run.judged(), default=(math.inf,))[0]: return
-    part, learner = [*self.learners.items()][-1]
-    self.best = {f'{part}.ema.{k}': t.detach().to('cpu', copy=True) for k, t in learner.ema.net.state_dict().items()}
+    part, net = self.average()
+    self.best = {f'{part}.{k}': t.detach().to('cpu', copy=True) for k, t in net.state_dict().items()}
     if self.run.out:
         with not_fatal(): checkpoint.save(self.run.out/'best', images, self.best, dict(plan=_key(self.run.plan)), keep=0)
 
@@ -527,11 +541,9 @@ def adopt(self:Loop):
     "Return to the best weights; at which image were they kept?"
     value, images = _agreed(lambda: min(self.run.judged(), default=(math.inf, None)))
     if value == math.inf: return
-    part, learner = [*self.learners.items()][-1]
-    if self.run.chief:
-        best = self.best or load_weights(self.run.out, self.run.plan)
-        learner.ema.net.load_state_dict({k.removeprefix(f'{part}.ema.'): t for k, t in best.items() if k.startswith(f'{part}.ema.')})
-    if processes()[1] > 1: [dist.broadcast(t, 0) for t in learner.ema.net.state_dict().values()]
+    part, net = self.average()
+    if self.run.chief: net.load_state_dict(_part(self.best or load_weights(self.run.out, self.run.plan), part))
+    _share(net.state_dict().values())
     return images
 
 # %% ../nbs/20_training.ipynb #30f2a547
@@ -550,18 +562,15 @@ def fit(
     cuda = [loop.device.index or 0] if loop.device.type == 'cuda' else []
     with _signals() as got, torch.random.fork_rng(cuda), alone(run.out/'recipe.json') if run.out and run.chief else nullcontext():
         loop.prepare()
-        batch = run.plan['batch']
-        loop.bar = progress(total=loop.steps*batch, initial=loop.first*batch, unit='img', unit_scale=True,
+        loop.bar = progress(total=run.plan['images'], initial=loop.images, unit='img', unit_scale=True,
                             desc=run.plan.get('kind', 'fit'), leave=False, **(dict(disable=True) if loop.quiet else {}))
         if loop.due(): loop.monitor(on_save)                               # the run may have died in the middle of this
         loop.tick = time.time()
         with loop.bar:
             while not loop.over():
                 loop.advance()
-                k = loop.at['step']
-                if k % loop.report_every == 0 or k == loop.steps: loop.report()
-                k, stop = loop.at['step'], loop.stopped(got)
-                due = loop.due()
+                if loop.at['step'] % loop.report_every == 0 or loop.at['step'] == loop.steps: loop.report()
+                stop, due = loop.stopped(got), loop.due()
                 if due or stop: loop.save(fatal=stop)
                 if due and not stop: loop.monitor(on_save)
                 if stop: break
@@ -583,11 +592,10 @@ def utilisation(
 
 @patch
 def cost(self:Loop, selected=None):
-    plan, net = self.run.plan, list(self.learners.values())[-1].ema.net
-    seconds, images = self.at['seconds'], self.at['step']*plan['batch']
+    seconds, images = self.at['seconds'], self.images
     card = dict(run=str(self.run.out) if self.run.out else None, images=images, seconds=round(seconds, 2), img_per_s=round(images/max(seconds, 1e-9), 1),
                 resumed_at=self.resumed, skipped=self.at['skipped'], rollbacks=self.at['rollbacks'],
-                pflop=images*self.flops/1e15 if self.flops else None, weights_sha256=content_hash(net.state_dict()))
+                pflop=images*self.flops/1e15 if self.flops else None, weights_sha256=content_hash(self.average()[1].state_dict()))
     if selected is not None: card['selected'] = selected
     if self.device.type == 'cuda': card['memory_gb'] = round(torch.cuda.max_memory_allocated(self.device)/1e9, 2)
     if self.run.out and self.run.chief:
@@ -687,15 +695,15 @@ def save_model(path, model, kind, half=False, **more):
 def load_model(path, kind, device='cpu', precision=None):
     "Network, objective, and what else is known of the model that was saved, or of the selected or last good checkpoint of a run"
     if Path(path).is_dir():
-        meta, prefix = read_recipe(path), f'{kind}.ema.'
+        meta, part = read_recipe(path), f'{kind}.ema'
         need(meta.get('kind') == dict(teacher='train', generator='distill')[kind],
              f"path={str(path)!r} is the folder of another kind of run ({meta.get('kind')}), and holds no {kind}")
         tensors = load_weights(path, meta)
     else:
-        (tensors, meta), prefix = load_tensors(path), 'net.'
+        (tensors, meta), part = load_tensors(path), 'net'
         need(meta.get('kind') == kind, f"path={str(path)!r} holds {meta.get('kind') or 'something else'}, not a {kind}")
     net = Precond.from_dict(meta['net'], precision)
-    net.load_state_dict({k.removeprefix(prefix): t.float() for k, t in tensors.items() if k.startswith(prefix)})
+    net.load_state_dict({k: t.float() for k, t in _part(tensors, part).items()})
     return net.to(pick_device(device)).eval().requires_grad_(False), Objective.from_dict(meta['objective']), meta
 
 # %% ../nbs/20_training.ipynb #75efbb63
@@ -786,27 +794,26 @@ def train(
     device, objective = join_processes(device), objective or objective_for(ys.corruption)
     need(isinstance(objective, Objective), f"objective={objective!r} must be an Objective, e.g. AmbientTweedie(.2); None: the one that suits the corruption")
     objective.check(ys.corruption)
-    net, plan = _prepare(ys, net, objective, sigma_d, device, precision, compile)
-    plan |= dict(kind='train', images=images, minutes=minutes, batch=batch, accumulate=accumulate, flip=flip, seed=seed,
-                 checkpoint_every=checkpoint_every, select=select, patience=patience, about=about or {}, made_with=made_with())
-    check_budget(plan)
+    plan = shared_plan(images, minutes, batch, accumulate, seed, checkpoint_every, select, patience, about)
+    net = _prepare(ys, net, objective, sigma_d, device, precision, compile)
     learner, feed = Learner(net, **averaged(learn)), Feed(ys.to(device), seed, flip)
-    run, teacher = Run(out, plan | dict(learn=learner.settings), resume), Teacher(learner.ema.net, objective, plan['about'], plan['data'])
+    data = dict(corruption=ys.corruption.to_dict(), image=list(ys.shape), n=len(ys), hash=ys.hash)
+    run = Run(out, dict(kind='train', data=data, objective=objective.to_dict(), net=net.to_dict(), flip=flip, learn=learner.settings) | plan, resume)
+    teacher = Teacher(learner.ema.net, objective, about, data)
     teacher.run = fit(_phase_one(learner, objective, feed), dict(teacher=learner), run, device, at_checkpoints(teacher, run, grid, monitor, steps=10), flops=3*flops(net), quiet=quiet)
     teacher.history = run.lines
     return teacher
 
 # %% ../nbs/20_training.ipynb #bacd6159
 def _prepare(ys, net, objective, sigma_d, device, precision, compile):
-    "The network, ready, and its part of the plan"
+    "A `Precond` of `net` that fits the observations, on the device"
     need(isinstance(net, (Network, Precond)), f"net={net!r} must be a network, e.g. UNet.named('cifar10')")
     if not isinstance(net, Precond):
         net = Precond(with_room(net, objective.extra), sigma_d or data_scale(ys, objective.size(ys)), precision)
     need(tuple(net.shape) == objective.size(ys), f"net makes images of shape {tuple(net.shape)}, but the {'images' if objective.whole else 'observations'} have shape {objective.size(ys)}: "
          "a teacher lives where the observations live, or, if it fills holes, where the images do")
     speed_up(net.to(device), device, compile)
-    data = dict(corruption=ys.corruption.to_dict(), image=list(ys.shape), n=len(ys), hash=ys.hash)
-    return net, dict(data=data, objective=objective.to_dict(), net=net.to_dict())
+    return net
 
 def speed_up(net, device, compile):
     "What makes a `Precond` fast on a GPU"
@@ -815,18 +822,20 @@ def speed_up(net, device, compile):
     if compile is True or compile == 'auto' and device.type == 'cuda': net.net.compile()
 
 # %% ../nbs/20_training.ipynb #172a67ed
-def check_budget(plan):
-    "Complain about a budget that is none"
-    images, minutes = plan['images'], plan['minutes']
+def shared_plan(images, minutes, batch, accumulate, seed, checkpoint_every, select, patience, about):
+    "What the plans of both phases say"
     need((images is None) != (minutes is None), f"images={images}, minutes={minutes}: give one of the two as the budget")
     number(*(('images', images) if minutes is None else ('minutes', minutes)), lambda v: v > 0, 'a positive number')
-    if plan['checkpoint_every'] is not None: number('checkpoint_every', plan['checkpoint_every'], lambda v: v > 0, 'a positive number of images')
-    need(isinstance(plan['seed'], int) and 0 <= plan['seed'] < 2**32, f"seed={plan['seed']!r} must be a whole number from 0 to 2**32 - 1")
-    need(plan['select'] is None or isinstance(plan['select'], str), f"select={plan['select']!r} must be the name of a number that monitor returns, e.g. 'proximal'; None: the last weights")
-    need(plan['patience'] is None or isinstance(plan['patience'], int) and plan['patience'] > 0, f"patience={plan['patience']!r} must be a positive number of checkpoints; None: never stop early")
-    need(plan['patience'] is None or plan['select'], f"patience={plan['patience']} needs select: what has to become less, e.g. select='proximal'")
-    for k in ('batch', 'accumulate'): need(isinstance(plan[k], int) and plan[k] > 0, f"{k}={plan[k]!r} must be a positive whole number")
+    if checkpoint_every is not None: number('checkpoint_every', checkpoint_every, lambda v: v > 0, 'a positive number of images')
+    need(isinstance(seed, int) and 0 <= seed < 2**32, f"seed={seed!r} must be a whole number from 0 to 2**32 - 1")
+    need(select is None or isinstance(select, str), f"select={select!r} must be the name of a number that monitor returns, e.g. 'proximal'; None: the last weights")
+    need(patience is None or isinstance(patience, int) and patience > 0, f"patience={patience!r} must be a positive number of checkpoints; None: never stop early")
+    need(patience is None or select, f"patience={patience} needs select: what has to become less, e.g. select='proximal'")
+    for k, v in dict(batch=batch, accumulate=accumulate).items(): need(isinstance(v, int) and v > 0, f"{k}={v!r} must be a positive whole number")
+    return dict(images=images, minutes=minutes, batch=batch, accumulate=accumulate, seed=seed, checkpoint_every=checkpoint_every,
+                select=select, patience=patience, about=about or {}, made_with=made_with())
 
+# %% ../nbs/20_training.ipynb #23ac088e
 def known_settings(learn):
     "Complain about settings that `Learner` does not have"
     for k in learn: choose('argument', k, [k for k in inspect.signature(Learner).parameters if k != 'net'])
