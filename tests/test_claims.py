@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from dcd_nb.recipes import recipe, recipes
+
 nbs = Path(__file__).parent.parent/'nbs'
 spaces = ('classifier', 'random', 'pca')
 
@@ -137,6 +139,16 @@ def test_quickstart_gains_half_in_two_spaces():
     assert all(b > 2*a for s in ('random', 'pca') for a, b in zip(three[s]['student'], three[s]['best sampler'], strict=True))
 
 
+def test_what_the_classifiers_space_measures():
+    three, seven = (tables(t) for t in printed('24_quickstart') if 'half of the digits' in t)
+    made = ('teacher_full', 'teacher_truncated', 'teacher_in_range', 'student')
+    seeds = lambda space, *who: zip(*(three[space][k] for k in who), strict=True)
+    assert all(clean > max(rest) for clean, *rest in seeds('classifier', 'clean_teacher', *made)) and all(y < g for y, g in seeds('classifier', 'corrupted', 'gaussian'))
+    assert all(clean < min(rest) for clean, *rest in seeds('pca', 'clean_teacher', 'gaussian', 'lmmse', *made)) and all(.9 < a/b < 1.15 for a, b in seeds('random', 'student', 'clean_teacher'))
+    gaussian, student, best = (three['pca'][k] + seven['pca'][k] for k in ('gaussian', 'student', 'best sampler'))
+    assert all(2*g < b for g, b in zip(gaussian, best, strict=True)) and sum(s < g for s, g in zip(student, gaussian, strict=True)) == 2 and all(s < 1.55*g for s, g in zip(student, gaussian))
+
+
 def toys():
     "{row: (mean, median, sliced Wasserstein, energy)} of each table of the toys"
     row = r'^(\S.*?)  +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+)$'
@@ -201,3 +213,9 @@ def test_what_failure_looks_like():
     assert few > 90 and 5 < all_of_them < 20
     deviation = {k: [*map(float, v)] for k, *v in re.findall(r'^(fresh masks|one mask) .*hides ([\d.]+), of the others ([\d.]+)', text, flags=re.M)}
     assert abs(deviation['fresh masks'][0]/deviation['fresh masks'][1] - 1) < .05 and deviation['one mask'][0] < .6*deviation['one mask'][1]
+
+
+def test_small_editions_are_small():
+    small = [k for k in recipes() if '-noise-' in k and k.endswith('-small')]
+    for k in small: assert all(16*recipe(k)[part]['images'] <= recipe(k.removesuffix('-small'))[part]['images'] for part in ('train', 'distill'))
+    assert 7.5 < recipe('cifar10-noise-0.2').cost()['parameters']/recipe('cifar10-noise-0.2-small').cost()['parameters'] < 9.5 and len(small) > 5
