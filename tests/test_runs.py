@@ -87,7 +87,7 @@ with_weights = [p for p in shipped if (p/'generator.json').exists()]            
 def of_seed(k): return {'train.seed': k, 'distill.seed': k} if k else {}
 
 
-def test_records_are_shipped(): assert {'digits-noise', 'phantoms-16-R4'} <= {p.name for p in with_weights}
+def test_records_are_shipped(): assert {'digits-noise', 'digits-mask', 'phantoms-16-R4'} <= {p.name for p in with_weights}
 
 
 @pytest.mark.parametrize('record', with_weights, ids=lambda p: p.name)
