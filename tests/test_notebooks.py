@@ -143,6 +143,15 @@ def test_titles_differ():
     assert len(titles) == len(set(titles)), [t for t in titles if titles.count(t) > 1]
 
 
+@pytest.mark.parametrize('path', notebooks, ids=lambda p: p.stem)
+def test_what_is_announced_is_shown(path):
+    "The site leaves out cells flagged `export` and `hide`: a sentence that ends in a colon would introduce nothing"
+    cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+    for words, code in zip(cells, cells[1:]):
+        if words['cell_type'] == 'markdown' and ''.join(words['source']).rstrip().endswith(':'):
+            assert not re.match(r'#[|] *(export|exporti|hide)\s', ''.join(code['source'])), ''.join(words['source'])[-200:]
+
+
 def test_written_links_stay_as_they_are():
     "nbdev would put a link of its own into [`fit`](20_training.ipynb), which breaks it"
     nb = dict2nb(dict(cells=[dict(cell_type='markdown', source='# T', metadata={}), dict(cell_type='markdown', source='[`fit`](20_training.ipynb)', metadata={})], metadata={}))
