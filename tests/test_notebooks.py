@@ -12,11 +12,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from execnb.nbio import dict2nb
+from fastcore.xtras import working_directory
+from nbdev.doclinks import nbglob
 from nbdev.process import NBProcessor
+from nbdev.processors import FilterDefaults
 
 nbs = Path(__file__).parent.parent/'nbs'
 sys.path.insert(0, str(nbs))
 from _minutes import minutes, paths, prose, seconds, spent  # noqa: E402
+from _post import finish  # noqa: E402
 from _run import run_cells  # noqa: E402
 
 notebooks = sorted(nbs.glob('*.ipynb'))
@@ -115,6 +120,65 @@ def test_figures_have_captions_and_notebooks_stay_small(path):
             src = ''.join(cell['source'])
             assert all(f'#| {key}:' in src for key in ('label', 'fig-cap', 'fig-alt')), src[:200]
     assert path.stat().st_size < 1.2e6
+
+
+@pytest.mark.parametrize('path', notebooks, ids=lambda p: p.stem)
+def test_each_of_several_figures_has_a_caption(path):
+    "Quarto makes (a) and (b) of two figures under one label, and would give (a) the caption of both"
+    for cell in json.loads(path.read_text(encoding='utf-8'))['cells']:
+        n = sum('image/png' in o.get('data', {}) for o in cell.get('outputs', []))
+        found = re.search(r'#[|] fig-subcap: (.*)', ''.join(cell['source']))
+        assert n < 2 or found and len(json.loads(found[1])) == n, f"{n} figures: give {n} captions in #| fig-subcap: {''.join(cell['source'])[:200]}"
+
+
+def test_pictures_reach_the_site():
+    "nbdev renders a copy of the folder; a file that is not copied is a broken picture"
+    with working_directory(nbs.parent): copied = {Path(p).resolve() for p in nbglob(nbs, file_glob='', file_re='')}
+    pictures = [nbs/target for path in notebooks for text in prose(path.stem) for target in re.findall(r'!\[[^]]*\]\(([^)]+)\)', text)]
+    assert pictures and not [p for p in pictures if p.resolve() not in copied]
+
+
+def test_titles_differ():
+    titles = [re.search('^# (.*)', '\n'.join(prose(path.stem)), flags=re.M)[1] for path in notebooks]
+    assert len(titles) == len(set(titles)), [t for t in titles if titles.count(t) > 1]
+
+
+@pytest.mark.parametrize('path', notebooks, ids=lambda p: p.stem)
+def test_what_is_announced_is_shown(path):
+    "The site leaves out cells flagged `export` and `hide`: a sentence that ends in a colon would introduce nothing"
+    cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+    for words, code in zip(cells, cells[1:]):
+        if words['cell_type'] == 'markdown' and ''.join(words['source']).rstrip().endswith(':'):
+            assert not re.match(r'#[|] *(export|exporti|hide)\s', ''.join(code['source'])), ''.join(words['source'])[-200:]
+
+
+def test_written_links_stay_as_they_are():
+    "nbdev would put a link of its own into [`fit`](20_training.ipynb), which breaks it"
+    nb = dict2nb(dict(cells=[dict(cell_type='markdown', source='# T', metadata={}), dict(cell_type='markdown', source='[`fit`](20_training.ipynb)', metadata={})], metadata={}))
+    nb.path_ = nbs/'x.ipynb'
+    with working_directory(nbs.parent): FilterDefaults()(nb)
+    assert nb.cells[-1].source == '[`fit`](20_training.ipynb)'
+
+
+def test_pages_need_no_other_server():
+    "Neither for what Quarto adds to a page with a slider, nor for fonts"
+    mine = '<script>moved()</script>'
+    added = ('<script src="https://cdn.jsdelivr.net/npm/requirejs@2.3.6/require.min.js" integrity="sha384-c9" crossorigin="anonymous"></script>\n'
+             """<script type="application/javascript">define('jquery', [],function() {return window.jQuery;})</script>\n""")
+    assert finish(added + mine) == mine
+    for name, at in dict(_quarto='', _root='nbs/').items():
+        text = (nbs/f'{name}.yml').read_text(encoding='utf-8')
+        assert f'post-render: {at or "../nbs/"}_post.py' in text
+        assert all(f'[{theme}, {at}site.scss]' in text for theme in ('cosmo', 'darkly'))
+    assert '$web-font-path: false;' in (nbs/'site.scss').read_text(encoding='utf-8')
+
+
+def test_formulas_read_well():
+    x = '<math display="inline"><mi>x</mi></math>'
+    assert finish(f'{x} is ({x}), and') == f'{x} is (<span class="text-nowrap">{x}),</span> and'
+    log = '<mrow><mi>log</mi><mo>\u2061</mo></mrow>'
+    assert finish(f'{log}<mi>p</mi>') == f'{log}<mspace width="0.167em"></mspace><mi>p</mi>'
+    assert finish(f'{log}<mo>(</mo>') == f'{log}<mo>(</mo>'
 
 
 def test_every_page_has_a_name_of_its_own_and_one_line_on_the_map():
