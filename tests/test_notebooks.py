@@ -152,6 +152,18 @@ def test_what_is_announced_is_shown(path):
             assert not re.match(r'#[|] *(export|exporti|hide)\s', ''.join(code['source'])), ''.join(words['source'])[-200:]
 
 
+@pytest.mark.parametrize('path', notebooks, ids=lambda p: p.stem)
+def test_a_list_stands_apart_from_what_is_above(path):
+    "Jupyter does without, but Pandoc wants an empty line above a list: without it the page shows the stars"
+    for text in prose(path.stem):
+        item, open_ = re.compile(r' {0,3}([*+-]|\d+[.)]) '), False
+        lines = re.sub(r'```.*?```|[$]{2}.*?[$]{2}', 'x', text, flags=re.S).split('\n')
+        for above, line in zip(['', *lines], lines):
+            assert not (item.match(line) and above.strip() and not open_), f'{above}\n{line}'
+            if item.match(line): open_ = True
+            elif line.strip() and not above.strip() and not line.startswith('  '): open_ = False
+
+
 def test_written_links_stay_as_they_are():
     "nbdev would put a link of its own into [`fit`](20_training.ipynb), which breaks it"
     nb = dict2nb(dict(cells=[dict(cell_type='markdown', source='# T', metadata={}), dict(cell_type='markdown', source='[`fit`](20_training.ipynb)', metadata={})], metadata={}))
