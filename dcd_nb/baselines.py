@@ -113,7 +113,7 @@ def lmmse(
     S, mean = (cross, m.mean) if D is None else (D@cross, D@m.mean)
     ridge = max(ys.sigma**2, 1e-6*S.trace().item()/len(S), 1e-30)
     out, I = [], torch.eye(len(S)).to(S)
-    for y, q in _chunks(ys.y, seen, max(1, 2**23//len(S)**2)):
+    for y, q in _chunks(ys.y, seen, 4096 if seen is None else max(1, 2**23//len(S)**2)):
         r = (y - mean)*q
         K = S + ridge*I if seen is None else S*q[:, :, None]*q[:, None] + torch.diag_embed(ridge*q + 1 - q)
         w = torch.cholesky_solve(r.T if seen is None else r[..., None], torch.linalg.cholesky(K))
