@@ -1,4 +1,4 @@
-"""Make README.md from index.ipynb:  python nbs/_readme.py
+"""Make README.md and its picture from index.ipynb and the first record:  python nbs/_readme.py
 
 The cells flagged `#| hide` are left out, and so is the code of those flagged `#| echo: false`.  Links to notebooks
 become links to pages of the site, and what a code cell printed stands below the code.
@@ -34,4 +34,22 @@ def readme():
     return '\n\n'.join(parts) + '\n'
 
 
-if __name__ == '__main__': (root/'README.md').write_text(readme(), encoding='utf-8')
+def picture():
+    "What was seen and what was made of it: some rows of the first record, with their names"
+    import matplotlib.pyplot as plt
+    record = root/'nbs/runs/digits-noise'
+    rows, im = json.loads((record/'results.json').read_text())['rows'], plt.imread(record/'grid.png')
+    names = dict(clean='clean digits,\nseen by nobody', corrupted='observations,\nall that training sees', lmmse='a linear filter\nof these',
+                 teacher_in_range='the teacher,\n35 network calls', student='the student,\none network call')
+    fig, axs = plt.subplots(len(names), figsize=(9, 3.7))
+    for ax, (row, name) in zip(axs, names.items()):
+        top = rows.index(row)*36
+        ax.imshow(im[top:top + 32, :16*36 - 4], interpolation='nearest', cmap='gray')
+        ax.set_title(name, x=-.015, y=.12, ha='right', fontsize=10, fontweight='bold' if row == 'student' else None)
+        ax.axis('off')
+    fig.savefig(root/'nbs/runs/first.png', dpi=120, bbox_inches='tight')
+
+
+if __name__ == '__main__':
+    (root/'README.md').write_text(readme(), encoding='utf-8')
+    picture()
