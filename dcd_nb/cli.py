@@ -206,13 +206,14 @@ def sample(
     seed:int=0,      # image i depends on seed and i alone
     steps:int=18,    # of the sampler, for teachers
     zoom:int=0,      # enlarge pixels of a grid; 0: to about 64 pixels an image
+    device:str=None, # cpu, cuda, cuda:1, ...
     json:bool=False, # print one line of JSON
 ):
     "Images of a generator or a teacher"
     start, path = time.time(), Path(out)
     need(path.suffix in ('.png', '.npz', ''), f"out={out!r} must end in .png or .npz, or be a folder")
     need(zoom >= 0, f"zoom={zoom} must be at least 1, or 0")
-    m = Generator.from_pretrained(model)
+    m = Generator.from_pretrained(model, pick_device(device))
     x = m.sample(n, seed) if isinstance(m, Generator) else m.sample(n, seed, steps=steps)
     with saving(path):
         if path.suffix == '.png': save_images(x, path, zoom=zoom or max(1, 64//x.shape[-1]))
@@ -292,11 +293,11 @@ def list_recipes(
         if card: print(f"    {phase:14s} {card['images']:_} images, {card['pflop']:.3g} PFLOP:", ', '.join(f'{k} {60*h:.0f} min' if h < 1 else f'{k} {h:.3g} h' for k, h in card['hours'].items()))
 
 # %% ../nbs/90_cli.ipynb #178f44a8
-def _model(source):
+def _model(source, device):
     "The model that `source` names, or None if it names images"
     path = Path(source)
     if source in known_images or path.exists() and not ((path/'recipe.json').exists() or _pair(path)[1].exists()): return None
-    try: return Generator.from_pretrained(source, pick_device())
+    try: return Generator.from_pretrained(source, pick_device(device))
     except BadInput as e:
         if path.exists() or _pair(path)[1].exists(): raise
         raise BadInput(f"{str(e).replace('model=', 'source=', 1)}, nor of a data set ({', '.join(known_images)})") from None
@@ -316,7 +317,7 @@ def _in_y(found, x, path, seed):
 def evaluate(
     source:str,      # what to judge: a run, weights, the name of a generator; or images as a folder, zip, npz, or a name
     reference:str=None, # clean images: a folder, zip, npz, or a name; default: the images of the run's recipe
-    extractor:str=None, # classifier (digits), inception, inception-legacy, random, pca or pixels; default: the first of them that can be used
+    extractor:str=None, # classifier (digits, photographs of 32x32), inception, inception-legacy, random, pca or pixels; default: the first of them that can be used
     n:int=5000,      # samples of a model; of images: all are taken
     seed:int=0,      # of samples and bootstrap
     reps:int=20,     # draws of the bootstrap; 0: no interval
@@ -324,10 +325,11 @@ def evaluate(
     channels:int=None, # 1 for grey, 3 for colour
     find_copies:bool=False, # are samples copies of images of the reference?
     measurements:str=None, # made by dcd_corrupt: proximal distance to them, and are samples copies of what is behind them?
+    device:str=None, # cpu, cuda, cuda:1, ...
     json:bool=False, # print one line of JSON
 ):
     "Distances of generated images to clean ones"
-    model = _model(source)
+    model = _model(source, device)
     data = ((model.about.get('recipe') or {}).get('data') or {}) if model else {}
     if reference is None: reference, size, channels = data.get('source'), size or data.get('size'), channels or data.get('channels')
     need(reference or measurements, f"reference is missing: {source!r} does not say which clean images it should be compared with; without any, pass --measurements")
