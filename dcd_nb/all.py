@@ -31,5 +31,5 @@ from .live import *
 from .training import *
 
 modules = [import_module(f'dcd_nb.{name}') for name in ('core', 'files', 'sliders', 'operators', 'data', 'mri', 'explore', 'diffusion', 'networks', 'metrics', 'baselines',
-                                                        'objectives', 'training', 'losses', 'distill', 'recipes', 'quickstart', 'restore', 'identify')]
+                                                        'objectives', 'training', 'losses', 'distill', 'recipes', 'quickstart', 'restore', 'identify', 'runs', 'live')]
 __all__ = [name for module in modules for name in module.__all__]

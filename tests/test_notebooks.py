@@ -21,7 +21,7 @@ from nbdev.processors import FilterDefaults
 nbs = Path(__file__).parent.parent/'nbs'
 sys.path.insert(0, str(nbs))
 from _minutes import minutes, paths, prose, seconds, spent  # noqa: E402
-from _post import finish  # noqa: E402
+from _post import finish, link_names  # noqa: E402
 from _run import run_cells  # noqa: E402
 
 notebooks = sorted(nbs.glob('*.ipynb'))
@@ -183,6 +183,15 @@ def test_pages_need_no_other_server():
         assert f'post-render: {at or "../nbs/"}_post.py' in text
         assert all(f'[{theme}, {at}site.scss]' in text for theme in ('cosmo', 'darkly'))
     assert '$web-font-path: false;' in (nbs/'site.scss').read_text(encoding='utf-8')
+
+
+def test_names_in_the_text_lead_to_the_page_of_names():
+    page = '<p>A <code>Recipe.cost</code>, <code>SiD(alpha=.5)</code>, <code>sid</code></p><h2><code>SiD</code></h2><pre><code>SiD</code></pre><a href="x"><code>SiD</code></a><code>SiD</code>'
+    a = lambda name, text: f'<a class="name" href="names.html#name-{name}"><code>{text}</code></a>'
+    assert link_names(page, {'SiD', 'Recipe'}, 'names.html') == (page.replace('<code>Recipe.cost</code>', a('Recipe', 'Recipe.cost')).replace('<code>SiD(alpha=.5)</code>', a('SiD', 'SiD(alpha=.5)'))
+                                                                 .removesuffix('<code>SiD</code>') + a('SiD', 'SiD'))
+    text = (nbs/'91_names.ipynb').read_text(encoding='utf-8')
+    assert all(f"<a id='name-{name}'></a>" in text for name in ('Corruption', 'SiD', 'train', 'Record', 'theory.spectrum'))
 
 
 def test_formulas_read_well():
