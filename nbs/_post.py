@@ -17,10 +17,10 @@ def finish(page):
 
 
 def link_names(page, names, to):
-    "`page` with links to the page `to` from each of `names` that its text has as code, with or without a method or arguments"
-    def link(m): return f'<a class="name" href="{to}#name-{m[1]}">{m[0]}</a>' if m[1] in names else m[0]
+    "`page` with links to the page `to` from each of `names` that its text has as code: alone, with arguments, or a class with one of its methods"
+    def link(m): return f'<a class="name" href="{to}#name-{m[1]}">{m[0]}</a>' if m[1] in names and (not m[2] or m[1][0].isupper()) else m[0]
     parts = re.split(r'(<(pre|a|h\d|summary|script|title|button)\b.*?</\2>)', page, flags=re.S)       # text, what stays as it is, its tag; text, ...
-    text = [re.sub(r'<code>(\w+)(?:\.\w+)?(?:\([^<]*\))?</code>', link, t) for t in parts[::3]]
+    text = [re.sub(r'<code>(\w+)(\.\w+)?(?:\([^<]*\))?</code>', link, t) for t in parts[::3]]
     return ''.join(t + kept for t, kept in zip(text, [*parts[1::3], '']))
 
 

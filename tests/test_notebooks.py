@@ -186,9 +186,9 @@ def test_pages_need_no_other_server():
 
 
 def test_names_in_the_text_lead_to_the_page_of_names():
-    page = '<p>A <code>Recipe.cost</code>, <code>SiD(alpha=.5)</code>, <code>sid</code></p><h2><code>SiD</code></h2><pre><code>SiD</code></pre><a href="x"><code>SiD</code></a><code>SiD</code>'
+    page = '<p>A <code>Recipe.cost</code>, <code>SiD(alpha=.5)</code>, <code>sid</code>, <code>recipe.json</code></p><h2><code>SiD</code></h2><pre><code>SiD</code></pre><a href="x"><code>SiD</code></a><code>SiD</code>'
     a = lambda name, text: f'<a class="name" href="names.html#name-{name}"><code>{text}</code></a>'
-    assert link_names(page, {'SiD', 'Recipe'}, 'names.html') == (page.replace('<code>Recipe.cost</code>', a('Recipe', 'Recipe.cost')).replace('<code>SiD(alpha=.5)</code>', a('SiD', 'SiD(alpha=.5)'))
+    assert link_names(page, {'SiD', 'Recipe', 'recipe'}, 'names.html') == (page.replace('<code>Recipe.cost</code>', a('Recipe', 'Recipe.cost')).replace('<code>SiD(alpha=.5)</code>', a('SiD', 'SiD(alpha=.5)'))
                                                                  .removesuffix('<code>SiD</code>') + a('SiD', 'SiD'))
     text = (nbs/'91_names.ipynb').read_text(encoding='utf-8')
     assert all(f"<a id='name-{name}'></a>" in text for name in ('Corruption', 'SiD', 'train', 'Record', 'theory.spectrum'))
