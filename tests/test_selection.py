@@ -132,7 +132,9 @@ def test_kills_and_processes_select_the_same(folder):
         p.send_signal(signal.SIGKILL), p.wait()
         kills += 1
     assert kills and subprocess.run(command('parts'), cwd=folder, env=env, capture_output=True).returncode == 0
-    two = subprocess.run([str(bin/'torchrun'), '--standalone', '--nproc-per-node', '2', *command('two')], cwd=folder, env=env, capture_output=True, text=True, timeout=200)
+    for _ in range(2):          # Gloo aborted once in some hundred starts: such a run goes on like any other
+        two = subprocess.run([str(bin/'torchrun'), '--standalone', '--nproc-per-node', '2', *command('two')], cwd=folder, env=env, capture_output=True, text=True, timeout=200)
+        if two.returncode == 0: break
     assert two.returncode == 0, two.stderr[-6000:]
     a, b, c = (json.loads((folder/k/'results.json').read_text()) for k in ('whole', 'parts', 'two'))
     assert a['selected'] == b['selected'] == c['selected'] and a['weights_sha256'] == b['weights_sha256']
