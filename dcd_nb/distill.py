@@ -296,7 +296,7 @@ def distill(
     "A one-step generator of clean images from a teacher of corrupted ones"
     loss, shown = loss or SiD(), dict(init_sigma=init_sigma, leak=leak, spread=spread)
     _check_arguments(teacher, ys, loss, start, fake, fake_steps)
-    if select and monitor is None: choose('select', select, ['proximal', 'spectrum', 'histogram'])
+    if isinstance(select, str) and monitor is None: choose('select', select, ['proximal', 'spectrum', 'histogram'])
     plan = shared_plan(images, minutes, batch, accumulate, seed, checkpoint_every, select, patience, about)
     device = join_processes(device)
     frozen, learners = _networks(teacher, ys, start, fake, learn, device, compile)

@@ -132,9 +132,7 @@ def test_kills_and_processes_select_the_same(folder):
         p.send_signal(signal.SIGKILL), p.wait()
         kills += 1
     assert kills and subprocess.run(command('parts'), cwd=folder, env=env, capture_output=True).returncode == 0
-    for _ in range(2):          # Gloo aborted once in some hundred starts: such a run goes on like any other
-        two = subprocess.run([str(bin/'torchrun'), '--standalone', '--nproc-per-node', '2', *command('two')], cwd=folder, env=env, capture_output=True, text=True, timeout=200)
-        if two.returncode == 0: break
+    two = subprocess.run([str(bin/'torchrun'), '--standalone', '--nproc-per-node', '2', *command('two')], cwd=folder, env=env, capture_output=True, text=True, timeout=200)
     assert two.returncode == 0, two.stderr[-6000:]
     a, b, c = (json.loads((folder/k/'results.json').read_text()) for k in ('whole', 'parts', 'two'))
     assert a['selected'] == b['selected'] == c['selected'] and a['weights_sha256'] == b['weights_sha256']
@@ -144,7 +142,7 @@ def test_kills_and_processes_select_the_same(folder):
 @pytest.mark.parametrize('kw, says', [
     (dict(select='proximl'), "select='proximl' is not known; did you mean 'proximal'"), (dict(select='fd', monitor=lambda G: dict(v=1.)), "select='fd' is none of the numbers that monitor returns: v"),
     (dict(select='proximal', monitor=False), "select='proximal' needs a monitor"), (dict(patience=3), 'patience=3 needs select'), (dict(select='proximal', patience=0), 'patience=0 must be'),
-    (dict(select=5), 'select=5 is not known')])
+    (dict(select=5), 'select=5 must be the name')])
 def test_bad_selection_is_one_sentence(made, kw, says):
     with pytest.raises(BadInput, match=says) as e: go(made, **kw)
     assert '\n' not in str(e.value)
