@@ -58,7 +58,7 @@ def test_dropout_of_phase_two_is_the_official_one(name, dropout): assert recipe(
 
 # The loops
 
-batch, side, sigma_d = 16, 64, .5
+batch, sigma_d = 4, .5
 
 
 def denoise(net, x, s):
@@ -157,7 +157,7 @@ def weights(folder, name): return {k.removeprefix(f'{name}.net.'): v for k, v in
 
 
 settings = dict(celebahq=(1.2, 1e-5, .9), afhqv2=(1., 5e-6, 0.))      # alpha, learning rate, Adam's first beta for the generator
-quiet = dict(device='cpu', compile=False, quiet=True, monitor=False, grid=0)
+quiet = dict(device='cpu', compile=False, quiet=True, monitor=False, grid=0, checkpoint_every=10**6)
 
 
 @pytest.mark.parametrize('name', ['celebahq-noise-0.2', 'afhqv2-noise-0.2', 'celebahq-sr'])
@@ -272,9 +272,9 @@ def test_a_wrong_dropout_is_one_sentence(noisy, dropout):
 
 class Plain(Network):
     "A network that knows no dropout"
-    def __init__(self, width=4):
+    def __init__(self, width=4, classes=0):
         super().__init__(locals())
-        self.width, self.shape, self.in_channels, self.out_channels = width, (1, 8, 8), 1, 1
+        self.shape, self.in_channels, self.out_channels = (1, 8, 8), 1, 1
         self.conv = torch.nn.Conv2d(1, 1, 3, padding=1)
     def forward(self, x, noise_label, class_labels=None, augment_labels=None): return self.conv(x)
 
