@@ -28,24 +28,27 @@ class Loss(Named, family='loss'):
 
 # %% ../nbs/21_losses.ipynb #d2197eac
 @patch
-def __call__(self:Loss,
+def terms(self:Loss,
     teacher,      # a denoiser D(x, s) with frozen weights
     fake,         # the same, for the images of the generator
     y,            # generated images through the corruption, without its noise (B, C, H, W)
     draws,        # the random numbers of the training step
     counts=None,  # 1 where an entry counts, (B, 1 or C, H, W); None: everywhere
-    watch=None,   # a dict that gets the gap between teacher and fake, see below
 ):
-    "One number for each image"
+    "For each image the loss, and the gap between teacher and fake, which has no gradient"
     with torch.set_grad_enabled(self.through and torch.is_grad_enabled()):
         y_s, s = _noisy(y, draws, self.levels)
         a = teacher(y_s.view_as(y_s), s)    # a view each: gradients of equal networks cancel to the last bit
         b = fake(y_s.view_as(y_s), s) if self.needs_fake else y
     need(a.shape == b.shape == y.shape, f"teacher and fake must return images like y, of shape {tuple(y.shape)}, "
                                         f"not {tuple(a.shape)} and {tuple(b.shape)}")
-    if watch is not None: watch['gap'] = _average((a - b).detach()**2, counts).mean()
     w = _average((y - a).detach().abs(), counts).clamp(min=1e-5)
-    return _average(self.entries(y, a, b), counts)/w
+    return _average(self.entries(y, a, b), counts)/w, _average((a - b).detach()**2, counts)
+
+@patch
+def __call__(self:Loss, teacher, fake, y, draws, counts=None):
+    "One number for each image"
+    return self.terms(teacher, fake, y, draws, counts)[0]
 
 # %% ../nbs/21_losses.ipynb #300c8739
 def _noisy(y, draws, levels):

@@ -10,24 +10,19 @@ import json, time, timeit
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from .baselines import gaussian, lmmse
-from .core import BadInput, axes, choose, color_of, image_grid, made_with, need, number, rng
+from .core import BadInput, axes, choose, color_of, image_grid, made_with, need, number
 from .data import digits
 from .files import atomic, saving
 from .metrics import compare
-from .objectives import AmbientInpainting
 from .recipes import recipe, recipes
 
 # %% ../nbs/24_quickstart.ipynb #633ef797
 def ways_to_sample(teacher, n, seed=0):
     "{name: arguments of `teacher.sample`}, for each way to sample from it"
     if not teacher.objective.extra: return {'full': dict(until=0.)} | ({'truncated': {}, 'in_range': dict(until=0., leak=0.)} if teacher.objective.floor else {})
-    if not isinstance(teacher.objective, AmbientInpainting): return {'full': {}}
-    shape = (n, 1, *teacher.shape[1:])
-    half = torch.cat([(torch.rand(1, *shape[1:], generator=rng(seed, i, 2)) < .5).float() for i in range(n)])
-    return {'mask as in training': {}, 'mask that keeps half': dict(state=half), 'mask without holes': dict(state=torch.ones(shape))}
+    shown = teacher.objective.conditions(n, teacher.shape, seed)
+    return {name: {} if state is None else dict(state=state) for name, state in shown.items()}
 
 def samplers(teacher, n, seed=0):
     "{name: samples of the teacher}, for each way to sample from it"

@@ -27,6 +27,11 @@ from .training import Learner, known_settings, peaks, train, with_room
 # %% ../nbs/23_recipes.ipynb #33cbe6b4
 class Recipe(dict):
     "All that is needed to repeat a run, in plain values"
+    def __init__(self, entries=()):
+        super().__init__(entries)
+        if 'noisy' in self.get('distill', {}): # in recipes of older runs; what is compared follows from the objective
+            self['distill'] = {k: v for k, v in self['distill'].items() if k != 'noisy'}
+
     def override(self, changes): # {'train.lr': 1e-4, 'corruption.sigma': .3, ...}
         "A copy with entries changed by their dotted names"
         new = copy.deepcopy(self)
@@ -282,7 +287,7 @@ _digits('noise', "scikit-learn's digits with noise of sigma 0.5", Identity(), .5
 _digits('mask', 'digits, half of the pixels missing', RandomMask(.5), 0., .1, objective=dict(delta=.3))
 _digits('blur', 'blurred digits with noise of sigma 0.1', GaussianBlur(5, .8), .1)
 _digits('saturation', 'over-exposed digits with noise of sigma 0.1, by the general route: a plain diffusion of what is seen', Saturation(2.), .1,
-        objective=Standard().to_dict(), student=dict(noisy=True))
+        objective=Standard().to_dict())
 _digits('clean', 'digits as they are: what a teacher could learn if it saw them', Identity(), 0., .05, objective=Standard().to_dict())
 
 # %% ../nbs/23_recipes.ipynb #0fca1752

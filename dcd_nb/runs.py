@@ -17,7 +17,7 @@ from .core import BadInput, axes, choose, made_with, need, number, png, save_ima
 from .distill import Generator
 from .files import _pair, atomic, content_hash, load_meta, load_tensors, save_tensors, saving
 from .metrics import _bootstrap, _classifiers, _distance, _factor, _plain_floats, features, spread, stored
-from .mri import MultiCoilMRI, sense
+from .mri import sense
 from .networks import num_params
 from .quickstart import baselines_of, ways_to_sample
 from .recipes import Recipe, recipe
@@ -57,7 +57,7 @@ def _timed(make, n, seconds=None):
 
 def _reconstructed(ys, n):
     "What scans say without any learning"
-    if not isinstance(ys.op, MultiCoilMRI): return {}
+    if ys.op.hides != 'lines': return {}
     y, state = ys[:n]
     return dict(zero_filled=ys.op.adjoint(y, state), sense=sense(ys.op, y, state, lam=1e-3))
 

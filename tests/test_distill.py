@@ -16,11 +16,12 @@ from dcd_nb import checkpoint, training
 from dcd_nb.core import BadInput, Draws
 from dcd_nb.data import Measurements, digits
 from dcd_nb.diffusion import LogUniform
-from dcd_nb.distill import Distillation, Generator, corrupt_again, distill, grown
+from dcd_nb.distill import Distillation, Generator, distill, grown
 from dcd_nb.losses import DMD, SDS, SiD
 from dcd_nb.networks import MLP, Precond, UNet
-from dcd_nb.objectives import AmbientInpainting, objective_for
-from dcd_nb.operators import Corruption, Downsample, FourierMask, GaussianBlur, Identity, RandomMask, Saturation
+from dcd_nb.objectives import AmbientInpainting, AmbientTweedie, Consistency, Objective, Standard, objective_for
+from dcd_nb.operators import Corruption, Downsample, FourierMask, GaussianBlur, Identity, Poisson, Quantise, RandomMask, Saturation
+from dcd_nb.recipes import Recipe, recipe, recipes
 from dcd_nb.training import Learner, Loop, Run, Teacher, train
 
 bin = Path(sys.executable).parent
@@ -78,6 +79,10 @@ def test_two_processes_do_what_one_does(folder):
         assert done.returncode == 0, done.stderr[-2000:]
     one, two = (checkpoint.load(folder/f'of{n}')[0] for n in (1, 2))
     for k in one: torch.testing.assert_close(one[k], two[k], rtol=0, atol=1e-5, msg=k)
+    lines = [[json.loads(l) for l in (folder/f'of{n}/metrics.jsonl').open()] for n in (1, 2)]
+    for a, b in zip(*lines):                                                          # what is watched is of the whole batch
+        for k in ('loss', 'grad', 'gap', 'size', 'fake_loss', 'fake_grad'):
+            if 'loss' in a: assert abs(a[k] - b[k]) <= 1e-3*abs(a[k]), k
 
 
 @pytest.mark.parametrize('name', ['a.png', 'a.npz', 'a'])
@@ -158,7 +163,7 @@ def test_a_step_never_waits_for_the_device():
     for name in ('noise', 'mask', 'clip'):
         ys, teacher = small(corruptions[name], unet=name == 'mask')
         fake, G = (Learner(copy.deepcopy(teacher.net).requires_grad_(), halflife=h) for h in (None, 1000))
-        step = Distillation(teacher, ys.corruption, SiD(1.2), fake, G, 2.5, 2, name == 'clip')
+        step = Distillation(teacher, ys.corruption, SiD(1.2), fake, G, 2.5, 2)
         loop = Loop(step, dict(fake=fake, generator=G), Run(None, dict(images=3200, batch=32, seed=0)), 'cpu', training.exploded, None, True)
         loop.prepare()
         loop.advance()
@@ -168,12 +173,12 @@ def test_a_step_never_waits_for_the_device():
 def test_the_generator_has_no_slope_before_the_fake_moved():
     ys, teacher = small(corruptions['noise'])
     fake, G = (Learner(copy.deepcopy(teacher.net).requires_grad_(), halflife=None) for _ in range(2))
-    step = Distillation(teacher, ys.corruption, SiD(1.2), fake, G, 2.5, 1, False)
-    step.watch = {}
+    step = Distillation(teacher, ys.corruption, SiD(1.2), fake, G, 2.5, 1)
     part = training.Now(0, 32, 320).parts()[0]
-    step.generator_loss(part).backward()
+    loss, watched = step.generator_loss(part)
+    loss.backward()
     assert all((p.grad == 0).all() for p in G.net.parameters())
-    assert step.watch['gap'] == 0
+    assert watched['gap'] == 0
 
 
 def test_a_larger_network_has_the_teachers_weights():
@@ -195,11 +200,93 @@ def test_small_starts_and_small_data():
 
 def test_corrupting_again_is_fresh_and_differentiable():
     x = digits()[:40].clone().requires_grad_()
-    a, b = (corrupt_again(corruptions['both'], x, Draws(0, k)) for k in (0, 1))
+    a, b = (corruptions['both'].recorrupt(x, Draws(0, k)) for k in (0, 1))
     assert not torch.equal(a.state, b.state) and not torch.equal(a.y, b.y)
-    assert torch.equal(corrupt_again(corruptions['both'], x[16:], Draws(0, 0, start=16)).y, a.y[16:])       # belongs to the position in the batch
+    assert torch.equal(corruptions['both'].recorrupt(x[16:], Draws(0, 0, start=16)).y, a.y[16:])       # belongs to the position in the batch
     a.y.sum().backward()
     assert torch.equal(x.grad, a.state.expand_as(x))
+
+
+# What is compared
+
+class Remembering(SDS):
+    "Keeps what it was asked to compare"
+    def entries(self, y, a, b):
+        Remembering.y = y.detach()
+        return super().entries(y, a, b)
+
+
+class OwnObjective(Objective):
+    "Learns what lies behind noise of .1, and says nothing about Phase II"
+    def __init__(self): self.levels = LogUniform(.1, 5.)
+    def loss(self, net, batch, draws=None): return AmbientTweedie(.1, self.levels).loss(net, batch, draws)
+
+
+def compared(A, objective=None):
+    "What `distill` compares in its first step, and A of the images which the generator makes in it"
+    ys = A.measure(digits()[:64])
+    torch.manual_seed(0)
+    teacher = train(ys, MLP((1, 8, 8), width=16, blocks=1), objective, images=640, batch=64, lr=1e-3, quiet=True)
+    distill(teacher, ys, Remembering(), images=32, batch=32, monitor=False, quiet=True)
+    first = training.Now(0, 32, 32).parts()[0]
+    z = first.draws.normal(torch.empty(32, 1, 8, 8))
+    with torch.no_grad(): x = Generator(teacher.net, teacher.objective)(z)
+    return Remembering.y, A.op(x, None)
+
+
+def test_photons_are_counted_again_before_they_are_compared():
+    y, clean = compared(Corruption(Poisson(20.)))
+    count = (y + 1)*20/2
+    assert (count - count.round()).abs().max() < 1e-4 and (y - clean).abs().mean() > .05
+
+
+@pytest.mark.parametrize('op', [Quantise(3), Saturation(2.), Identity()])
+def test_a_plain_teacher_compares_with_noise(op):
+    y, clean = compared(Corruption(op, .1), Standard())
+    assert abs((y - clean).std() - .1) < 4*.1/(2*y.numel())**.5                       # four standard errors
+
+
+@pytest.mark.parametrize('op, objective', [(Identity(), None), (Saturation(2.), None), (Quantise(3), None), (Identity(), Consistency(.1)), (Identity(), OwnObjective())])
+def test_a_teacher_that_looks_behind_the_noise_compares_without(op, objective):
+    y, clean = compared(Corruption(op, .1), objective)
+    torch.testing.assert_close(y, clean, rtol=0, atol=1e-5)
+
+
+def test_a_teacher_that_fills_holes_compares_images_through_new_holes():
+    A, x, draws = corruptions['both'], digits()[:64], Draws(0)
+    y, state = objective_for(A).compared(A, x, draws)
+    assert torch.equal(y, x) and not torch.equal(state, A.recorrupt(x, draws).state)
+    assert abs(state.mean() - .45) < 4*(.45*.55/state.numel())**.5                    # holes as in training
+
+
+def test_what_was_a_setting_once_is_forgotten_and_runs_that_had_it_go_on(tmp_path, monkeypatch):
+    assert not any('noisy' in r['distill'] for r in recipes().values())
+    old = dict(recipe('digits-saturation'))
+    assert Recipe(old | dict(distill=old['distill'] | dict(noisy=True))) == old
+    with pytest.raises(BadInput, match="argument='noisy'"): distill(*small(corruptions['noise'])[::-1], images=64, noisy=True)
+    ys, teacher = small(corruptions['noise'])
+    go = lambda **kw: distill(teacher, ys, SiD(.5), images=320, batch=32, out=tmp_path/'run', quiet=True, about=dict(recipe=kw.pop('recipe')), **kw)
+    with monkeypatch.context() as m:
+        m.setattr('dcd_nb.distill.Run', lambda out, plan, resume: Run(out, plan | dict(noisy=False), resume))
+        G = go(recipe=dict(distill=dict(noisy=False, lr=1)))
+    assert json.loads((tmp_path/'run/recipe.json').read_text())['noisy'] is False
+    assert torch.equal(Generator.load(tmp_path/'run').sample(2), G.sample(2))
+    assert go(recipe=dict(distill=dict(lr=1)), resume=True).run['resumed_at'] == 320
+
+
+@pytest.mark.parametrize('name', ['noise', 'mask', 'half'])
+def test_what_is_watched_is_of_the_whole_batch(name):
+    ys, teacher = small(corruptions[name])
+    def step(accumulate):
+        start = grown(teacher.net, ys.shape)
+        fake, G = (Learner(copy.deepcopy(net).requires_grad_(), lr=1e-9, halflife=None) for net in (teacher.net, start))
+        with torch.no_grad():
+            for i, p in enumerate([*fake.net.parameters(), *G.net.parameters()]): p += .1*torch.randn(p.shape, generator=torch.Generator().manual_seed(i))
+        return Distillation(teacher, ys.corruption, SiD(.5), fake, G, 2.5, 2, leak=.1)(training.Now(0, 64, 640, accumulate=accumulate))
+    one, four = step(1), step(4)
+    assert set(one.watched) == {'gap', 'size', 'fake_loss', 'fake_grad'} and one.watched['gap'] > 0
+    numbers = lambda s: torch.stack([s.loss, s.grad_norm, s.refused, *(s.watched[k] for k in one.watched)])
+    torch.testing.assert_close(numbers(four), numbers(one), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize('kw, says', [

@@ -7,13 +7,13 @@ import torch
 from dcd_nb.cli import fastmri
 from dcd_nb.core import BadInput, Draws, rng
 from dcd_nb.data import Measurements, load_images
-from dcd_nb.distill import Generator, corrupt_again, distill, new_states
+from dcd_nb.distill import Generator, distill
 from dcd_nb.mri import (MultiCoilMRI, acs_scale, chessboard, compress_coils, espirit, from_coils, hide_lines, phantoms, prepare_scans,
                         scan_images, sense, to_coils, to_fftmod, write_fastmri)
 from dcd_nb.metrics import evaluate
 from dcd_nb.networks import UNet
 from dcd_nb.objectives import AmbientFourier
-from dcd_nb.operators import Corruption, from_complex, to_complex
+from dcd_nb.operators import Corruption, from_complex, new_states, to_complex
 from dcd_nb.recipes import recipe
 from dcd_nb.training import Teacher, train
 
@@ -179,7 +179,7 @@ def test_a_rectangular_network_trains_and_distils_on_scans_of_several_coils(tmp_
 def test_the_second_phase_draws_new_masks_and_coils_each_time():
     draws, A = Draws(0, 0), Corruption(MultiCoilMRI(2, coils=2))
     objective, x = AmbientFourier(A.op), phantoms(16, 16)
-    given, measured = new_states(objective.states, x, draws), corrupt_again(A, x, draws).state
+    given, measured = new_states(objective.states, x, draws), A.recorrupt(x, draws).state
     for k in ('mask', 'maps'): assert not torch.equal(given[k], measured[k])
     assert (given['mask'].sum(3) == 16//3).all() and (measured['mask'].sum(3) == 8).all()
 

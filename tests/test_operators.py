@@ -4,6 +4,8 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from dcd_nb.core import BadInput, rng
+from dcd_nb.mri import MultiCoilMRI
+from dcd_nb.objectives import AmbientFourier, Standard, objective_for
 from dcd_nb.operators import (Compose, Corruption, Downsample, FourierMask, GaussianBlur, Identity, Operator, Poisson,
                               Quantise, RandomMask, Saturation)
 
@@ -126,3 +128,27 @@ def test_observation_is_the_same_in_any_batch():
 def test_bad_input_is_one_sentence_that_names_it(make, says):
     with pytest.raises(BadInput) as e: make()
     assert says in str(e.value) and '\n' not in str(e.value) and len(str(e.value)) < 300
+
+
+class EverySecond(Operator):
+    "Every second line, the even ones or the odd ones; made from nothing that the package has"
+    random, hides = True, 'lines'
+    def draw(self, n, shape, generator):
+        first = torch.rand(n, 1, 1, 1, generator=generator) < .5
+        return ((torch.arange(shape[2])%2 == 0) == first).float()
+    def forward(self, x, state): return torch.fft.fft(x, norm='ortho').real*state
+    def observed(self, state): return state
+
+
+class EveryFourth(EverySecond):
+    "The same, and it can hide more"
+    def further(self, state, generator): return state*(torch.arange(state.shape[3])//2%2 == 0)
+
+
+def test_an_operator_says_itself_what_it_hides_and_whether_it_can_hide_more():
+    told = {op: (op.hides, op.can_hide_more) for op in (Identity(), RandomMask(.5), FourierMask(2), MultiCoilMRI(2), Compose(Identity(), RandomMask(.5)), EverySecond(), EveryFourth())}
+    assert [*told.values()] == [(None, False), ('pixels', True), ('lines', True), ('lines', True), (None, False), ('lines', False), ('lines', True)]
+    assert isinstance(objective_for(Corruption(EveryFourth())), AmbientFourier)
+    with pytest.raises(BadInput, match='has no objective of its own'): objective_for(Corruption(EverySecond()))
+    for op in (EverySecond(), RandomMask(.5), 'scan'):
+        with pytest.raises(BadInput, match='can hide more of k-space'): AmbientFourier(op)

@@ -17,10 +17,14 @@ from dcd_nb.cli import list_recipes
 from dcd_nb.core import BadInput, rng
 from dcd_nb.distill import Generator
 from dcd_nb.metrics import compare
-from dcd_nb.mri import phantoms
-from dcd_nb.networks import UNet
+from dcd_nb.mri import MultiCoilMRI, phantoms
+from dcd_nb.networks import MLP, Precond, UNet
+from dcd_nb.objectives import AmbientInpainting, Objective
+from dcd_nb.operators import Corruption, FourierMask, Identity, Operator
+from dcd_nb.quickstart import ways_to_sample
 from dcd_nb.recipes import _library, recipe, recipes
-from dcd_nb.runs import Record, check_record, keep_record, run_recipe
+from dcd_nb.runs import Record, _reconstructed, check_record, keep_record, run_recipe
+from dcd_nb.training import Teacher
 
 bin = Path(sys.executable).parent
 small = 'network=MLP(shape=(1,8,8),width=32,blocks=1) train.images=64_000 train.batch=64 train.checkpoint_every=3200 distill.images=32_000 distill.checkpoint_every=1600'
@@ -212,3 +216,34 @@ def test_every_recipe_runs_three_steps_of_both_phases(name):
     assert teacher.run['images'] == G.run['images'] == 6 and teacher.run['skipped'] == G.run['skipped'] == 0
     x = G.sample(2)
     assert tuple(x.shape[1:]) == ys.shape and x.isfinite().all()
+
+
+# Who is compared follows from operator and objective
+
+class Shown(Objective):
+    "The network is given something; nothing is said about other ways to sample"
+    extra = 1
+
+
+def test_the_objective_says_what_a_sampler_may_be_shown():
+    net = Precond(MLP((1, 8, 8), width=4))
+    ways = ways_to_sample(Teacher(net, AmbientInpainting(.5)), 3)
+    assert list(ways) == ['mask as in training', 'mask that keeps half', 'mask without holes'] and ways['mask as in training'] == {}
+    assert (ways['mask without holes']['state'] == 1).all() and ways['mask that keeps half']['state'].shape == (3, 1, 8, 8)
+    assert ways_to_sample(Teacher(net, Shown()), 3) == {'full': {}}
+
+
+class Own(Operator):
+    "Nothing but the map"
+    def forward(self, x, state): return 2*x
+
+
+class OwnLines(FourierMask):
+    "Lines of k-space, made by somebody else"
+
+
+@pytest.mark.parametrize('op, names', [(Identity(), []), (Own(), []), (FourierMask(2), ['zero_filled', 'sense']), (OwnLines(2), ['zero_filled', 'sense']), (MultiCoilMRI(2, coils=2), ['zero_filled', 'sense'])])
+def test_scans_of_every_kind_are_reconstructed(op, names):
+    ys = Corruption(op).measure(phantoms(4, 16))
+    found = _reconstructed(ys, 3)
+    assert list(found) == names and all(x.shape == (3, 2, 16, 16) for x in found.values())
