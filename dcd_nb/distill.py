@@ -251,7 +251,7 @@ def _networks(teacher, ys, start, fake, learn, device, compile):
     nets = dict(fake=copy.deepcopy(frozen.net), generator=grown(start.net.to(device) if start else frozen.net, ys.shape))
     own = dict(fake=defaults | dict(halflife=None) | known_settings(fake or {}), generator=defaults)
     learners = {k: Learner(net.requires_grad_(), **own[k]) for k, net in nets.items()}
-    for net in (frozen.net, *nets.values()): speed_up(net, device, compile)
+    speed_up([frozen.net, *nets.values()], device, compile)
     return frozen, learners
 
 def _check_arguments(teacher, ys, loss, start, fake, fake_steps):

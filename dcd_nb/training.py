@@ -812,14 +812,35 @@ def _prepare(ys, net, objective, sigma_d, device, precision, compile):
         net = Precond(with_room(net, objective.extra), sigma_d or data_scale(ys, objective.size(ys)), precision)
     need(tuple(net.shape) == objective.size(ys), f"net makes images of shape {tuple(net.shape)}, but the {'images' if objective.whole else 'observations'} have shape {objective.size(ys)}: "
          "a teacher lives where the observations live, or, if it fills holes, where the images do")
-    speed_up(net.to(device), device, compile)
+    speed_up([net.to(device)], device, compile)
     return net
 
-def speed_up(net, device, compile):
-    "What makes a `Precond` fast on a GPU"
+# %% ../nbs/20_training.ipynb #1e4555d1
+def speed_up(nets, device, compile):
+    "What makes the networks of a run, each a `Precond`, fast on a GPU"
     choose('compile', compile, [True, False, 'auto'])
-    if device.type == 'cuda': net.net.to(memory_format=torch.channels_last)
-    if compile is True or compile == 'auto' and device.type == 'cuda': net.net.compile()
+    if device.type == 'cuda':
+        for net in nets: net.net.to(memory_format=torch.channels_last)
+    if compile is True or compile == 'auto' and device.type == 'cuda':
+        limits, backend = torch._dynamo.config, compiled_if_possible()
+        limits.recompile_limit = max(limits.recompile_limit, 128)
+        for net in nets: net.net.compile(backend=backend, dynamic=False)
+
+def compiled_if_possible():
+    "A backend of `torch.compile` that leaves networks as they are once the compiler has failed, and says so once"
+    failed = []
+    def backend(graph, inputs):
+        if failed: return graph.forward
+        try:
+            with torch._functorch.config.patch(force_non_lazy_backward_lowering=True):
+                return torch._inductor.compile(graph, inputs)
+        except Exception as e:
+            failed.append(e)
+            why = f'{type(e).__name__}: {e}'.split('\n')[0][:200]
+            warnings.warn(f"the network cannot be compiled here ({why}); training goes on without, slower: "
+                          "see that a C++ compiler is installed, or pass compile=False (--compile off)")
+            return graph.forward
+    return backend
 
 # %% ../nbs/20_training.ipynb #172a67ed
 def shared_plan(images, minutes, batch, accumulate, seed, checkpoint_every, select, patience, about):
