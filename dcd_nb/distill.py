@@ -88,7 +88,8 @@ def load(cls:Generator,
 ):
     "The generator that was saved, or that of the selected or last good checkpoint of a run"
     net, objective, meta, held = load_model(path, 'generator', device, precision)
-    G = cls(net, objective, meta['init_sigma'], meta.get('about'), meta.get('leak', 1.), meta.get('spread', 1.))
+    about = (meta.get('about') or {}) | {k: meta[k] for k in ['corruption'] if k in meta}              # a run's recipe.json says it apart
+    G = cls(net, objective, meta['init_sigma'], about, meta.get('leak', 1.), meta.get('spread', 1.))
     G.held = held
     return G
 

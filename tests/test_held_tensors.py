@@ -34,7 +34,7 @@ def _physics():
     physics = pytest.importorskip('deepinv', minversion='0.5').physics
     kernel = lambda k: torch.eye(k)[None, None]/k
     return dict(Blur=lambda k=3: physics.Blur(kernel(k), padding='circular'), BlurFFT=lambda k=3: physics.BlurFFT((1, 8, 8), kernel(k)),
-                Downsampling=lambda k=2: physics.Downsampling((1, 8, 8), filter='gaussian', factor=k, padding='circular'),
+                Downsampling=lambda k=2: physics.Downsampling((1, 8, 8), filter=torch.ones(1, 1, k, k)/k**2, factor=k, padding='circular'),
                 Inpainting=lambda k=0: physics.Inpainting((1, 8, 8), mask=.5, rng=torch.Generator().manual_seed(k)),
                 Tomography=lambda k=8: physics.Tomography(angles=k, img_width=8, normalize=True))
 
@@ -59,13 +59,9 @@ def whole_way(A, folder):
     return ys, Teacher.load(folder/'teacher'), again
 
 
-@pytest.mark.parametrize('op', [MotionBlur(eye), Compose(MotionBlur(eye), RandomMask(.2)), Compose(GaussianBlur(3, .5), MotionBlur(eye.double()))], ids=['one', 'first', 'last'])
+@pytest.mark.parametrize('op', [MotionBlur(eye), Compose(GaussianBlur(3, .5), MotionBlur(eye.double()))], ids=['alone', 'composed'])
 def test_a_kernel_goes_all_the_way_and_comes_back_from_every_file(op, tmp_path):
     A = Corruption(op, .1)
-    if op.random:
-        A.measure(x).save(tmp_path/'ys')
-        assert Measurements.load(tmp_path/'ys').hash == A.measure(x).hash
-        return
     ys, teacher, G = whole_way(A, tmp_path)
     back = Measurements.load(tmp_path/'ys')
     assert back.hash == ys.hash and torch.equal(back.op(x), op(x))
@@ -74,10 +70,12 @@ def test_a_kernel_goes_all_the_way_and_comes_back_from_every_file(op, tmp_path):
     assert json.dumps(load_meta(tmp_path/'ys')['meta']).count('sha256') == 1
 
 
-def test_measured_to_the_disk_it_is_the_same(tmp_path):
-    A = Corruption(MotionBlur(eye), .1)
+@pytest.mark.parametrize('op', [MotionBlur(eye), Compose(MotionBlur(eye), RandomMask(.2))], ids=['alone', 'with state'])
+def test_measured_to_the_disk_it_is_the_same(op, tmp_path):
+    A = Corruption(op, .1)
     A.measure_to(x, tmp_path/'ys')
-    assert Measurements.load(tmp_path/'ys').hash == A.measure(x).hash
+    A.measure(x).save(tmp_path/'zs')
+    assert Measurements.load(tmp_path/'ys').hash == Measurements.load(tmp_path/'zs').hash == A.measure(x).hash
 
 
 def test_another_kernel_is_another_operator(tmp_path):
