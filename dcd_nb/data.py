@@ -158,7 +158,7 @@ def save(self:Measurements,
     path,  # writes path.safetensors and path.json
 ):
     "Write observations, state and corruption"
-    save_tensors(path, {'y': self.y} | _flat(self.state), self.meta())
+    save_tensors(path, {'y': self.y} | _flat(self.state) | _flat(self.corruption.tensors() or None, 'corruption'), self.meta())
 
 @patch(cls_method=True)
 def load(cls:Measurements,
@@ -168,8 +168,10 @@ def load(cls:Measurements,
     "The measurements that `save` wrote to `path`"
     tensors, meta = load_tensors(path)
     need(meta.get('kind') == 'measurements', f"path={str(path)!r} holds {meta.get('kind', 'something else')}, not measurements")
-    if corruption is None: corruption = Corruption.from_dict(meta['corruption'])
-    need(corruption.to_dict() == meta['corruption'], f"corruption={corruption} is not the one that made {str(path)!r}: {meta['corruption']}")
+    if corruption is None:
+        held = {k.removeprefix('corruption.'): t for k, t in tensors.items() if k.startswith('corruption.')}
+        corruption = Corruption.from_dict(meta['corruption'], held)
+    need(corruption.is_described(meta['corruption']), f"corruption={corruption} is not the one that made {str(path)!r}: {meta['corruption']}")
     return cls(tensors['y'], corruption, _unflat(tensors), meta['about'])
 
 # %% ../nbs/02_data.ipynb #4123a2da
@@ -446,9 +448,12 @@ def measure_to(self:Corruption,
     start = _resume_at(job, part, note) if resume else 0
     one = self.batch(double(x[:1]), rng(seed, 0))
     spec = {k: (t.dtype, (len(x), *t.shape[1:])) for k, t in ({'y': one.y.float()} | _flat(one.state)).items()}
+    held = _flat(self.tensors() or None, 'corruption')
+    spec |= {k: (t.dtype, tuple(t.shape)) for k, t in held.items()}
     with alone(data):
         try: t = allocate(part, spec, fresh=not start)
         except BadInput: part.unlink(missing_ok=True), note.unlink(missing_ok=True); raise
+        for k, v in held.items(): t[k].copy_(v)
         self._fill(t, x, double, seed, start, every, part, note, job)
         ys = Measurements(t['y'], self, _unflat(t))
         with saving(data): commit(part, path, ys.meta())

@@ -39,6 +39,7 @@ class Generator:
         self.leak = number('leak', leak, lambda v: 0 <= v <= 1, 'a number from 0 to 1')
         self.spread = number('spread', spread, lambda v: 0 < v <= 1, 'above 0, at most 1')
         self.run, self.history = {}, ()
+        self.held = {}  # tensors of the corruption, of which `about` has the hashes
     shape = property(lambda self: self.net.shape, doc="(C, H, W) of its images")
 
     def __call__(self,
@@ -86,8 +87,11 @@ def load(cls:Generator,
     precision=None, # of the network; None: bf16 on a GPU that has it
 ):
     "The generator that was saved, or that of the selected or last good checkpoint of a run"
-    net, objective, meta = load_model(path, 'generator', device, precision)
-    return cls(net, objective, meta['init_sigma'], meta.get('about'), meta.get('leak', 1.), meta.get('spread', 1.))
+    net, objective, meta, held = load_model(path, 'generator', device, precision)
+    about = (meta.get('about') or {}) | {k: meta[k] for k in ['corruption'] if k in meta}              # a run's recipe.json says it apart
+    G = cls(net, objective, meta['init_sigma'], about, meta.get('leak', 1.), meta.get('spread', 1.))
+    G.held = held
+    return G
 
 # %% ../nbs/22_distill.ipynb #7aa1ae79
 @patch(cls_method=True)
@@ -268,7 +272,7 @@ def _networks(teacher, ys, start, dropout, fake, learn, device, compile):
     nets = {k: with_dropout(net, dropout) for k, net in nets.items()}
     own = dict(fake=defaults | dict(halflife=None) | known_settings(fake or {}), generator=defaults)
     learners = {k: Learner(net.requires_grad_(), **own[k]) for k, net in nets.items()}
-    for net in (frozen.net, *nets.values()): speed_up(net, device, compile)
+    speed_up([frozen.net, *nets.values()], device, compile)
     return frozen, learners
 
 def _check_arguments(teacher, ys, loss, start, dropout, fake, fake_steps):
@@ -323,7 +327,8 @@ def distill(
     step = Distillation(frozen, ys.corruption, loss, *learners.values(), init_sigma, fake_steps, leak)
     run = Run(out, dict(kind='distill', teacher=content_hash(teacher.net.state_dict()), start=start and content_hash(start.net.state_dict()),
                         corruption=ys.corruption.to_dict(), objective=teacher.objective.to_dict(), net=G.net.to_dict(), loss=loss.to_dict(),
-                        fake_steps=fake_steps, dropout=dropout, learn={k: l.settings for k, l in learners.items()}, **shown) | plan, resume)
+                        fake_steps=fake_steps, dropout=dropout, learn={k: l.settings for k, l in learners.items()}, **shown) | plan, resume, ys.corruption.tensors())
+    G.held = run.held
     watch = _health_since(G, ys, 5000 if select else 1000) if monitor is None else monitor
     G.run = fit(step, learners, run, device, at_checkpoints(G, run, grid, watch), distilled_wrong(frozen.net.sigma_d, first), step.work(), quiet)
     G.history = run.lines

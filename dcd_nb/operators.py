@@ -6,14 +6,14 @@
 __all__ = ['Batch', 'map_state', 'join_states', 'new_states', 'Operator', 'Identity', 'RandomMask', 'Compose', 'Corruption', 'Separable', 'GaussianBlur', 'Downsample', 'to_complex', 'from_complex', 'fftc', 'ifftc', 'fft2c', 'ifft2c', 'through_lines', 'FourierMask', 'Saturation', 'Quantise', 'Poisson', 'FromDeepinv', 'from_deepinv', 'to_deepinv']
 
 # %% ../nbs/01_operators.ipynb #b07f0143
-import math
+import copy, hashlib, inspect, json, math
 from collections import namedtuple
 
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 
-from .core import BadInput, Named, choose, need, number, optional
+from .core import BadInput, Named, _plain, choose, need, number, optional, same_description
 
 # %% ../nbs/01_operators.ipynb #69363f15
 def map_state(
@@ -72,14 +72,14 @@ class Operator(Named, family='operator'):
 # %% ../nbs/01_operators.ipynb #626d9f9c
 @patch
 def __call__(self:Operator, x, state=None):
-    y = self._run(self.forward, x, state)
+    y = self._run('forward', x, state)
     if tuple(y.shape[1:]) != tuple(self.out_shape(tuple(x.shape[1:]))):
         raise BadInput(f"{self} made {tuple(y.shape[1:])} of {tuple(x.shape[1:])}, but its out_shape says otherwise: define out_shape and in_shape")
     return y
 
 @patch
-def _run(self:Operator, f, x, state, *args):
-    "`f` of checked images and their state"
+def _run(self:Operator, method, x, state, *args):
+    "The method of that name for checked images and their state"
     x = _images(x)
     if self.random and state is None:
         raise BadInput(f"{self} is random: pass the state that belongs to the images, from draw(n, shape, generator)")
@@ -87,32 +87,59 @@ def _run(self:Operator, f, x, state, *args):
         if not torch.is_tensor(t): raise BadInput(f"state of {self} must be made of tensors, but holds {type(t).__name__}")
         if len(t) not in (1, len(x)): raise BadInput(f"state of {self} is for {len(t)} images, but there are {len(x)}")
         return t.to(x)
-    with torch.autocast(x.device.type, enabled=False): return f(x, map_state(fit, state), *args)
+    with torch.autocast(x.device.type, enabled=False): return getattr(self._like(x), method)(x, map_state(fit, state), *args)
+
+@patch
+def _like(self:Operator, x):
+    "This operator, with the tensors that are its attributes in the type and on the device of `x`"
+    origin = vars(self).get('_origin', self)               # not a copy of a copy, which may have lost digits
+    mine = dict(vars(origin))
+    new = {k: origin._matched(k, v, x) for k, v in mine.items() if torch.is_tensor(v) or isinstance(v, (Operator, tuple, list))}
+    if all(new[k] is mine[k] for k in new): return origin
+    other = copy.copy(origin)
+    vars(other).update(new, _origin=origin)
+    return other
+
+@patch
+def _matched(self:Operator, name, v, x):
+    "Attribute `v` like `x`, or `v` itself if nothing has to change"
+    if isinstance(v, Operator): return v._like(x)
+    if isinstance(v, (tuple, list)):
+        new = [self._matched(f'{name}.{i}', o, x) for i, o in enumerate(v)]
+        return v if all(a is b for a, b in zip(new, v)) else type(v)(new)
+    if not torch.is_tensor(v): return v
+    kind = x.dtype if v.is_floating_point() else x.dtype.to_complex() if v.is_complex() else v.dtype
+    if (v.device, v.dtype) == (x.device, kind): return v
+    if v.requires_grad or v.is_inference(): return v.to(x.device, kind)
+    store, key = self.__dict__.setdefault('_moved', {}), (name, kind, x.device)
+    if key not in store or store[key][0] is not v or store[key][1] != v._version:
+        with torch.inference_mode(False): store[key] = v, v._version, v.to(x.device, kind)
+    return store[key][2]
 
 # %% ../nbs/01_operators.ipynb #0bfe7f48
 @patch
 def adjoint(self:Operator, y, state=None):
     "A^T y"
     self._is_linear('adjoint')
-    return self._run(self.transpose, y, state)
+    return self._run('transpose', y, state)
 
 @patch
 def pinv(self:Operator, y, state=None, rcond=None):
     "A^+ y; singular values below `rcond` times the largest count as 0 where there is an SVD"
     self._is_linear('pinv')
-    return self._run(self.inverse, y, state, rcond)
+    return self._run('inverse', y, state, rcond)
 
 @patch
 def gram(self:Operator, x, state=None):
     "A^T A x"
     self._is_linear('gram')
-    return self._run(self.square, x, state)
+    return self._run('square', x, state)
 
 @patch
 def null(self:Operator, x, state=None):
     "The part of x that A cannot see"
     self._is_linear('null')
-    return self._run(self.invisible, x, state)
+    return self._run('invisible', x, state)
 
 @patch
 def _is_linear(self:Operator, what):
@@ -134,7 +161,8 @@ def square(self:Operator, x, state): return self.transpose(self.forward(x, state
 @patch
 def invisible(self:Operator, x, state):
     x64, s64 = x.double(), map_state(torch.Tensor.double, state)
-    return (x64 - self.inverse(self.forward(x64, s64), s64)).to(x)
+    A = self._like(x64)
+    return (x64 - A.inverse(A.forward(x64, s64), s64)).to(x)
 
 # %% ../nbs/01_operators.ipynb #f8246213
 @patch
@@ -159,14 +187,15 @@ def inverse(self:Operator, y, state, rcond=None, steps=1000, tol=1e-12):
     state = map_state(torch.Tensor.double, state)
     dot = lambda u: u.flatten(1).square().sum(1).view(-1, 1, 1, 1)
     r = y.double()
-    s = p = self.transpose(r, state)
+    A = self._like(r)
+    s = p = A.transpose(r, state)
     x, gamma, start = torch.zeros_like(s), dot(s), dot(s)
     for _ in range(steps):
         if (gamma <= tol**2*start).all(): break
-        q = self.forward(p, state)
+        q = A.forward(p, state)
         step = gamma/dot(q).clamp(min=1e-300)
         x, r = x + step*p, r - step*q
-        s = self.transpose(r, state)
+        s = A.transpose(r, state)
         gamma, old = dot(s), gamma
         p = s + gamma/old.clamp(min=1e-300)*p
     return x.to(y)
@@ -306,8 +335,16 @@ class Corruption:
 @patch
 def to_dict(self:Corruption): return {'op': self.op.to_dict(), 'sigma': self.sigma}
 
+@patch
+def tensors(self:Corruption): return {f'op.{k}': t for k, t in self.op.tensors().items()}
+
 @patch(cls_method=True)
-def from_dict(cls:Corruption, d): return Corruption(Operator.from_dict(d['op']), d['sigma'])
+def from_dict(cls:Corruption, d, tensors=None): return Corruption(Operator.from_dict(d['op'], tensors, 'op'), d['sigma'])
+
+@patch
+def is_described(self:Corruption, d):
+    "Is this the corruption that `to_dict` described as `d`?"
+    return same_description(self.to_dict(), d)
 
 # %% ../nbs/01a_separable.ipynb #66307420
 class Separable(Operator):
@@ -507,7 +544,7 @@ class Poisson(Operator):
 # %% ../nbs/01d_deepinv.ipynb #dc7c9e86
 class FromDeepinv(Operator):
     "A linear physics of deepinv, fixed as it is"
-    def __init__(self, physics, shape):
+    def __init__(self, physics, shape, sha256=None): # sha256: in files only
         need(not isinstance(physics, str), f"this corruption was made with deepinv's {physics}, which cannot be kept in a file: "
              "make it again, and pass it as Measurements.load(path, corruption=...)")
         self.physics, self.shape = physics, tuple(shape)
@@ -522,10 +559,17 @@ class FromDeepinv(Operator):
     def inverse(self, y, state, rcond=None): return super().inverse(y, state, rcond, steps=300, tol=1e-6)
     def in_shape(self, shape): return self.shape
     def out_shape(self, shape): return tuple(self.physics.A(torch.zeros(1, *shape, device=_device(self.physics))).shape[1:])
-    def config(self): return dict(physics=type(self.physics).__name__, shape=list(self.shape))
+    def config(self): return dict(physics=type(self.physics).__name__, shape=list(self.shape), sha256=_kept(self.physics))
     def __repr__(self): return f"from_deepinv({type(self.physics).__name__})"
 
-def _device(physics): return next((b.device for b in physics.buffers()), torch.device('cpu'))
+def _device(physics): return next((t.device for t in (*physics.buffers(), *physics.parameters())), torch.device('cpu'))
+
+def _kept(physics):
+    "Hash of the arguments that a physics keeps under their names, except how it computes"
+    names = [k for k in inspect.signature(type(physics)).parameters if k not in ('device', 'dtype', 'rng', 'noise_model', 'max_iter', 'tol', 'solver')]
+    plain = lambda v: torch.is_tensor(v) or v is None or isinstance(v, (bool, int, float, str)) or isinstance(v, (tuple, list)) and all(map(plain, v))
+    found = {k: getattr(physics, k) for k in names if plain(getattr(physics, k, physics))}
+    return hashlib.sha256(json.dumps(_plain(found), sort_keys=True).encode()).hexdigest()
 
 # %% ../nbs/01d_deepinv.ipynb #9450f4e4
 def from_deepinv(

@@ -14,12 +14,12 @@ import torch
 from fastcore.basics import patch
 
 from .baselines import _parts
-from .core import BadInput, Draws, Named, hash32, need, number
+from .core import BadInput, Draws, Named, hash32, need, number, written
 from .data import Measurements
 from .diffusion import device_of, karras
 from .distill import Generator
 from .objectives import _own_noise
-from .operators import Corruption, Identity, map_state
+from .operators import Identity, map_state
 from .training import Teacher
 
 # %% ../nbs/25_restore.ipynb #bf00ba63
@@ -387,8 +387,8 @@ class Anneal(Method):
         need(isinstance(steps, int) and steps > 1, f"steps={steps!r} must be a whole number, at least 2")
 
     def prepared(self, T, ys, seed):
-        op = Corruption.from_dict(T.data['corruption']).op if T.data.get('corruption') else Identity()
-        need(T.objective.whole or isinstance(op, Identity), f"prior is a teacher of images behind {op}, not of images: distil it, and pass the generator")
+        op = T.data['corruption']['op'] if T.data.get('corruption') else Identity().to_dict()
+        need(T.objective.whole or op == Identity().to_dict(), f"prior is a teacher of images behind {written(op)}, not of images: distil it, and pass the generator")
         need(T.objective.floor < self.hi, f"hi={self.hi} must be above {T.objective.floor}, the lowest level that the teacher has learned")
         return self
 

@@ -19,13 +19,13 @@ import torch.distributed as dist
 from fastcore.basics import patch
 
 from . import checkpoint
-from .core import BadInput, Draws, choose, hash32, made_with, need, number, pick_device, progress, rng, save_images
+from .core import BadInput, Draws, choose, hash32, made_with, need, number, pick_device, progress, rng, save_images, written
 from .data import Measurements
 from .diffusion import latents, nfe, sample
 from .files import alone, atomic, content_hash, load_tensors, save_tensors, saving
 from .networks import EMA, Network, Precond, flops
 from .objectives import Objective, objective_for
-from .operators import Batch, Corruption, join_states, map_state
+from .operators import Batch, join_states, map_state
 
 # %% ../nbs/20_training.ipynb #bb84b0f4
 class Order:
@@ -265,10 +265,11 @@ class Run:
         out,          # the folder, or None
         plan:dict,    # all that is needed to repeat the run, in plain values
         resume=False, # go on with the run in `out`
+        held=None,    # tensors of the corruption, of which the plan has the hashes
     ):
         try: self.plan = json.loads(json.dumps(plan))
         except (TypeError, ValueError) as e: raise BadInput(f"the settings of this run cannot be kept as JSON ({e}): use plain numbers, texts, lists and dicts") from e
-        self.out, self.chief, self.lines = out and Path(out), processes()[0] == 0, []
+        self.out, self.chief, self.lines, self.held = out and Path(out), processes()[0] == 0, [], held or {}
         if out: self.plan = _agreed(lambda: self._there(resume))
 
     def _there(self, resume):
@@ -289,12 +290,13 @@ class Run:
 # %% ../nbs/20_training.ipynb #fa22cb31
 @patch
 def begin(self:Run):
-    "Start anew: write recipe.json, forget old lines"
+    "Start anew: write recipe.json and the tensors that belong to it, forget old lines"
     self.lines.clear()
     if not (self.out and self.chief): return
     (self.out/'metrics.jsonl').unlink(missing_ok=True)
     shutil.rmtree(self.out/'best', ignore_errors=True)
     self.write()
+    if self.held: save_tensors(self.out/'corruption', self.held, dict(kind='tensors of the corruption'))
 
 @patch
 def write(self:Run):
@@ -644,15 +646,18 @@ class Teacher:
     ):
         self.net, self.objective, self.about, self.data = net.eval().requires_grad_(False), objective, about or {}, data or {}
         self.run, self.history = {}, ()
+        self.held = {}  # tensors of the corruption, of which `data` has the hashes
     shape = property(lambda self: self.net.shape, doc="(C, H, W) of what it samples")
 
     def check(self, ys):
         "Complain about measurements of another kind than those that it learned from"
         self.objective.check(ys.corruption)
         if not self.data: return
-        A, image = Corruption.from_dict(self.data['corruption']), tuple(self.data['image'])
-        need((A.to_dict(), image) == (ys.corruption.to_dict(), tuple(ys.shape)), f"ys are {ys.corruption} of images {tuple(ys.shape)}, "
-             f"but the teacher learned from {A} of {image}: pass the measurements that it was trained on (--data)")
+        A, image = self.data['corruption'], tuple(self.data['image'])
+        same = ys.corruption.is_described(A) and image == tuple(ys.shape)
+        other = ', which has other tensors' if written(A['op']) == repr(ys.op) and image == tuple(ys.shape) and A['sigma'] == ys.sigma else ''
+        need(same, f"ys are {ys.corruption} of images {tuple(ys.shape)}, but the teacher learned from "
+             f"Corruption({written(A['op'])}, sigma={A['sigma']}) of {image}{other}: pass the measurements that it was trained on (--data)")
 
     def __repr__(self): return f"Teacher({self.net!r}, {self.objective!r})"
 
@@ -704,21 +709,24 @@ def states(self:Teacher, index, seed=0):
 def save_model(path, model, kind, half=False, **more):
     "Write network and objective of `model`, and more about it"
     tensors = {f'net.{k}': t.half() if half and t.is_floating_point() else t for k, t in model.net.state_dict().items()}
+    tensors |= {f'corruption.{k}': t for k, t in model.held.items()}
     save_tensors(path, tensors, dict(kind=kind, net=model.net.to_dict(), objective=model.objective.to_dict(), about=model.about, made_with=made_with()) | more)
 
 def load_model(path, kind, device='cpu', precision=None):
-    "Network, objective, and what else is known of the model that was saved, or of the selected or last good checkpoint of a run"
+    "Network, objective, what else is known, and tensors of the corruption: of the model that was saved, or of the selected or last good checkpoint of a run"
     if Path(path).is_dir():
         meta, part = read_recipe(path), f'{kind}.ema'
         need(meta.get('kind') == dict(teacher='train', generator='distill')[kind],
              f"path={str(path)!r} is the folder of another kind of run ({meta.get('kind')}), and holds no {kind}")
-        tensors = load_weights(path, meta)
+        tensors, beside = load_weights(path, meta), Path(path)/'corruption'
+        held = load_tensors(beside)[0] if beside.with_suffix('.json').exists() else {}
     else:
         (tensors, meta), part = load_tensors(path), 'net'
         need(meta.get('kind') == kind, f"path={str(path)!r} holds {meta.get('kind') or 'something else'}, not a {kind}")
+        held = _part(tensors, 'corruption')
     net = Precond.from_dict(meta['net'], precision)
     net.load_state_dict({k: t.float() for k, t in _part(tensors, part).items()})
-    return net.to(pick_device(device)).eval().requires_grad_(False), Objective.from_dict(meta['objective']), meta
+    return net.to(pick_device(device)).eval().requires_grad_(False), Objective.from_dict(meta['objective']), meta, held
 
 # %% ../nbs/20_training.ipynb #75efbb63
 @patch
@@ -736,8 +744,10 @@ def load(cls:Teacher,
     precision=None, # of the network; None: bf16 on a GPU that has it
 ):
     "The teacher that was saved, or that of the selected or last good checkpoint of a run"
-    net, objective, meta = load_model(path, 'teacher', device, precision)
-    return cls(net, objective, meta.get('about'), meta.get('data'))
+    net, objective, meta, held = load_model(path, 'teacher', device, precision)
+    teacher = cls(net, objective, meta.get('about'), meta.get('data'))
+    teacher.held = held
+    return teacher
 
 # %% ../nbs/20_training.ipynb #c5051e5d
 def data_scale(
@@ -810,8 +820,9 @@ def train(
     net = _prepare(ys, net, objective, sigma_d, device, precision, compile)
     learner, feed = Learner(net, **averaged(learn)), Feed(ys.to(device), seed, flip)
     data = dict(corruption=ys.corruption.to_dict(), image=list(ys.shape), n=len(ys), hash=ys.hash)
-    run = Run(out, dict(kind='train', data=data, objective=objective.to_dict(), net=net.to_dict(), flip=flip, learn=learner.settings) | plan, resume)
+    run = Run(out, dict(kind='train', data=data, objective=objective.to_dict(), net=net.to_dict(), flip=flip, learn=learner.settings) | plan, resume, ys.corruption.tensors())
     teacher = Teacher(learner.ema.net, objective, about, data)
+    teacher.held = run.held
     teacher.run = fit(_phase_one(learner, objective, feed), dict(teacher=learner), run, device, at_checkpoints(teacher, run, grid, monitor, steps=10), flops=3*flops(net), quiet=quiet)
     teacher.history = run.lines
     return teacher
@@ -824,14 +835,35 @@ def _prepare(ys, net, objective, sigma_d, device, precision, compile):
         net = Precond(with_room(net, objective.extra), sigma_d or data_scale(ys, objective.size(ys)), precision)
     need(tuple(net.shape) == objective.size(ys), f"net makes images of shape {tuple(net.shape)}, but the {'images' if objective.whole else 'observations'} have shape {objective.size(ys)}: "
          "a teacher lives where the observations live, or, if it fills holes, where the images do")
-    speed_up(net.to(device), device, compile)
+    speed_up([net.to(device)], device, compile)
     return net
 
-def speed_up(net, device, compile):
-    "What makes a `Precond` fast on a GPU"
+# %% ../nbs/20_training.ipynb #1e4555d1
+def speed_up(nets, device, compile):
+    "What makes the networks of a run, each a `Precond`, fast on a GPU"
     choose('compile', compile, [True, False, 'auto'])
-    if device.type == 'cuda': net.net.to(memory_format=torch.channels_last)
-    if compile is True or compile == 'auto' and device.type == 'cuda': net.net.compile()
+    if device.type == 'cuda':
+        for net in nets: net.net.to(memory_format=torch.channels_last)
+    if compile is True or compile == 'auto' and device.type == 'cuda':
+        limits, backend = torch._dynamo.config, compiled_if_possible()
+        limits.recompile_limit = max(limits.recompile_limit, 128)
+        for net in nets: net.net.compile(backend=backend, dynamic=False)
+
+def compiled_if_possible():
+    "A backend of `torch.compile` that leaves networks as they are once the compiler has failed, and says so once"
+    failed = []
+    def backend(graph, inputs):
+        if failed: return graph.forward
+        try:
+            with torch._functorch.config.patch(force_non_lazy_backward_lowering=True):
+                return torch._inductor.compile(graph, inputs)
+        except Exception as e:
+            failed.append(e)
+            why = f'{type(e).__name__}: {e}'.split('\n')[0][:200]
+            warnings.warn(f"the network cannot be compiled here ({why}); training goes on without, slower: "
+                          "see that a C++ compiler is installed, or pass compile=False (--compile off)")
+            return graph.forward
+    return backend
 
 # %% ../nbs/20_training.ipynb #172a67ed
 def shared_plan(images, minutes, batch, accumulate, seed, checkpoint_every, select, patience, about):

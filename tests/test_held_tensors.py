@@ -1,0 +1,129 @@
+"Operators that hold tensors: a user's own kernel, and a physics of deepinv, all the way from images to a restored one."
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dcd_nb.core import BadInput, rng
+from dcd_nb.data import Measurements, digits
+from dcd_nb.distill import Generator, distill
+from dcd_nb.files import load_meta
+from dcd_nb.networks import MLP
+from dcd_nb.operators import Compose, Corruption, GaussianBlur, Identity, Operator, RandomMask, from_deepinv
+from dcd_nb.restore import restore
+from dcd_nb.training import Teacher, train
+
+x = digits()[:32]
+eye = torch.eye(3)/3
+small = dict(images=64, batch=16, quiet=True, grid=0)
+
+
+class MotionBlur(Operator):
+    "Blur by a kernel (h, w) of odd size"
+    def __init__(self, kernel): self.kernel = kernel
+    def forward(self, x, state):
+        (h, w), c = self.kernel.shape, x.shape[1]
+        return F.conv2d(F.pad(x, (w//2, w//2, h//2, h//2), mode='circular'), self.kernel.expand(c, 1, h, w), groups=c)
+
+
+def deepinv_blur(k=3): return _physics()['Blur'](k)
+
+
+def _physics():
+    physics = pytest.importorskip('deepinv', minversion='0.5').physics
+    kernel = lambda k: torch.eye(k)[None, None]/k
+    return dict(Blur=lambda k=3: physics.Blur(kernel(k), padding='circular'), BlurFFT=lambda k=3: physics.BlurFFT((1, 8, 8), kernel(k)),
+                Downsampling=lambda k=2: physics.Downsampling((1, 8, 8), filter=torch.ones(1, 1, k, k)/k**2, factor=k, padding='circular'),
+                Inpainting=lambda k=0: physics.Inpainting((1, 8, 8), mask=.5, rng=torch.Generator().manual_seed(k)),
+                Tomography=lambda k=8: physics.Tomography(angles=k, img_width=8, normalize=True))
+
+
+def whole_way(A, folder):
+    "Measure, train, resume, distil, save, load, restore; returns the measurements, the teacher and the generator as they come from files"
+    ys = A.measure(x)
+    ys.save(folder/'ys')
+    torch.manual_seed(0)
+    shape = ys.y.shape[1:]
+    net = lambda: MLP(tuple(shape), width=16, blocks=1)
+    teacher = train(ys, net(), out=folder/'T', **small)
+    assert train(ys, net(), out=folder/'T', resume=True, **small).run['weights_sha256'] == teacher.run['weights_sha256']
+    teacher.save(folder/'teacher')
+    G = distill(teacher, ys, out=folder/'G', monitor=False, **small)
+    distill(Teacher.load(folder/'T'), ys, out=folder/'G', resume=True, monitor=False, **small)
+    G.save(folder/'generator')
+    for path in (folder/'generator', folder/'G'):
+        again = Generator.load(path)
+        assert torch.equal(again.sample(4), G.sample(4))
+        assert torch.equal(restore(again, A.measure(x[:2]), n=2).mean, restore(G, A.measure(x[:2]), n=2).mean)
+    return ys, Teacher.load(folder/'teacher'), again
+
+
+@pytest.mark.parametrize('op', [MotionBlur(eye), Compose(GaussianBlur(3, .5), MotionBlur(eye.double()))], ids=['alone', 'composed'])
+def test_a_kernel_goes_all_the_way_and_comes_back_from_every_file(op, tmp_path):
+    A = Corruption(op, .1)
+    ys, teacher, G = whole_way(A, tmp_path)
+    back = Measurements.load(tmp_path/'ys')
+    assert back.hash == ys.hash and torch.equal(back.op(x), op(x))
+    for d, held in ((teacher.data['corruption'], teacher.held), (G.about['corruption'], G.held)):
+        assert torch.equal(Corruption.from_dict(d, held).op(x), op(x))
+    assert json.dumps(load_meta(tmp_path/'ys')['meta']).count('sha256') == 1
+
+
+@pytest.mark.parametrize('op', [MotionBlur(eye), Compose(MotionBlur(eye), RandomMask(.2))], ids=['alone', 'with state'])
+def test_measured_to_the_disk_it_is_the_same(op, tmp_path):
+    A = Corruption(op, .1)
+    A.measure_to(x, tmp_path/'ys')
+    A.measure(x).save(tmp_path/'zs')
+    assert Measurements.load(tmp_path/'ys').hash == Measurements.load(tmp_path/'zs').hash == A.measure(x).hash
+
+
+def test_another_kernel_is_another_operator(tmp_path):
+    A, B = Corruption(MotionBlur(eye), .1), Corruption(MotionBlur(eye.flip(0)), .1)
+    ys = A.measure(x)
+    assert Measurements(ys.y, A).hash != Measurements(ys.y, B).hash
+    ys.save(tmp_path/'ys')
+    with pytest.raises(BadInput, match='is not the one that made'): Measurements.load(tmp_path/'ys', corruption=B)
+    teacher = train(ys, MLP((1, 8, 8), width=8, blocks=1), **small)
+    with pytest.raises(BadInput, match=r'MotionBlur\(kernel=tensor\(3x3\)\).*which has other tensors'): distill(teacher, B.measure(x), **small)
+    with pytest.raises(BadInput, match='op.kernel is a tensor that is not kept here'): Corruption.from_dict(A.to_dict())
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_a_kernel_follows_the_images(dtype):
+    "Matrix, adjoint and pseudo-inverse work in float64, whatever the kernel's type, and lose none of its digits"
+    kernel = torch.rand(3, 3, generator=rng(0), dtype=dtype) + torch.eye(3, dtype=dtype)*4
+    op = Compose(MotionBlur(kernel), Identity())
+    M, v = op.matrix((1, 5, 5)), torch.randn(2, 1, 5, 5, generator=rng(1), dtype=torch.float64)
+    assert M.dtype == torch.float64 and torch.allclose(op(v).flatten(1), v.flatten(1)@M.T, atol=1e-12)
+    assert torch.allclose(op.adjoint(v).flatten(1), v.flatten(1)@M, atol=1e-12)
+    assert torch.allclose(op.pinv(op(v)), v, atol=1e-8) and op.null(v).abs().max() < 1e-8
+    y = op(v.float())
+    assert y.dtype == torch.float32 and torch.allclose(op.pinv(y).double(), v, atol=1e-4)
+    assert op.ops[0].kernel is kernel
+    op(v), kernel.mul_(2)                                                        # what was converted before is not stale
+    assert torch.allclose(op(v).flatten(1), 2*v.flatten(1)@M.T, atol=1e-12)
+
+
+def test_a_kernel_follows_to_another_device():
+    assert MotionBlur(eye)._like(torch.empty(1, device='meta')).kernel.device.type == 'meta'
+
+
+@pytest.mark.parametrize('name', ['Blur', 'BlurFFT', 'Downsampling', 'Inpainting', 'Tomography'])
+def test_a_physics_goes_all_the_way(name, tmp_path):
+    make = _physics()[name]
+    A = Corruption(from_deepinv(make(), (1, 8, 8)), .1)
+    ys, teacher, G = whole_way(A, tmp_path)
+    assert Measurements.load(tmp_path/'ys', corruption=Corruption(from_deepinv(make(), (1, 8, 8)), .1)).hash == ys.hash
+    with pytest.raises(BadInput, match=r'pass it as Measurements.load\(path, corruption=...\)'): Measurements.load(tmp_path/'ys')
+    other = Corruption(from_deepinv(make(5 if name != 'Downsampling' else 4), (1, 8, 8)), .1)
+    with pytest.raises(BadInput, match='is not the one that made'): Measurements.load(tmp_path/'ys', corruption=other)
+    if name != 'Downsampling':
+        with pytest.raises(BadInput, match='pass the measurements that it was trained on'): teacher.check(other.measure(x))
+
+
+def test_a_description_without_a_hash_is_of_an_older_file():
+    A = Corruption(from_deepinv(deepinv_blur(), (1, 8, 8)), .1)
+    d = A.to_dict()
+    d['op'].pop('sha256')
+    assert A.is_described(d) and not A.is_described(d | dict(sigma=.2))
