@@ -331,10 +331,12 @@ def slider(
                 f'style="vertical-align:middle;width:50%"> <output>{labels[0]}</output></label></figure>')
 
 # %% ../nbs/00_core.ipynb #53d40213
+def _is_kernel(ip): return type(ip).__name__ == 'ZMQInteractiveShell'
+
 def in_notebook():
     "Is a Jupyter front end watching?"
     ip = sys.modules.get('IPython')
-    return ip is not None and type(ip.get_ipython()).__name__ == 'ZMQInteractiveShell'
+    return ip is not None and _is_kernel(ip.get_ipython())
 
 def progress(
     it=None,  # what to iterate over; None: call `update`
@@ -416,9 +418,7 @@ def _keep_slow(lines):
     wait = 'slow' in flags and not os.environ.get('DCD_SLOW') or 'cuda' in flags and not torch.cuda.is_available()
     return [f"__import__('dcd_nb.core').core.show_stored({''.join(lines)!r})\n"] if wait else lines
 
-def _in_kernel(ip):
-    "Let the kernel's cells pass through `_keep_slow`"
+def _keep_slow_cells(ip):
+    "Let the cells of a notebook's kernel pass through `_keep_slow`"
     steps = ip.input_transformers_cleanup
-    if not any(getattr(f, '__name__', '') == '_keep_slow' for f in steps): steps.append(_keep_slow)
-
-if in_notebook(): _in_kernel(sys.modules['IPython'].get_ipython())
+    if _is_kernel(ip) and not any(getattr(f, '__name__', '') == '_keep_slow' for f in steps): steps.append(_keep_slow)
