@@ -234,7 +234,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from xml.etree import ElementTree
 
-from .core import optional, progress
+from .core import optional, progress, rng
 from .data import Measurements
 from .files import _hidden, _pair, allocate, commit, load_meta, load_tensors, save_tensors, saving
 from .operators import Corruption

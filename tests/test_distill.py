@@ -16,7 +16,7 @@ from dcd_nb import checkpoint, training
 from dcd_nb.core import BadInput, Draws
 from dcd_nb.data import Measurements, digits
 from dcd_nb.diffusion import LogUniform
-from dcd_nb.distill import Distillation, Generator, corrupt_again, distill, grown
+from dcd_nb.distill import Distillation, Generator, corrupt_again, distill, grown, load_pretrained
 from dcd_nb.losses import DMD, SDS, SiD
 from dcd_nb.networks import MLP, Precond, UNet
 from dcd_nb.objectives import AmbientInpainting, objective_for
