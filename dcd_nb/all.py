@@ -22,6 +22,7 @@ from .mri import *
 from .networks import *
 from .objectives import *
 from .operators import *
+from .phantoms import *
 from .quickstart import *
 from .recipes import *
 from .restore import *
@@ -30,6 +31,6 @@ from .sliders import *
 from .live import *
 from .training import *
 
-modules = [import_module(f'dcd_nb.{name}') for name in ('core', 'files', 'sliders', 'operators', 'data', 'mri', 'explore', 'diffusion', 'networks', 'metrics', 'baselines',
+modules = [import_module(f'dcd_nb.{name}') for name in ('core', 'files', 'sliders', 'operators', 'phantoms', 'data', 'mri', 'explore', 'diffusion', 'networks', 'metrics', 'baselines',
                                                         'objectives', 'training', 'losses', 'distill', 'recipes', 'quickstart', 'restore', 'identify', 'runs', 'live')]
 __all__ = [name for module in modules for name in module.__all__]

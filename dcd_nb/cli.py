@@ -19,8 +19,8 @@ from fastcore.script import Param, call_parse
 from . import metrics
 from .checkpoint import checkpoints
 from .core import BadInput, Draws, Named, choose, need, pick_device, save_images, to_uint8
-from .data import Measurements, known_images, load_images
-from .distill import Generator
+from .data import Measurements, known_images, load_images, measure_to
+from .distill import Generator, load_pretrained
 from .files import _pair, save_tensors, saving
 from .mri import hide_lines, prepare_scans, scan_images
 from .operators import Corruption, Operator
@@ -76,7 +76,7 @@ def corrupt(
     start, A = time.time(), Corruption(Operator.parse(op), sigma)
     _free(out, source, overwrite)
     x = load_images(source, size, channels, dtype=None)
-    ys = A.measure_to(x, out, seed, resume)
+    ys = measure_to(A, x, out, seed, resume)
     report(dict(out=str(_pair(out)[0]), n=len(ys), image=list(ys.shape), op=repr(A.op), sigma=A.sigma, seed=seed, hash=ys.hash,
                 seconds=round(time.time() - start, 2)), json)
 
@@ -213,7 +213,7 @@ def sample(
     start, path = time.time(), Path(out)
     need(path.suffix in ('.png', '.npz', ''), f"out={out!r} must end in .png or .npz, or be a folder")
     need(zoom >= 0, f"zoom={zoom} must be at least 1, or 0")
-    m = Generator.from_pretrained(model, pick_device(device))
+    m = load_pretrained(model, pick_device(device))
     x = m.sample(n, seed) if isinstance(m, Generator) else m.sample(n, seed, steps=steps)
     with saving(path):
         if path.suffix == '.png': save_images(x, path, zoom=zoom or max(1, 64//x.shape[-1]))
@@ -297,7 +297,7 @@ def _model(source, device):
     "The model that `source` names, or None if it names images"
     path = Path(source)
     if source in known_images or path.exists() and not ((path/'recipe.json').exists() or _pair(path)[1].exists()): return None
-    try: return Generator.from_pretrained(source, pick_device(device))
+    try: return load_pretrained(source, pick_device(device))
     except BadInput as e:
         if path.exists() or _pair(path)[1].exists(): raise
         raise BadInput(f"{str(e).replace('model=', 'source=', 1)}, nor of a data set ({', '.join(known_images)})") from None
@@ -373,7 +373,7 @@ def restore(
     start, path, ys = time.time(), Path(out), Measurements.load(measurements)
     need(path.suffix in ('.png', '.npz', ''), f"out={out!r} must end in .png or .npz, or be a folder")
     need(images is None or images > 0, f"images={images} must be a positive whole number")
-    prior = Generator.from_pretrained(model, pick_device(device))
+    prior = load_pretrained(model, pick_device(device))
     method = method and Method.parse(method)
     if learn:
         need(isinstance(prior, Generator) and isinstance(method or Sample(), Sample), "learn is for a generator and the method Sample")

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['colors', 'BadInput', 'need', 'choose', 'number', 'optional', 'Named', 'same_description', 'written', 'scramble',
-           'hash32', 'rng', 'Draws', 'to_uint8', 'image_grid', 'photos', 'color_of', 'axes', 'show_images',
+           'hash32', 'rng', 'seeded', 'Draws', 'to_uint8', 'image_grid', 'photos', 'color_of', 'axes', 'show_images',
            'save_images', 'png', 'slider', 'in_notebook', 'progress', 'pick_device', 'autocast', 'made_with', 'stamp',
            'stored_outputs', 'show_stored']
 
 # %% ../nbs/00_core.ipynb #bd3c5402
 import ast, base64, datetime, difflib, hashlib, html, importlib, inspect, io, json, math, os, platform, subprocess, sys, time
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -69,10 +69,14 @@ def optional(
 class Named:
     "Something that is made from plain values, printed as it is made, kept in files, and found by name"
     families = {}  # the first class of each family
-    def __init_subclass__(cls, family=None, **kw):
+    def __init_subclass__(cls,
+        family=None,    # of the first class of a family: its name
+        abstract=False, # of a class that only others are made of
+        **kw,
+    ):
         super().__init_subclass__(**kw)
         if family: cls.family, cls.known, Named.families[family] = family, {}, cls
-        else: cls.known[cls.__name__] = cls
+        elif not abstract and not cls.__name__.startswith('_'): cls.known[cls.__name__] = cls
 
     def config(self):
         "The arguments that make this object again: attributes with the names of the constructor's arguments"
@@ -210,6 +214,13 @@ def rng(
 ) -> torch.Generator:
     "A generator whose random numbers depend on `seed` and `key` alone"
     return torch.Generator(device).manual_seed(hash32(seed, *key))
+
+@contextmanager
+def seeded(seed:int):
+    "Within, what PyTorch draws on the CPU follows from `seed`; afterwards all goes on as if nothing had been drawn"
+    with torch.random.fork_rng([]):
+        torch.default_generator.manual_seed(seed)      # `torch.manual_seed` would reseed every GPU, too, and for good
+        yield
 
 # %% ../nbs/00_core.ipynb #e4bf4a48
 class Draws:
@@ -371,10 +382,12 @@ def slider(
                 f'style="vertical-align:middle;width:50%"> <output>{labels[0]}</output></label></figure>')
 
 # %% ../nbs/00_core.ipynb #53d40213
+def _is_kernel(ip): return type(ip).__name__ == 'ZMQInteractiveShell'
+
 def in_notebook():
     "Is a Jupyter front end watching?"
     ip = sys.modules.get('IPython')
-    return ip is not None and type(ip.get_ipython()).__name__ == 'ZMQInteractiveShell'
+    return ip is not None and _is_kernel(ip.get_ipython())
 
 def progress(
     it=None,  # what to iterate over; None: call `update`
@@ -456,9 +469,7 @@ def _keep_slow(lines):
     wait = 'slow' in flags and not os.environ.get('DCD_SLOW') or 'cuda' in flags and not torch.cuda.is_available()
     return [f"__import__('dcd_nb.core').core.show_stored({''.join(lines)!r})\n"] if wait else lines
 
-def _in_kernel(ip):
-    "Let the kernel's cells pass through `_keep_slow`"
+def _keep_slow_cells(ip):
+    "Let the cells of a notebook's kernel pass through `_keep_slow`"
     steps = ip.input_transformers_cleanup
-    if not any(getattr(f, '__name__', '') == '_keep_slow' for f in steps): steps.append(_keep_slow)
-
-if in_notebook(): _in_kernel(sys.modules['IPython'].get_ipython())
+    if _is_kernel(ip) and not any(getattr(f, '__name__', '') == '_keep_slow' for f in steps): steps.append(_keep_slow)

@@ -6,16 +6,12 @@
 __all__ = ['packed', 'live_page']
 
 # %% ../nbs/29_live.ipynb #ef7b6d51
-import base64, json, warnings
-from pathlib import Path
+import base64, json
 
 import torch
-from fastcore.basics import patch
 
-from .core import need, optional
-from .diffusion import karras_grid, latents
-from .distill import Generator
-from .files import saving
+from .core import need
+from .diffusion import karras_grid
 from .networks import MLP
 
 # %% ../nbs/29_live.ipynb #68653a60
@@ -154,22 +150,3 @@ def live_page(
     body = f'<div id="dcd-live"><button name="new">new sample</button><div style="margin-top:.5em">{"".join(pictures)}</div>{sliders}</div>'
     load = ''.join(f'const {who} = unpack({json.dumps(d)});\n' for who, d in nets.items())
     return HTML(f'{body}<script>(() => {{{_network_js}{_sampling_js}{load}{_page_js}}})()</script>')
-
-# %% ../nbs/29_live.ipynb #94272307
-@patch
-def to_onnx(self:Generator,
-    path, # writes this .onnx file
-):
-    "Write the generator as ONNX: noise z (N, C, H, W) in, and a mask if it is shown one; images x out"
-    path = Path(path)
-    need(path.suffix == '.onnx', f"path={str(path)!r} must end in .onnx")
-    for name in ('onnx', 'onnxscript'): optional(name, 'onnx')
-    z, state = latents((2, *self.shape)), self.states(range(2))
-    need(state is None or torch.is_tensor(state), "the generator is shown more than a mask: that cannot be written as ONNX")
-    shown = {'z': z} | ({} if state is None else {'mask': state})
-    class Call(torch.nn.Module):
-        def __init__(self, G): super().__init__(); self.G, self.net = G, G.net
-        def forward(self, z, mask=None): return self.G(z, mask)
-    with saving(path), warnings.catch_warnings(action='ignore'):
-        torch.onnx.export(Call(self).eval(), tuple(shown.values()), path, input_names=[*shown], output_names=['x'], dynamic_shapes={k: {0: 'n'} for k in shown},
-                          dynamo=True, external_data=False, verbose=False)

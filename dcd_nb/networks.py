@@ -46,7 +46,7 @@ def positional(label, n):
     return torch.cat([a.sin(), a.cos()], 1)
 
 # %% ../nbs/05_networks.ipynb #a146b04b
-class Conditioned(Network):
+class Conditioned(Network, abstract=True):
     "A network with a vector that holds noise level and labels"
     frequency = 1.  # the noise label is multiplied by it
     def _condition(self, noise, emb, augment_dim, classes):

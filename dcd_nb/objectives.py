@@ -20,6 +20,16 @@ class Objective(Named, family='objective'):
     floor = 0.  # the lowest level at which the denoiser is right
     whole = False # are the denoised images whole, or A(x)?
 
+    @property
+    def levels(self):
+        "The noise levels of the loss; whoever sets them gives `Levels`"
+        return self._levels
+
+    @levels.setter
+    def levels(self, levels):
+        need(isinstance(levels, Levels), f"levels={levels!r} must be Levels, e.g. LogNormal()")
+        self._levels = levels
+
     def states(self, n, shape, generator):
         "What the network is given beside `n` new images of `shape` (C, H, W); None: nothing"
         return None
@@ -76,8 +86,7 @@ def fresh(draws, y):
 class Standard(Objective):
     "Denoise the observations as if they were images"
     def __init__(self, levels=None): # of the noise; None: those of EDM
-        self.levels = levels or LogNormal()
-        need(isinstance(self.levels, Levels), f"levels={levels!r} must be Levels, e.g. LogNormal()")
+        self.levels = LogNormal() if levels is None else levels
 
     def loss(self, net, batch, draws=None):
         y, draws = batch.y, fresh(draws, batch.y)
@@ -143,8 +152,7 @@ class AmbientTweedie(Objective):
         sigma,       # noise of the observations
         levels=None, # of the noise; None: log-normal, truncated to [sigma, inf)
     ):
-        self.sigma, self.levels = number('sigma', sigma, lambda v: v >= 0, 'a finite number, at least 0'), levels or TruncatedLogNormal(sigma)
-        need(isinstance(self.levels, Levels), f"levels={levels!r} must be Levels, e.g. TruncatedLogNormal({sigma})")
+        self.sigma, self.levels = number('sigma', sigma, lambda v: v >= 0, 'a finite number, at least 0'), TruncatedLogNormal(sigma) if levels is None else levels
 
     floor = property(lambda self: self.sigma, doc="Below the noise of the observations nothing was learned")
 
@@ -257,7 +265,7 @@ class AmbientInpainting(Objective):
         self.missing = self.op.missing
         self.sigma = number('sigma', sigma, lambda v: v >= 0, 'a finite number, at least 0')
         self.delta = number('delta', delta, lambda v: 0 < v < 1, 'above 0 and below 1: without further holes nothing is learned')
-        self.levels = levels or TruncatedLogNormal(sigma)
+        self.levels = TruncatedLogNormal(sigma) if levels is None else levels
 
     def view(self, x, s, state=None):
         need(state is not None, "state=None: this objective needs the mask of what the network sees")
@@ -298,9 +306,8 @@ class AmbientFourier(Objective):
     ):
         need(isinstance(op, Operator) and op.linear and op.hides == 'lines' and op.can_hide_more,
              f"op={op!r} must be an operator that can hide more of k-space (hides = 'lines', and further), e.g. FourierMask(4)")
-        self.op, self.R, self.levels = op, R, levels or LogNormal()
+        self.op, self.R, self.levels = op, R, LogNormal() if levels is None else levels
         if R is not None: need(number('R', R) > op.R, f"R={R!r} must be above {op.R}, or nothing more is hidden")
-        need(isinstance(self.levels, Levels), f"levels={levels!r} must be Levels, e.g. LogNormal()")
 
     def further(self, state, generator):
         "The same scans with fewer lines"
@@ -316,7 +323,11 @@ class AmbientFourier(Objective):
         lines = self.op.observed(state).to(z)
         return dict(x=z, mask=partial(self.seen, state=state), extra=lines.expand(len(z), 1, *z.shape[2:]))
 
-    def view(self, x, s, state=None): return self.given(self.seen(x, state), state)
+    def view(self, x, s, state=None, z=None): return self.given(self.seen(x, state) if z is None else z, state)
+
+    def denoise(self, net, x, s, state=None, z=None):
+        "The denoised image of `x`; in training nobody has `x`, only `z`, what its lines say of it"
+        return net(s=s, **self.view(x, s, state, z))
 
 # %% ../nbs/14_kspace.ipynb #529a2eba
 @patch
@@ -325,7 +336,7 @@ def loss(self:AmbientFourier, net, batch, draws=None):
     fewer = join_states(draws.each(lambda g, rows: self.further(map_state(lambda t: t[rows], A), g), len(y)))
     z = self.op.adjoint(y, fewer)
     s = self.level(y, draws)
-    f = net(s=s.flatten(), **self.given(z + s*self.seen(draws.normal(z), fewer), fewer))
+    f = self.denoise(net, None, s.flatten(), fewer, z=z + s*self.seen(draws.normal(z), fewer))
     error = self.op(f, A) - y
     return (net.weight(s.flatten(), self.op.observed(fewer).to(y))*error**2).flatten(1).sum(1)/z[0].numel()
 

@@ -329,6 +329,15 @@ class Corruption:
         noised = lambda g, rows: self.op.noise(y[rows], self.sigma, map_state(lambda t: t[rows], state), g)
         return Batch(torch.cat(draws.each(noised, len(y))), state)
 
+    def measure(self,
+        x,           # images (N, C, H, W): floats in [-1, 1], or uint8
+        seed=0,      # of the experiment
+        index=None,  # which image each one is; None: 0 to N-1
+    ):
+        "Observe every image once, as `Measurements`. Observation i depends on seed, index and image alone"
+        from dcd_nb.data import _measure     # measurements are made of corruptions, so they come later
+        return _measure(self, x, seed, index)
+
     def __repr__(self): return f"Corruption({self.op!r}, sigma={self.sigma})"
 
 # %% ../nbs/01_operators.ipynb #cc603053
@@ -347,7 +356,7 @@ def is_described(self:Corruption, d):
     return same_description(self.to_dict(), d)
 
 # %% ../nbs/01a_separable.ipynb #66307420
-class Separable(Operator):
+class Separable(Operator, abstract=True):
     "Y = K_h X K_w^T in each channel; a subclass says what K_n is: `one_dim(n)`, in float64"
     channelwise = True
     def one_dim(self, n): raise NotImplementedError(f'{type(self).__name__}.one_dim')

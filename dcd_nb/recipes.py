@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from fastcore.basics import patch
 
-from .core import BadInput, Named, _family, choose, need
+from .core import BadInput, Named, _family, choose, need, seeded
 from .data import Measurements, load_images
 from .diffusion import LogUniform
 from .distill import distill, grown, step_flops
@@ -121,8 +121,7 @@ def made(self:Recipe, shape=None, whole=False):
 def network(self:Recipe, shape, extra=0):
     "A fresh network for images of `shape` and `extra` channels beside them; its weights follow from the recipe's seed"
     net = self['network']
-    with torch.random.fork_rng([]):
-        torch.manual_seed(self['train'].get('seed', 0))
+    with seeded(self['train'].get('seed', 0)):
         if net is None: net = network_for(shape)
         elif isinstance(net, str): net = UNet.named(net, resolution=shape[1] if shape[1] == shape[2] else shape[1:], in_channels=shape[0])
         else: net = Network.from_dict(net)

@@ -17,7 +17,7 @@ from .baselines import _parts
 from .core import BadInput, Draws, Named, hash32, need, number, written
 from .data import Measurements
 from .diffusion import device_of, karras
-from .distill import Generator
+from .distill import Generator, load_pretrained
 from .objectives import _own_noise
 from .operators import Identity, map_state
 from .training import Teacher
@@ -81,7 +81,7 @@ def restore(
     rows=None,   # measurements at a time, a multiple of 16; None: as fit in memory
 ) -> Restored:
     "The images that measurements may have come from"
-    if isinstance(prior, (str, Path)): prior = Generator.from_pretrained(prior)
+    if isinstance(prior, (str, Path)): prior = load_pretrained(prior)
     _ready(prior, ys, n, seed)
     if method is None: method = Sample() if isinstance(prior, Generator) else Anneal()
     method = Method.parse(method) if isinstance(method, str) else method

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from fastcore.basics import patch
 
 from . import checkpoint
-from .core import BadInput, Draws, choose, hash32, made_with, need, number, pick_device, progress, rng, save_images, written
+from .core import BadInput, Draws, choose, hash32, made_with, need, number, pick_device, progress, rng, save_images, seeded, written
 from .data import Measurements
 from .diffusion import latents, nfe, sample
 from .files import alone, atomic, content_hash, load_tensors, save_tensors, saving
@@ -771,7 +771,7 @@ def with_room(
 ):
     "`net` itself if it has room for `extra` further channels, or a copy that has"
     if net.in_channels - net.out_channels >= extra: return net
-    new = Network.from_dict(net.to_dict() | dict(in_channels=net.out_channels + extra, **{k: v for k, v in dict(out_channels=net.out_channels).items() if k in net.config()}))
+    with seeded(0): new = Network.from_dict(net.to_dict() | dict(in_channels=net.out_channels + extra, **{k: v for k, v in dict(out_channels=net.out_channels).items() if k in net.config()}))
     state = new.state_dict()
     for k, t in net.state_dict().items():
         if state[k].shape == t.shape: state[k] = t

@@ -123,7 +123,7 @@ def test_slow_cells_show_what_is_stored(lab, page, tmp_path):
     cell = lambda source, *outputs: dict(cell_type='code', id=f'c{len(source)}', metadata={}, outputs=list(outputs), execution_count=None, source=source)
     path = tmp_path/'work/explorer.ipynb'
     nb = json.loads(path.read_text())
-    nb['cells'] = [cell('from dcd_nb.core import *'), cell("#| slow\nprint('ran')\n1/0", dict(output_type='stream', name='stdout', text=['an old result\n'])), cell('print(2 + 3)')]
+    nb['cells'] = [cell('%load_ext dcd_nb'), cell("#| slow\nprint('ran')\n1/0", dict(output_type='stream', name='stdout', text=['an old result\n'])), cell('print(2 + 3)')]
     path.write_text(json.dumps(nb))
     run_all(page, lab)
     page.locator('.jp-OutputArea-output pre', has_text='5').last.wait_for(timeout=120_000)

@@ -16,7 +16,7 @@ from dcd_nb import checkpoint, training
 from dcd_nb.core import BadInput, Draws
 from dcd_nb.data import Measurements, digits
 from dcd_nb.diffusion import LogUniform
-from dcd_nb.distill import Distillation, Generator, distill, grown
+from dcd_nb.distill import Distillation, Generator, distill, grown, load_pretrained
 from dcd_nb.losses import DMD, SDS, SiD
 from dcd_nb.networks import MLP, Precond, UNet
 from dcd_nb.objectives import AmbientInpainting, AmbientTweedie, Consistency, Objective, Standard, objective_for
@@ -154,7 +154,9 @@ def test_a_generator_survives_the_disk(tmp_path):
     teacher.save(tmp_path/'teacher')
     with pytest.raises(BadInput, match='holds teacher, not a generator'): Generator.load(tmp_path/'teacher')
     with pytest.raises(BadInput, match='holds generator, not a teacher'): Teacher.load(tmp_path/'whole')
-    assert isinstance(Generator.from_pretrained(tmp_path/'teacher'), Teacher)
+    assert isinstance(load_pretrained(tmp_path/'teacher'), Teacher) and isinstance(load_pretrained(tmp_path/'whole'), Generator)
+    assert isinstance(Generator.from_pretrained('digits-noise'), Generator)
+    with pytest.raises(BadInput, match='is a teacher, not a generator: use load_pretrained'): Generator.from_pretrained(tmp_path/'teacher')
     with pytest.raises(BadInput, match="model='nothing'"): Generator.from_pretrained('nothing')
 
 

@@ -21,7 +21,7 @@ start = anonymous()
 thread = threading.Thread(target=watch); thread.start()
 x = load_images(sys.argv[1], dtype=torch.uint8)
 loaded = peak[0] - start
-ys = Corruption(Identity(), .1).measure_to(x, sys.argv[2])
+ys = measure_to(Corruption(Identity(), .1), x, sys.argv[2])
 stop.append(1); thread.join()
 print(x.numel()/1e6, loaded, peak[0] - start, ys.y.numel()*4/1e6)
 """

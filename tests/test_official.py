@@ -18,7 +18,7 @@ from dcd_nb import checkpoint
 from dcd_nb.core import BadInput, hash32
 from dcd_nb.data import digits
 from dcd_nb.diffusion import ClampedLogNormal
-from dcd_nb.distill import Generator, corrupt_again, distill, grown
+from dcd_nb.distill import Generator, distill, grown
 from dcd_nb.losses import SiD
 from dcd_nb.networks import MLP, Network, Precond, UNet
 from dcd_nb.objectives import AmbientInpainting, AmbientTweedie
@@ -124,11 +124,11 @@ def official_phase_two(teacher, ys, steps, alpha, lr, beta1, eps, clip, dropout)
         learns(G, False), learns(fake, True)
         draws = now.parts(1)[0].draws
         x = make(draws)
-        y = corrupt_again(ys.corruption, x, draws).y
+        y = ys.corruption.recorrupt(x, draws).y
         official_step(opts[0], fake, official_diffusion_loss(fake, y, ys.sigma, draws), clip)
         learns(G, True), learns(fake, False)
         draws = now.parts(0)[0].draws
-        y = corrupt_again(ys.corruption, make(draws), draws, noise=False).y
+        y = ys.corruption.recorrupt(make(draws), draws, noise=False).y
         official_step(opts[1], G, official_generator_loss(teacher, fake, y, alpha, draws))
     return fake, G
 
