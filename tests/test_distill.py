@@ -269,7 +269,7 @@ def test_what_was_a_setting_once_is_forgotten_and_runs_that_had_it_go_on(tmp_pat
     ys, teacher = small(corruptions['noise'])
     go = lambda **kw: distill(teacher, ys, SiD(.5), images=320, batch=32, out=tmp_path/'run', quiet=True, about=dict(recipe=kw.pop('recipe')), **kw)
     with monkeypatch.context() as m:
-        m.setattr('dcd_nb.distill.Run', lambda out, plan, resume: Run(out, plan | dict(noisy=False), resume))
+        m.setattr('dcd_nb.distill.Run', lambda out, plan, *args: Run(out, plan | dict(noisy=False), *args))
         G = go(recipe=dict(distill=dict(noisy=False, lr=1)))
     assert json.loads((tmp_path/'run/recipe.json').read_text())['noisy'] is False
     assert torch.equal(Generator.load(tmp_path/'run').sample(2), G.sample(2))

@@ -185,7 +185,9 @@ class SumInpainting(AmbientInpainting):
 
 class SumSiD(SiD):
     "As the official code counts: summed over the pixels, times 100"
-    def __call__(self, teacher, fake, y, *args, **kw): return super().__call__(teacher, fake, y, *args, **kw)*100*y[0].numel()
+    def terms(self, teacher, fake, y, *args, **kw):
+        loss, gap = super().terms(teacher, fake, y, *args, **kw)
+        return loss*100*y[0].numel(), gap
 
 
 def test_limits_of_masks_are_those_of_sums(tmp_path):
@@ -255,7 +257,7 @@ def test_a_run_from_before_there_was_a_dropout_goes_on(noisy, tmp_path, monkeypa
     go = lambda: distill(noisy[1], noisy[0], SiD(.5), images=640, batch=32, lr=1e-3, out=tmp_path/'run', resume=True, quiet=True, monitor=False).run
     init = Run.__init__
     with monkeypatch.context() as m:
-        m.setattr(Run, '__init__', lambda self, out, plan, resume=False: init(self, out, {k: v for k, v in plan.items() if k != 'dropout'}, resume))
+        m.setattr(Run, '__init__', lambda self, out, plan, *args: init(self, out, {k: v for k, v in plan.items() if k != 'dropout'}, *args))
         whole = go()
     assert 'dropout' not in read_recipe(tmp_path/'run')
     last = max((tmp_path/'run').glob('checkpoint-*.json'))
