@@ -113,23 +113,30 @@ class Command:
 
 def run(*args, timeout=120, **kw):
     "Run a command to its end"
-    p = Command(*args, **kw)
-    out, err = p.communicate(timeout)
-    return subprocess.CompletedProcess(p.args, p.returncode, out, err)
+    return finish(Command(*args, **kw), timeout)
 
 
-def run_together(n, *args, cwd, timeout=200, env=None, **kw):
-    "The same command in `n` processes that meet each other, as torchrun starts them"
+def start_together(n, *args, env=None, fates={}, **kw):
+    "The same command in `n` processes that meet each other, as torchrun starts them; `fates` by rank"
     from torch.distributed import TCPStore
     store = TCPStore('127.0.0.1', 0, is_master=True, wait_for_workers=False)       # as torchrun's agent: no port has to be guessed
     meet = dict(WORLD_SIZE=n, LOCAL_WORLD_SIZE=n, MASTER_ADDR='127.0.0.1', MASTER_PORT=store.port, TORCHELASTIC_USE_AGENT_STORE=True)
-    each = [(os.environ if env is None else env) | {k: str(v) for k, v in (meet | dict(RANK=i, LOCAL_RANK=i)).items()} for i in range(n)]
-    all_ = [Command(*args, cwd=cwd, env=e, **kw) for e in each]
-    found = []
-    for p in all_:
-        out, err = p.communicate(timeout)
-        found.append(subprocess.CompletedProcess(p.args, p.returncode, out, err))
+    own = [meet | dict(RANK=i, LOCAL_RANK=i) for i in range(n)]
+    found = [Command(*args, env=(os.environ if env is None else env) | {k: str(v) for k, v in own[i].items()}, fate=fates.get(i), **kw) for i in range(n)]
+    for p in found: p.store = store                                                # it lives as long as they do
     return found
+
+
+def finish(p, timeout=200):
+    "What a command said and how it ended, as `subprocess.run` tells it"
+    try: out, err = p.communicate(timeout)
+    finally: p.kill()
+    return subprocess.CompletedProcess(p.args, p.returncode, out, err)
+
+
+def run_together(n, *args, fate=None, **kw):
+    "`start_together`, to the end"
+    return [finish(p) for p in start_together(n, *args, fates=dict.fromkeys(range(n), fate), **kw)]
 
 
 # The side of the server

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import Command, run, scripts
+from processes import Command, run, scripts, start_together
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dcd_nb import checkpoint, training
@@ -104,6 +104,18 @@ def test_several_processes_do_what_one_does(tmp_path):
     one, two = (checkpoint.load(tmp_path/f'run{n}')[0] for n in (1, 2))
     assert one.keys() == two.keys()
     for k in one: torch.testing.assert_close(one[k], two[k], rtol=0, atol=1e-5, msg=k)
+
+
+def test_processes_end_the_timing_of_a_step_together(tmp_path):
+    "One of two is held up as it looks at the clock: with a time of its own it would go on while the other times another step, and Gloo would abort"
+    late = ('dcd_nb.training:Loop._wait', 7, signal.SIGSTOP)
+    args = ['digits-noise', '--batch', 64, '--minutes', .08, '--out', 'run', '--set', 'network=MLP(shape=(1,8,8),width=32,blocks=2)']
+    both = start_together(2, 'dcd_train', *args, cwd=tmp_path, fates={1: late})
+    stopped = lambda p: Path(f'/proc/{p.pid}/stat').read_text().rsplit(')', 1)[1].split()[0] == 'T'
+    while not stopped(both[1]): time.sleep(.01)
+    time.sleep(1.)
+    both[1].send_signal(signal.SIGCONT)
+    assert [p.wait(60) for p in both] == [0, 0], [p.communicate()[1][-1000:] for p in both]
 
 
 # In this process
