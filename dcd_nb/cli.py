@@ -21,7 +21,7 @@ from .checkpoint import checkpoints
 from .core import BadInput, Draws, Named, choose, need, pick_device, save_images, to_uint8
 from .data import Measurements, known_images, load_images, measure_to
 from .distill import Generator, load_pretrained
-from .files import _pair, save_tensors, saving
+from .files import _hidden, _pair, save_tensors, saving
 from .mri import hide_lines, prepare_scans, scan_images
 from .operators import Corruption, Operator
 from .quickstart import quickstart as run_quickstart
@@ -51,11 +51,13 @@ def report(result, json):
     else: print('\n'.join(f'{k:14s} {v}' for k, v in result.items()))
 
 # %% ../nbs/90_cli.ipynb #2d82c24f
-def _free(out, source, overwrite):
+def _free(out, source, overwrite, resume=False):
     "Complain if measurements cannot be written to `out`"
     need(Path(out).name not in ('', '.', '..'), f"out={out!r} must be the name of a file to write")
-    there = [p for p in _pair(out) if p.exists()]
-    need(overwrite or not there, f"out={out!r} would replace {', '.join(p.name for p in there)}: choose another name, or pass --overwrite")
+    data, info = _pair(out)
+    there = [p for p in (data, info) if p.exists()]
+    killed = resume and _hidden(data, 'part.json').exists() and not info.exists()      # between its two files
+    need(overwrite or killed or not there, f"out={out!r} would replace {', '.join(p.name for p in there)}: choose another name, or pass --overwrite")
     need(all(p.resolve() != Path(source).resolve() for p in there), f"out={out!r} would replace the source: choose another name")
 
 @call_parse
@@ -74,7 +76,7 @@ def corrupt(
 ):
     "Corrupt images once and for all: y = A(x) + sigma eps"
     start, A = time.time(), Corruption(Operator.parse(op), sigma)
-    _free(out, source, overwrite)
+    _free(out, source, overwrite, resume)
     x = load_images(source, size, channels, dtype=None)
     ys = measure_to(A, x, out, seed, resume)
     report(dict(out=str(_pair(out)[0]), n=len(ys), image=list(ys.shape), op=repr(A.op), sigma=A.sigma, seed=seed, hash=ys.hash,

@@ -459,7 +459,8 @@ def measure_to(
         _fill(corruption, t, x, double, seed, start, every, part, note, job)
         ys = Measurements(t['y'], corruption, _unflat(t))
         with saving(data): commit(part, path, ys.meta())
-        note.unlink(missing_ok=True)
+        for p in data.parent.iterdir():                     # what killed processes left behind, too
+            if p == note or p.name.startswith(f'.{note.name}.'): p.unlink(missing_ok=True)
     return Measurements.load(path, corruption)
 
 # %% ../nbs/02a_loading.ipynb #85c6a62e

@@ -515,7 +515,7 @@ def stochastic_student(
     w,                     # a World with A = I
     case='ambient',        # or 'plain', or 'recorrupted'
     alpha=.5,              # of SiD
-    steps=1200,            # of generator and fake
+    steps=800,             # of generator and fake
     batch=512,             # images in each
     levels=(.4, .8, 1.6),  # of the noise, in turn
     rates=(.05, .1),       # of generator and fake

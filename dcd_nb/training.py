@@ -430,11 +430,13 @@ def affordable(self:Loop, seconds):
     "How many images fit into `seconds`: time some steps, then forget them"
     keep, batch = self.snapshot(), self.run.plan['batch']
     def steps(least, longest):
-        start, k = time.time(), 0
-        while k < least or time.time() - start < longest:
+        start, k, more = time.time(), 0, torch.ones((), device=self.device)
+        while more:
             self.advance(total=1000*batch)
             self._wait()
             k += 1
+            more.fill_(k < least or time.time() - start < longest)
+            _share([more])                                                 # another clock would end at another step
         return (time.time() - start)/k
     steps(3, 0)
     each = steps(3, min(3., .02*seconds))

@@ -35,22 +35,30 @@ pytestmark = pytest.mark.skipif(not chromium, reason='chromium is not installed:
 flags = '--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync'
 
 
-@pytest.fixture
-def page(tmp_path):
-    "A browser page for which 127.0.0.1 is the whole world; `page.outside` lists what it asked of others"
+@pytest.fixture(scope='module')
+def browser(tmp_path_factory):
+    "One browser for all tests"
     with sync_api.sync_playwright() as p:
-        home = {k: str(tmp_path/'home') for k in ('HOME', 'XDG_CONFIG_HOME', 'XDG_CACHE_HOME')}
+        home = dict.fromkeys(('HOME', 'XDG_CONFIG_HOME', 'XDG_CACHE_HOME'), str(tmp_path_factory.mktemp('home')))
         browser = p.chromium.launch(executable_path=chromium, args=flags.split(), env=os.environ | home)
-        page = browser.new_page(viewport=dict(width=1100, height=1000))
-        page.outside = []
-        def gate(route):
-            if route.request.url.startswith('http://127.0.0.1:'): return route.continue_()
-            page.outside.append(route.request.url)
-            route.abort()
-        page.route(lambda url: url.startswith('http'), gate)
-        page.set_default_timeout(30_000)
-        try: yield page
-        finally: shot(page, 'last'), browser.close()
+        try: yield browser
+        finally: browser.close()
+
+
+@pytest.fixture
+def page(browser):
+    "A page, with cookies and storage of its own, for which 127.0.0.1 is the whole world; `page.outside` lists what it asked of others"
+    context = browser.new_context(viewport=dict(width=1100, height=1000))
+    page = context.new_page()
+    page.outside = []
+    def gate(route):
+        if route.request.url.startswith('http://127.0.0.1:'): return route.continue_()
+        page.outside.append(route.request.url)
+        route.abort()
+    page.route(lambda url: url.startswith('http'), gate)
+    page.set_default_timeout(30_000)
+    try: yield page
+    finally: shot(page, 'last'), context.close()
 
 
 def free_port():
@@ -70,9 +78,10 @@ def explorer_notebook(path):
         dict(cell_type='code', id=f'c{i}', metadata={}, outputs=[], execution_count=None, source=src) for i, src in enumerate(code)])))
 
 
-@pytest.fixture
-def lab(tmp_path):
-    "JupyterLab on a folder with the notebook; gives the notebook's address"
+@pytest.fixture(scope='module')
+def lab(tmp_path_factory):
+    "One JupyterLab for all tests, on a folder `work`; gives the folder, and the address of a notebook in it"
+    tmp_path = tmp_path_factory.mktemp('lab')
     dirs = {k: tmp_path/k.lower() for k in ('HOME', 'JUPYTER_CONFIG_DIR', 'JUPYTER_DATA_DIR', 'JUPYTER_RUNTIME_DIR',
                                             'JUPYTERLAB_SETTINGS_DIR', 'JUPYTERLAB_WORKSPACES_DIR', 'IPYTHONDIR', 'MPLCONFIGDIR')}
     spec, work, news = dirs['JUPYTER_DATA_DIR']/'kernels/python3', tmp_path/'work', dirs['JUPYTERLAB_SETTINGS_DIR']/'@jupyterlab/apputils-extension'
@@ -83,7 +92,6 @@ def lab(tmp_path):
     path = os.pathsep.join(filter(None, [str(root), os.getenv('PYTHONPATH')]))
     spec.joinpath('kernel.json').write_text(json.dumps(dict(display_name='this checkout', language='python', env=dict(PYTHONPATH=path),
         argv=[sys.executable, '-m', 'ipykernel_launcher', '-f', '{connection_file}'])))
-    explorer_notebook(work/'explorer.ipynb')
     token, port, log = secrets.token_hex(16), free_port(), tmp_path/'lab.log'
     args = ['--no-browser', '--allow-root', '--ServerApp.ip=127.0.0.1', f'--ServerApp.port={port}', '--ServerApp.port_retries=0',
             f'--ServerApp.root_dir={work}', '--LabApp.extension_manager=readonly',
@@ -97,7 +105,7 @@ def lab(tmp_path):
             assert server.poll() is None, log.read_text()[-2000:]
             try: urllib.request.urlopen(f'{url}/api?token={token}', timeout=5); break
             except OSError: time.sleep(.1)
-        yield f'{url}/lab/tree/explorer.ipynb?reset&token={token}'
+        yield work, lambda name: f'{url}/lab/tree/{name}.ipynb?reset&token={token}'
     finally:
         server.send_signal(signal.SIGTERM)               # shuts the kernels down
         try: server.wait(15)
@@ -118,24 +126,23 @@ def run_all(page, url):
     page.get_by_role('menuitem', name='Run All Cells', exact=True).click()
 
 
-def test_slow_cells_show_what_is_stored(lab, page, tmp_path):
+def test_slow_cells_show_what_is_stored(lab, page):
     "*Run All Cells* must not train for an hour, nor lose what the page shows"
     cell = lambda source, *outputs: dict(cell_type='code', id=f'c{len(source)}', metadata={}, outputs=list(outputs), execution_count=None, source=source)
-    path = tmp_path/'work/explorer.ipynb'
-    nb = json.loads(path.read_text())
-    nb['cells'] = [cell('%load_ext dcd_nb'), cell("#| slow\nprint('ran')\n1/0", dict(output_type='stream', name='stdout', text=['an old result\n'])), cell('print(2 + 3)')]
-    path.write_text(json.dumps(nb))
-    run_all(page, lab)
+    (work, at), kernel = lab, dict(name='python3', display_name='python3', language='python')
+    cells = [cell('%load_ext dcd_nb'), cell("#| slow\nprint('ran')\n1/0", dict(output_type='stream', name='stdout', text=['an old result\n'])), cell('print(2 + 3)')]
+    (work/'slow.ipynb').write_text(json.dumps(dict(nbformat=4, nbformat_minor=5, metadata=dict(kernelspec=kernel), cells=cells)))
+    run_all(page, at('slow'))
     page.locator('.jp-OutputArea-output pre', has_text='5').last.wait_for(timeout=120_000)
     shown = ''.join(page.locator('.jp-OutputArea-output').all_inner_texts())
     assert 'an old result' in shown and 'DCD_SLOW=1' in shown and 'ran' not in shown.split() and 'Error' not in shown
 
 
-def test_first_page_of_the_path_runs_in_jupyterlab(lab, page, tmp_path):
+def test_first_page_of_the_path_runs_in_jupyterlab(lab, page):
     "What a newcomer sees after *Run All Cells*: numbered cells, no error, pictures, formulas, links to pages that exist"
-    name = paths['Newcomer'][0]
-    shutil.copy(root/f'nbs/{name}.ipynb', tmp_path/'work')
-    run_all(page, lab.replace('explorer', name))
+    (work, at), name = lab, paths['Newcomer'][0]
+    shutil.copy(root/f'nbs/{name}.ipynb', work)
+    run_all(page, at(name))
     count = sum(c['cell_type'] == 'code' for c in json.loads((root/f'nbs/{name}.ipynb').read_text(encoding='utf-8'))['cells'])
     prompts = lambda: page.locator('.jp-CodeCell .jp-InputPrompt').all_inner_texts()
     for _ in range(600):
@@ -154,7 +161,9 @@ def test_first_page_of_the_path_runs_in_jupyterlab(lab, page, tmp_path):
 
 
 def test_sliders_move_the_picture_in_jupyterlab(lab, page):
-    run_all(page, lab)
+    work, at = lab
+    explorer_notebook(work/'explorer.ipynb')
+    run_all(page, at('explorer'))
     # The picture has a name for those who cannot see it, and the name says what is shown
     picture = page.get_by_role('img', name='x, y, A^T y, A^+ y and the singular values of')
     picture.wait_for()

@@ -1,45 +1,60 @@
 """The command line under faults: kills, full disks, bad files."""
 import json
 import os
-import resource
+import re
+import shlex
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
+
+import pytest
+from processes import Command, run, scripts
 
 from dcd_nb.data import Measurements, load_images
 from dcd_nb.operators import Corruption, Identity
 
-corrupt = Path(sys.executable).parent/'dcd_corrupt'
+small_disk = 50_000          # bytes of the largest file that can be written
 
 
-def run(*args, cwd, **kw): return subprocess.run([corrupt, *map(str, args)], cwd=cwd, capture_output=True, text=True, **kw)
+@pytest.mark.parametrize('args, code', [("digits ys --op 'RandomMask(missing=.5)' --json", 0), ('digtis a', 2), ('--help', 0)])
+def test_a_fork_is_the_installed_script(tmp_path, monkeypatch, args, code):
+    "Most tests run commands in forks of one process: what they print, write and return is what the script does"
+    monkeypatch.setenv('COLUMNS', '100')                # a terminal would be asked otherwise
+    (tmp_path/'fork').mkdir(), (tmp_path/'own').mkdir()
+    forked = run('dcd_corrupt', *shlex.split(args), cwd=tmp_path/'fork')
+    own = subprocess.run([scripts/'dcd_corrupt', *shlex.split(args)], cwd=tmp_path/'own', capture_output=True, text=True)
+    said = [re.sub(r'"seconds": [\d.]+', '', p.stdout) for p in (forked, own)]
+    assert said[0] == said[1] and forked.stderr == own.stderr and forked.returncode == own.returncode == code
+    files = [{p.name: p.read_bytes() for p in (tmp_path/where).iterdir()} for where in ('fork', 'own')]
+    assert files[0] == files[1] and len(files[0]) == (2 if 'ys' in args else 0)
 
 
-def small_disk(): signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+def test_a_fork_has_its_own_folder_environment_and_end(tmp_path):
+    assert run('dcd_corrupt', 'digits', 'ys', cwd=tmp_path, fate=('os.replace', 1)).returncode == -signal.SIGKILL
+    p = Command('dcd_corrupt', 'roll', 'zs', cwd=tmp_path)
+    while not (tmp_path/'.zs.safetensors.lock').exists() and p.poll() is None: time.sleep(.01)
+    assert p.poll() is None and os.readlink(f'/proc/{p.pid}/cwd') == str(tmp_path)
+    p.kill()
+    assert p.wait() == -signal.SIGKILL and not list(tmp_path.glob('[yz]s*'))
+    inside = run('dcd_corrupt', 'mine', 'ys', cwd=tmp_path, env=os.environ | dict(DCD_CACHE=str(tmp_path/'cache')))
+    assert inside.returncode == 2 and not (tmp_path/'cache').exists() and 'DCD_CACHE' not in os.environ
 
 
 def test_kill_and_resume_gives_the_same_bits(tmp_path):
+    "Killed as it notes how far it is, as it flushes, and between its two files"
     want = Corruption(Identity(), .1).measure(load_images('roll'), seed=1).hash
-    kills = 0
-    for attempt in range(12):
-        p = subprocess.Popen([corrupt, 'roll', 'ys', '--sigma', '.1', '--seed', '1', '--resume', '--json'], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        note = tmp_path/'.ys.safetensors.part.json'
-        done = lambda: json.loads(note.read_text())['done'] if note.exists() else None
-        first = done()
-        while p.poll() is None and kills < 3:
-            time.sleep(.02)
-            if done() not in (first, None): p.send_signal(signal.SIGKILL); kills += 1; break
-        out, err = p.communicate()
-        if p.returncode == 0: break
-    assert kills == 3 and p.returncode == 0, err
-    assert json.loads(out.splitlines()[-1])['hash'] == want == Measurements.load(tmp_path/'ys').hash
+    command, note = 'dcd_corrupt roll ys --sigma .1 --seed 1 --resume --json'.split(), tmp_path/'.ys.safetensors.part.json'
+    for fate, done in ((('os.replace', 3), 2000), (('os.fsync', 7), 4000), (('dcd_nb.files:_checksum', 1), 20_000)):
+        assert run(*command, cwd=tmp_path, fate=fate).returncode == -signal.SIGKILL
+        assert json.loads(note.read_text())['done'] == done and not (tmp_path/'ys.json').exists()
+    p = run(*command, cwd=tmp_path)
+    assert p.returncode == 0, p.stderr
+    assert json.loads(p.stdout.splitlines()[-1])['hash'] == want == Measurements.load(tmp_path/'ys').hash
     assert sorted(f.name for f in tmp_path.iterdir()) == ['ys.json', 'ys.safetensors']
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
-    done = run('digits', 'ys', cwd=tmp_path, preexec_fn=small_disk)
+    done = run('dcd_corrupt', 'digits', 'ys', cwd=tmp_path, file_size=small_disk)
     assert done.returncode == 2 and done.stderr.startswith('error: ') and len(done.stderr.splitlines()) == 1, done.stderr
     assert 'could not be written' in done.stderr and 'make room' in done.stderr
     assert not list(tmp_path.iterdir())
@@ -50,14 +65,13 @@ def test_a_full_cache_disk_is_one_sentence_and_leaves_nothing(tmp_path):
     import numpy as np
     (tmp_path/'in').mkdir()
     for i in range(30): Image.fromarray(np.full((64, 64, 3), i, np.uint8)).save(tmp_path/f'in/{i}.png')
-    done = run('in', 'ys', cwd=tmp_path, preexec_fn=small_disk, env=os.environ | dict(DCD_CACHE=str(tmp_path/'cache')))
+    done = run('dcd_corrupt', 'in', 'ys', cwd=tmp_path, file_size=small_disk, env=os.environ | dict(DCD_CACHE=str(tmp_path/'cache')))
     assert done.returncode == 2 and 'could not be written' in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
     assert not list((tmp_path/'cache').iterdir()) and not list(tmp_path.glob('*ys*'))
 
 
 def test_interrupt_is_polite(tmp_path):
-    p = subprocess.Popen([corrupt, 'roll', 'ys'], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
-                         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))     # a background job ignores it
+    p = Command('dcd_corrupt', 'roll', 'ys', cwd=tmp_path)
     while not (tmp_path/'.ys.safetensors.part.json').exists() and p.poll() is None: time.sleep(.02)
     while p.poll() is None:                       # Python drops an interrupt that falls into a destructor; people press again
         p.send_signal(signal.SIGINT)
@@ -67,10 +81,21 @@ def test_interrupt_is_polite(tmp_path):
 
 
 def test_json_is_the_last_line(tmp_path):
-    done = run('digits', 'ys', '--op', 'RandomMask(missing=.5)', '--json', cwd=tmp_path)
+    done = run('dcd_corrupt', 'digits', 'ys', '--op', 'RandomMask(missing=.5)', '--json', cwd=tmp_path)
     assert json.loads(done.stdout.splitlines()[-1])['n'] == 1797 and done.returncode == 0
 
 
 def test_a_reader_who_has_seen_enough_is_no_error():
-    p = subprocess.run(f'{Path(corrupt).parent}/dcd_recipes | head -1', shell=True, capture_output=True, text=True)
+    p = subprocess.run(f'{scripts}/dcd_recipes | head -1', shell=True, capture_output=True, text=True)
     assert len(p.stdout.splitlines()) == 1 and not p.stderr
+
+
+@pytest.mark.parametrize('line', [
+    "dcd_corrupt digits a --op 'RandomMask(missing=2)'", "dcd_corrupt digits a --sigma -1", "dcd_corrupt digits /proc/nowhere/a",
+    "dcd_train digits-nose", "dcd_train digits-noise --out a --set train.lrr=1", "dcd_train own --out a", "dcd_distill nowhere", "dcd_sample nothing a.png",
+    "dcd_evaluate digtis --reference digits", "dcd_restore digits-mask nowhere a.npz", "dcd_run digits-nose a", "dcd_check nowhere", "dcd_recipes digits-nose"])
+def test_what_is_wrong_is_one_sentence_in_a_process_of_its_own(tmp_path, line):
+    "The page of the command line runs its commands in one process: the same sentences, with exit code 2 and nothing on standard output"
+    done = run(*shlex.split(line), cwd=tmp_path)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, '', 1), done
+    assert done.stderr.startswith('error: ') and not list(tmp_path.iterdir())

@@ -1,16 +1,11 @@
 "Phase II under faults, and what it may and may not look at."
 import copy
 import json
-import os
-import random
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 import torch
+from processes import run, run_together
 
 from dcd_nb import checkpoint, training
 from dcd_nb.core import BadInput, Draws
@@ -24,59 +19,47 @@ from dcd_nb.operators import Corruption, Downsample, FourierMask, GaussianBlur, 
 from dcd_nb.recipes import Recipe, recipe, recipes
 from dcd_nb.training import Learner, Loop, Run, Teacher, train
 
-bin = Path(sys.executable).parent
-env = os.environ | dict(OMP_NUM_THREADS='1')
 change = 'loss=SiD(alpha=.5) lr=1e-3 fake.lr=1e-3'
 
 
-def command(name, *args): return [str(bin/name), *map(str, args), '--json']
-def out(done): return json.loads(done.stdout.splitlines()[-1])
+def out(done):
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    "A small teacher, made by dcd_train"
+    "Two small teachers, made by dcd_train; one has dropout, whose random numbers must come back too"
     path = tmp_path_factory.mktemp('teacher')
-    done = subprocess.run(command('dcd_train', 'digits-noise', '--images', 20_000, '--out', 'run', '--set', 'network=MLP(shape=(1,8,8),width=32,blocks=2,dropout=.1)'),
-                          cwd=path, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    for name, dropout in (('run', ',dropout=.1'), ('plain', '')):
+        out(run('dcd_train', 'digits-noise', '--images', 6400, '--out', name, '--json', '--set', f'network=MLP(shape=(1,8,8),width=32,blocks=2{dropout})', cwd=path))
     return path
 
 
-def start(folder, name): return subprocess.Popen(command('dcd_distill', 'run', '--out', name, '--images', 64*200, '--batch', 64, '--resume', '--set', change),
-                                                  cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def student(folder, name, **kw):
+    args = ['--out', name, '--images', 64*100, '--batch', 64, '--checkpoint_every', 64*20, '--resume', '--json', '--set', change]
+    return run('dcd_distill', 'run', *args, cwd=folder, **kw)
 
 
-def finish(p):
-    text, err = p.communicate(timeout=120)
-    assert p.returncode == 0, err
-    return json.loads(text.splitlines()[-1])
+def step(k): return ('dcd_nb.training:Learner.move', k)                     # two for each step: that of the fake, then that of the generator
 
 
-def test_kills_end_with_the_same_weights(folder):
-    whole, rand, kills = finish(start(folder, 'whole')), random.Random(1), 0
-    path = folder/'parts/metrics.jsonl'
-    size = lambda: path.stat().st_size if path.exists() else 0
-    while kills < 4:
-        p, old = start(folder, 'parts'), size()
-        while p.poll() is None and size() == old: time.sleep(.01)
-        time.sleep(rand.uniform(0, .5))
-        if p.poll() is not None: break
-        p.send_signal(signal.SIGKILL), p.communicate()
-        kills += 1
-    done = finish(start(folder, 'parts'))
-    assert kills >= 2 and done['weights_sha256'] == whole['weights_sha256']
+@pytest.fixture(scope='module')
+def whole(folder): return out(student(folder, 'whole'))
+
+
+def test_kills_end_with_the_same_weights(folder, whole):
+    "Between the steps of fake and generator, between the two files of a checkpoint, while the generator is judged, in the optimiser"
+    for fate in (step(2*30), ('os.replace', 2), ('dcd_nb.distill:health', 1), ('torch.optim:Adam.step', 7)):
+        assert student(folder, 'parts', fate=fate).returncode == -signal.SIGKILL, fate
+    assert out(student(folder, 'parts'))['weights_sha256'] == whole['weights_sha256']
     assert Generator.load(folder/'parts').sample(3).equal(Generator.load(folder/'whole').sample(3))
 
 
 def test_two_processes_do_what_one_does(folder):
-    teacher = [*command('dcd_train', 'digits-noise', '--images', 6400, '--out', 'plain', '--set', 'network=MLP(shape=(1,8,8),width=32,blocks=2)')]
-    assert subprocess.run(teacher, cwd=folder, env=env, capture_output=True).returncode == 0
     for n in (1, 2):
-        launch = [str(bin/'torchrun'), '--standalone', '--nproc-per-node', '2'] if n == 2 else []
-        args = command('dcd_distill', 'plain', '--out', f'of{n}', '--images', 20*64, '--batch', 64, '--set', 'loss=SiD(alpha=.5) lr=1e-4 fake.lr=1e-4')
-        done = subprocess.run(launch + args, cwd=folder, env=env, capture_output=True, text=True, timeout=200)
-        assert done.returncode == 0, done.stderr[-2000:]
+        args = ['--out', f'of{n}', '--images', 20*64, '--batch', 64, '--json', '--set', 'loss=SiD(alpha=.5) lr=1e-4 fake.lr=1e-4']
+        for done in run_together(n, 'dcd_distill', 'plain', *args, cwd=folder): assert done.returncode == 0, done.stderr[-2000:]
     one, two = (checkpoint.load(folder/f'of{n}')[0] for n in (1, 2))
     for k in one: torch.testing.assert_close(one[k], two[k], rtol=0, atol=1e-5, msg=k)
     lines = [[json.loads(l) for l in (folder/f'of{n}/metrics.jsonl').open()] for n in (1, 2)]
@@ -87,11 +70,9 @@ def test_two_processes_do_what_one_does(folder):
 
 @pytest.mark.parametrize('name', ['a.png', 'a.npz', 'a'])
 @pytest.mark.parametrize('model', ['run', 'whole'])
-def test_samples_are_written(folder, tmp_path, model, name):
-    if not (folder/model).exists(): finish(start(folder, model))
-    done = subprocess.run(command('dcd_sample', folder/model, name, '--n', 5), cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert out(done)['nfe'] == (1 if model == 'whole' else Teacher.load(folder/'run').nfe())
+def test_samples_are_written(folder, whole, tmp_path, model, name):
+    done = out(run('dcd_sample', folder/model, name, '--n', 5, '--json', cwd=tmp_path))
+    assert done['nfe'] == (1 if model == 'whole' else Teacher.load(folder/'run').nfe())
     if name == 'a': assert len(list((tmp_path/'a').glob('*.png'))) == 5
     else: assert (tmp_path/name).stat().st_size > 100
 

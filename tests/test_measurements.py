@@ -52,9 +52,9 @@ torch.manual_seed(int(sys.argv[1])); torch.set_num_threads(int(sys.argv[1])); to
 A = Corruption(Compose(GaussianBlur(), RandomMask(.5)), .1)
 print(A.measure(digits()[:64], seed=3).hash)
 """
-    hashes = [subprocess.run([sys.executable, '-c', code, n], capture_output=True, text=True, check=True).stdout for n in '12']
+    there = subprocess.run([sys.executable, '-c', code, '2'], capture_output=True, text=True, check=True).stdout
     here = Corruption(Compose(GaussianBlur(), RandomMask(.5)), .1).measure(x, seed=3).hash
-    assert hashes == [here + '\n']*2
+    assert there == here + '\n'
 
 
 def test_nothing_redraws_between_epochs():

@@ -1,13 +1,11 @@
 "Posteriors that can be computed on a grid, parts, generators that fit everything, and dcd_restore."
 import json
 import math
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from processes import run
 
 from dcd_nb import cli
 from dcd_nb.core import BadInput, Draws, rng
@@ -135,7 +133,7 @@ def test_one_sample_has_no_spread():
 
 def test_command(tmp_path):
     measured(12).save(tmp_path/'ys')
-    done = subprocess.run([Path(sys.executable).parent/'dcd_restore', *'digits-mask ys out.npz --n 8 --images 4 --learn ys --json'.split()], cwd=tmp_path, capture_output=True, text=True)
+    done = run('dcd_restore', *'digits-mask ys out.npz --n 8 --images 4 --learn ys --json'.split(), cwd=tmp_path)
     said = json.loads(done.stdout.splitlines()[-1])
     assert said['n'] == 4 and said['samples'] == 8 and .05 < said['misfit'] < .5 and math.isfinite(said['residual'])
     with np.load(tmp_path/'out.npz') as d: assert d['samples'].shape == (4, 8, 1, 8, 8) and (d['low'] <= d['high']).all()

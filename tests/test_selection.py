@@ -1,15 +1,10 @@
 "Choosing without clean images: the proximal distance, the best checkpoint under faults, noise and operators from observations."
 import json
-import os
-import random
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 import torch
+from processes import run, run_together
 
 from dcd_nb import checkpoint
 from dcd_nb.core import BadInput, rng
@@ -24,7 +19,6 @@ from dcd_nb.objectives import objective_for
 from dcd_nb.operators import Corruption, Downsample, FourierMask, GaussianBlur, Identity, RandomMask
 from dcd_nb.training import Teacher, train
 
-bin, env = Path(sys.executable).parent, os.environ | dict(OMP_NUM_THREADS='1')
 A = Corruption(Identity(), .5)
 
 
@@ -107,36 +101,19 @@ def test_a_stale_best_does_not_survive_a_new_start(made, tmp_path):
     assert shown(go(made, monitor=says, select='v', out=tmp_path/'run', resume=True)) == says.nets[4] == shown(Generator.load(tmp_path/'run'))
 
 
-@pytest.fixture(scope='module')
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp('teacher')
-    done = subprocess.run([bin/'dcd_train', 'digits-noise', '--images', '6400', '--out', 'run', '--set', 'network=MLP(shape=(1,8,8),width=32,blocks=2)'], cwd=path, env=env, capture_output=True, text=True)
+def test_kills_and_processes_select_the_same(tmp_path):
+    "Killed as the best so far is written, between its two files and before it is noted; and in two processes"
+    done = run('dcd_train', 'digits-noise', '--images', 6400, '--out', 'run', '--set', 'network=MLP(shape=(1,8,8),width=32,blocks=2)', cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    return path
-
-
-def command(out, *args): return [str(bin/'dcd_distill'), 'run', '--out', out, '--images', '6400', '--batch', '64', '--checkpoint_every', '640', '--resume', '--json',
-                                 '--set', 'loss=SiD(alpha=.5) lr=3e-3 fake.lr=1e-3 select=proximal decay=0', *args]
-
-
-def test_kills_and_processes_select_the_same(folder):
-    whole = subprocess.run(command('whole'), cwd=folder, env=env, capture_output=True, text=True)
-    assert whole.returncode == 0, whole.stderr
-    rand, kills, path = random.Random(0), 0, folder/'parts/metrics.jsonl'
-    size = lambda: path.stat().st_size if path.exists() else 0
-    while kills < 2:
-        p, old = subprocess.Popen(command('parts'), cwd=folder, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL), size()
-        while p.poll() is None and size() == old: time.sleep(.01)
-        time.sleep(rand.uniform(0, .4))
-        if p.poll() is not None: break
-        p.send_signal(signal.SIGKILL), p.wait()
-        kills += 1
-    assert kills and subprocess.run(command('parts'), cwd=folder, env=env, capture_output=True).returncode == 0
-    two = subprocess.run([str(bin/'torchrun'), '--standalone', '--nproc-per-node', '2', *command('two')], cwd=folder, env=env, capture_output=True, text=True, timeout=200)
-    assert two.returncode == 0, two.stderr[-6000:]
-    a, b, c = (json.loads((folder/k/'results.json').read_text()) for k in ('whole', 'parts', 'two'))
+    args = ['--images', 3200, '--batch', 64, '--checkpoint_every', 640, '--resume', '--json', '--set', 'loss=SiD(alpha=.5) lr=3e-3 fake.lr=1e-3 select=proximal decay=0']
+    go = lambda name, n=1, **kw: run_together(n, 'dcd_distill', 'run', '--out', name, *args, cwd=tmp_path, **kw)
+    for fate in (('os.replace', 5), ('dcd_nb.training:Loop.keep_best', 2), ('dcd_nb.training:Loop.adopt', 1)):
+        assert [p.returncode for p in go('parts', fate=fate)] == [-signal.SIGKILL], fate
+    for name, n in dict(whole=1, parts=1, two=2).items():
+        for p in go(name, n): assert p.returncode == 0, p.stderr[-6000:]
+    a, b, c = (json.loads((tmp_path/k/'results.json').read_text()) for k in ('whole', 'parts', 'two'))
     assert a['selected'] == b['selected'] == c['selected'] and a['weights_sha256'] == b['weights_sha256']
-    for k, r in dict(whole=a, parts=b, two=c).items(): assert shown(Generator.load(folder/k)) == r['weights_sha256']
+    for k, r in dict(whole=a, parts=b, two=c).items(): assert shown(Generator.load(tmp_path/k)) == r['weights_sha256']
 
 
 @pytest.mark.parametrize('kw, says', [

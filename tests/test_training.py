@@ -2,8 +2,6 @@
 import json
 import math
 import os
-import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -14,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import Command, run, scripts, start_together
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dcd_nb import checkpoint, training
@@ -24,53 +23,48 @@ from dcd_nb.objectives import AmbientInpainting, AmbientTweedie
 from dcd_nb.operators import Corruption, Identity, RandomMask
 from dcd_nb.training import Feed, Learner, Loop, Now, Run, Teacher, fit, train
 
-bin = Path(sys.executable).parent
 small = "network=MLP(shape=(1,8,8),width=32,blocks=2,dropout=.1)"          # with dropout, whose random numbers must come back too
+images = 100*256                                                           # in 100 steps, with a checkpoint at every 25th
 
 
-def command(*args): return [str(bin/'dcd_train'), 'digits-noise', '--out', 'run', '--checkpoint_every', '6400', '--resume', '--json', '--set', small, *map(str, args)]
-
-
-def start(cwd, *args, **kw):
-    env = os.environ | dict(OMP_NUM_THREADS='1')
-    return subprocess.Popen(command(*args), cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, **kw)
+def start(cwd, images=images, **kw):
+    args = ['--out', 'run', '--images', images, '--checkpoint_every', 6400, '--resume', '--json', '--set', small]
+    return Command('dcd_train', 'digits-noise', *args, cwd=cwd, **kw)
 
 
 def finish(p):
-    out, err = p.communicate(timeout=120)
+    out, err = p.communicate()
     return json.loads(out.splitlines()[-1]) if p.returncode == 0 else (p.returncode, err)
 
 
 def lines(folder): return [json.loads(l) for l in (folder/'run/metrics.jsonl').read_text().splitlines()]
 
 
-def wait_for_training(p, folder, more=0.):
-    "Until the run has written something new"
-    path = folder/'run/metrics.jsonl'
-    size = lambda: path.stat().st_size if path.exists() else 0
-    old = size()
-    while p.poll() is None and size() == old: time.sleep(.01)
-    time.sleep(more)
-
-
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
     "The run that nobody disturbs"
     folder = tmp_path_factory.mktemp('whole')
-    return finish(start(folder, '--images', 128_000)), lines(folder)
+    return finish(start(folder)), lines(folder)
+
+
+def step(k, *signal): return ('dcd_nb.training:Learner.move', k, *signal)        # with the gradients of the k-th step of this process
+
+
+kills = { # where, in the order of the run; and the checkpoints that are there afterwards
+    'before anything is there': (('os.replace', 1), []), 'in the first step': (step(1), []), 'before the first checkpoint': (step(25), []),
+    'with the tensors written, not yet in place': (('os.replace', 2), []), 'between the two files of a checkpoint': (('os.replace', 3), []),
+    'as the picture of a checkpoint is made': (('dcd_nb.training:save_images', 1), [6400]), 'in the optimiser': (('torch.optim:Adam.step', 10), [6400]),
+    'back at a checkpoint, before later lines are removed': (('os.truncate', 1), [6400]),
+    'before an old checkpoint is removed': (('dcd_nb.checkpoint:checkpoints', 4), [19_200, 12_800, 6400]), 'with all done but the results': (('dcd_nb.training:Loop.cost', 1), [25_600, 19_200])}
 
 
 def test_ten_kills_end_with_the_same_weights(whole, tmp_path):
-    rand, kills = random.Random(0), 0
-    while kills < 10:
-        p = start(tmp_path, '--images', 128_000)
-        wait_for_training(p, tmp_path, rand.uniform(0, .25))
-        if p.poll() is not None: break
-        p.send_signal(signal.SIGKILL)
-        kills += 1
-        p.communicate()
-    done = finish(p if p.returncode == 0 else start(tmp_path, '--images', 128_000))
-    assert kills >= 5 and done['weights_sha256'] == whole[0]['weights_sha256']
+    "Each at its own place, so that every run of this test kills at the same ones"
+    for where, (fate, there) in kills.items():
+        p = start(tmp_path, fate=fate)
+        assert p.wait() == -signal.SIGKILL and checkpoint.checkpoints(tmp_path/'run') == there, where
+    done = finish(start(tmp_path))
+    assert done['weights_sha256'] == whole[0]['weights_sha256']
     keep = lambda ls: [{k: v for k, v in l.items() if k not in ('seconds', 'img_per_s')} for l in ls]
     assert keep(lines(tmp_path)) == keep(whole[1])                          # no line is lost, none is there twice
     assert not list((tmp_path/'run').glob('.*'))
@@ -78,49 +72,50 @@ def test_ten_kills_end_with_the_same_weights(whole, tmp_path):
 
 @pytest.mark.parametrize('sign, code', [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_exits(whole, tmp_path, sign, code):
-    p = start(tmp_path, '--images', 128_000, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
-    wait_for_training(p, tmp_path)
-    p.send_signal(sign)
-    out, err = p.communicate(timeout=60)
-    assert p.returncode == code and 'Traceback' not in err
-    saved = checkpoint.checkpoints(tmp_path/'run')[0]
-    assert saved >= lines(tmp_path)[-1]['images']                           # not a step was lost
-    done = finish(start(tmp_path, '--images', 128_000))
-    assert done['resumed_at'] == saved and done['weights_sha256'] == whole[0]['weights_sha256']
+    found, err = finish(start(tmp_path, fate=step(77, sign)))
+    assert found == code and 'Traceback' not in err
+    assert checkpoint.checkpoints(tmp_path/'run')[0] == 77*256              # not a step was lost
+    done = finish(start(tmp_path))
+    assert done['resumed_at'] == 77*256 and done['weights_sha256'] == whole[0]['weights_sha256']
 
 
 def test_a_damaged_checkpoint_costs_one_checkpoint(whole, tmp_path):
-    p = start(tmp_path, '--images', 128_000)
-    wait_for_training(p, tmp_path)
-    p.send_signal(signal.SIGTERM), p.communicate()
-    while len(checkpoint.checkpoints(tmp_path/'run')) < 2:
-        p = start(tmp_path, '--images', 128_000)
-        wait_for_training(p, tmp_path, .2)
-        p.send_signal(signal.SIGTERM), p.communicate()
+    for _ in range(2): assert start(tmp_path, fate=step(30, signal.SIGTERM)).wait() == 143
     newest, before = checkpoint.checkpoints(tmp_path/'run')
     path = tmp_path/f'run/checkpoint-{newest:012d}.safetensors'
     path.write_bytes(path.read_bytes()[:-100])
-    done = finish(start(tmp_path, '--images', 128_000))
+    done = finish(start(tmp_path))
     assert done['resumed_at'] == before and done['weights_sha256'] == whole[0]['weights_sha256']
 
 
 def test_a_full_disk_is_one_sentence(tmp_path):
-    limit = lambda: (signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000)))
-    code, err = finish(start(tmp_path, '--images', 12_800, preexec_fn=limit))
+    code, err = finish(start(tmp_path, images=12_800, file_size=30_000))
     assert code == 2 and 'could not be written' in err.splitlines()[-1] and 'Traceback' not in err
 
 
 def test_several_processes_do_what_one_does(tmp_path):
     args = ['digits-noise', '--batch', '64', '--images', 20*64, '--json', '--set', 'network=MLP(shape=(1,8,8),width=32,blocks=2)']
-    env = os.environ | dict(OMP_NUM_THREADS='1')
-    for n in (1, 2):
-        launch = [bin/'torchrun', '--standalone', '--nproc-per-node', n, bin/'dcd_train'] if n > 1 else [bin/'dcd_train']
-        done = subprocess.run([*map(str, launch), *map(str, args), '--out', f'run{n}'], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=200)
+    launch = map(str, [scripts/'torchrun', '--standalone', '--nproc-per-node', 2, scripts/'dcd_train', *args, '--out', 'run2'])
+    both = [run('dcd_train', *args, '--out', 'run1', cwd=tmp_path),
+            subprocess.run([*launch], cwd=tmp_path, env=os.environ | dict(OMP_NUM_THREADS='1'), capture_output=True, text=True, timeout=200)]
+    for done in both:
         assert done.returncode == 0, done.stderr[-2000:]
         assert len(done.stdout.splitlines()) == 1                             # one process speaks
     one, two = (checkpoint.load(tmp_path/f'run{n}')[0] for n in (1, 2))
     assert one.keys() == two.keys()
     for k in one: torch.testing.assert_close(one[k], two[k], rtol=0, atol=1e-5, msg=k)
+
+
+def test_processes_end_the_timing_of_a_step_together(tmp_path):
+    "One of two is held up as it looks at the clock: with a time of its own it would go on while the other times another step, and Gloo would abort"
+    late = ('dcd_nb.training:Loop._wait', 7, signal.SIGSTOP)
+    args = ['digits-noise', '--batch', 64, '--minutes', .08, '--out', 'run', '--set', 'network=MLP(shape=(1,8,8),width=32,blocks=2)']
+    both = start_together(2, 'dcd_train', *args, cwd=tmp_path, fates={1: late})
+    stopped = lambda p: Path(f'/proc/{p.pid}/stat').read_text().rsplit(')', 1)[1].split()[0] == 'T'
+    while not stopped(both[1]): time.sleep(.01)
+    time.sleep(1.)
+    both[1].send_signal(signal.SIGCONT)
+    assert [p.wait(60) for p in both] == [0, 0], [p.communicate()[1][-1000:] for p in both]
 
 
 # In this process
@@ -308,10 +303,11 @@ def test_everything_but_the_network_is_cheap(tmp_path):
 
 
 def test_two_runs_in_one_folder_do_not_mix(tmp_path):
-    p = start(tmp_path, '--images', 1_280_000)
-    wait_for_training(p, tmp_path)
-    code, err = finish(start(tmp_path, '--images', 1_280_000))
-    p.send_signal(signal.SIGTERM), p.communicate()
+    p = start(tmp_path, images=12_800_000)
+    while p.poll() is None and not (tmp_path/'run/metrics.jsonl').exists(): time.sleep(.01)
+    code, err = finish(start(tmp_path, images=12_800_000))
+    p.send_signal(signal.SIGTERM)
+    assert finish(p)[0] == 143
     assert code == 2 and 'is being written by another process' in err and 'Traceback' not in err
 
 
