@@ -120,15 +120,13 @@ def best_matrix(
     d, found = batch.y[0].numel(), []
     free = torch.ones(d, d, dtype=torch.bool) if columns is None else columns.expand(d, d)
     for k, rows in enumerate(torch.arange(len(batch.y)).chunk(folds)):
-        part = Batch(batch.y[rows], map_state(lambda t: t[rows], batch.state))
-        def slope(w):                                                     # of the loss, at the matrix w
-            draws, w = Draws(0, step=k), w.clone().requires_grad_()
-            draws.group = len(rows)
-            return torch.autograd.grad(objective.loss(kind(w.view(d, d)), part, draws).mean(), w)[0][free.flatten()]
-        unit = torch.eye(d*d, dtype=batch.y.dtype)
-        g = slope(0*unit[0])
-        H = torch.stack([slope(u) - g for u in unit[free.flatten()]])
-        found.append(torch.zeros_like(unit[0]).masked_scatter(free.flatten(), torch.linalg.solve(H, -g)).view(d, d))
+        part, draws = Batch(batch.y[rows], map_state(lambda t: t[rows], batch.state)), Draws(0, step=k)
+        draws.group = len(rows)
+        w = torch.zeros(int(free.sum()), dtype=batch.y.dtype, requires_grad=True)
+        W = torch.zeros(d, d, dtype=w.dtype).masked_scatter(free, w)
+        slope, = torch.autograd.grad(objective.loss(kind(W), part, draws).mean(), w, create_graph=True)
+        H = torch.stack([torch.autograd.grad(s, w, retain_graph=True)[0] for s in slope])      # the loss is quadratic in w
+        found.append(torch.zeros_like(W).masked_scatter(free, torch.linalg.solve(H, -slope)).detach())
     found = torch.stack(found)
     return found.mean(0), found.std(0)/folds**.5
 
