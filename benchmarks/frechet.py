@@ -11,7 +11,8 @@ import time
 
 import torch
 
-from dcd_nb.core import made_with, rng
+from dcd_nb.draws import rng
+from dcd_nb.machine import made_with
 from dcd_nb.metrics import frechet_distance
 
 

@@ -15,7 +15,7 @@ import time
 import torch
 
 from dcd_nb import core, networks, training
-from dcd_nb.core import made_with
+from dcd_nb.machine import made_with
 from dcd_nb.networks import UNet, num_params
 from dcd_nb.objectives import objective_for
 from dcd_nb.operators import Corruption, Identity, RandomMask

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['checkpoints', 'save', 'load']
 
-# %% ../nbs/07_checkpoint.ipynb #6b7f95f5
+# %% ../nbs/07_checkpoint.ipynb #c791feed
 import re, warnings
 from pathlib import Path
 
-from .core import BadInput, need
+from .errors import BadInput, need
 from .files import load_tensors, save_tensors
 
 # %% ../nbs/07_checkpoint.ipynb #228aff46

@@ -5,16 +5,19 @@
 # %% auto #0
 __all__ = ['solvers', 'per_image', 'gaussian_denoiser', 'empirical_denoiser', 'Levels', 'LogNormal', 'LogUniform',
            'ClampedLogNormal', 'TruncatedLogNormal', 'normal_above', 'edm_weight', 'karras', 'karras_grid',
-           'KarrasLevels', 'euler', 'heun', 'walk', 'nfe', 'Churn', 'inference', 'device_of', 'latents', 'sample']
+           'KarrasLevels', 'euler', 'heun', 'walk', 'nfe', 'Churn', 'inference', 'device_of', 'sample']
 
-# %% ../nbs/04_diffusion.ipynb #cebd7894
+# %% ../nbs/04_diffusion.ipynb #d204115e
 import math
 from contextlib import contextmanager
 from functools import partial
 
 import torch
 
-from .core import Named, choose, hash32, need, number, pick_device, progress, rng, scramble
+from .errors import choose, need, number
+from .named import Named
+from .draws import _index, rng
+from .machine import pick_device, progress
 from .operators import map_state
 
 # %% ../nbs/04_diffusion.ipynb #fc9cab6c
@@ -209,20 +212,8 @@ def device_of(net):
     "Where the parameters of `net` are; the CPU if it has none"
     return next((p.device for p in getattr(net, 'parameters', list)()), torch.device('cpu'))
 
-def latents(shape, seed=0, index=None):
-    "Normal noise of `shape` (N, C, H, W); row i depends on the seed and on `index[i]`, or i, alone"
-    index, out, g = torch.tensor(_index(index, shape[0])), torch.empty(shape), torch.Generator()
-    need((index >= 0).all() and (index < 2**32).all(), f"index={index.tolist()[:4]} must be integers from 0 to 2**32 - 1")
-    for row, h in zip(out, scramble(scramble(index) ^ hash32(seed)).tolist()): row.normal_(generator=g.manual_seed(h))  # as rng(seed, i), for all i at once
-    return out
-
 # %% ../nbs/04_diffusion.ipynb #a509943a
 def _normal(gens, size): return torch.stack([torch.randn(*size, generator=g) for g in gens])
-
-def _index(index, n):
-    index = range(n) if index is None else [int(i) for i in index]
-    need(len(index) == n, f"index has {len(index)} entries, but shape asks for {n} images")
-    return index
 
 def _shape(shape):
     ok = len(shape) == 4 and all(isinstance(k, int) and k > 0 for k in shape)

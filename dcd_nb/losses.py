@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['Loss', 'SiD', 'DMD', 'SDS', 'fisher_gap']
 
-# %% ../nbs/21_losses.ipynb #1fb04574
+# %% ../nbs/21_losses.ipynb #3b428ade
 import torch
 from fastcore.basics import patch
 
-from .core import Named, need, number
+from .errors import need, number
+from .named import Named
 from .diffusion import KarrasLevels, Levels, per_image
 
 # %% ../nbs/21_losses.ipynb #805001d7

@@ -5,15 +5,17 @@
 # %% auto #0
 __all__ = ['kinds', 'ways_to_sample', 'samplers', 'baselines_of', 'quickstart', 'picture', 'summary']
 
-# %% ../nbs/24_quickstart.ipynb #752dd048
+# %% ../nbs/24_quickstart.ipynb #2dc905d5
 import json, time, timeit
 from functools import partial
 from pathlib import Path
 
-from .baselines import gaussian, lmmse
-from .core import BadInput, axes, choose, color_of, image_grid, made_with, need, number
-from .data import digits
+from .errors import BadInput, choose, need, number
+from .show.images import axes, color_of, image_grid
 from .files import atomic, saving
+from .machine import made_with
+from .data import digits
+from .baselines import gaussian, lmmse
 from .metrics import compare
 from .recipes import recipe, recipes
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Judge', 'run_recipe', 'check_record', 'Record', 'keep_record', 'missing']
 
-# %% ../nbs/28_runs.ipynb #d34fda78
+# %% ../nbs/28_runs.ipynb #11969fae
 import json, shutil, time
 from pathlib import Path
 
@@ -13,15 +13,20 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
-from .core import BadInput, axes, choose, made_with, need, number, png, save_images
-from .distill import Generator
+from .errors import BadInput, choose, need, number
+from .show.images import axes, png, save_images
 from .files import _pair, atomic, content_hash, load_meta, load_tensors, save_tensors, saving
-from .metrics import _bootstrap, _classifiers, _distance, _factor, _plain_floats, features, spread, stored
+from .machine import made_with
 from .mri import sense
 from .networks import num_params
-from .quickstart import baselines_of, ways_to_sample
-from .recipes import Recipe, recipe
+from .metrics.frechet import _distance, _factor
+from .metrics.features import _classifiers
+from .metrics.evaluation import _bootstrap, _plain_floats
+from .metrics import features, spread, stored
 from .training import Teacher
+from .distill import Generator
+from .recipes import Recipe, recipe
+from .quickstart import baselines_of, ways_to_sample
 
 # %% ../nbs/28_runs.ipynb #25a011f5
 def _judged(x):

@@ -1,7 +1,7 @@
 """How long a page takes: to read at 200 words a minute, and to run without its slow cells.
 
     python nbs/_minutes.py                       measure the run of every page anew (some minutes)
-    python nbs/_minutes.py nbs/01_operators.ipynb ...    of these pages
+    python nbs/_minutes.py nbs/01_operator.ipynb ...    of these pages
 
 Words are counted when they are asked for.  Seconds are measured here and kept in `nbs/_minutes.json`: processor time,
 so that a busy machine measures the same.
@@ -12,9 +12,9 @@ from pathlib import Path
 nbs = Path(__file__).parent
 kept = nbs/'_minutes.json'
 paths = { # reading orders, shown by index.ipynb
-    'Newcomer': ['01_operators', '11_tweedie', '21_losses', '24_quickstart'],
-    'Practitioner': ['02a_loading', '26_identify', '15_choice', '20_training', '22_distill', '23_recipes', '06c_evaluation', '25_restore', '28_runs', '90_cli'],
-    'Theorist': ['04_diffusion', '10_objectives', '11_tweedie', '13_inpainting', '21_losses', '30_gaussian', '31_eigenspace', '32_measurements', '33_practice', '34_mixtures'],
+    'Newcomer': ['01_operator', '11_tweedie', '21_losses', '24_quickstart'],
+    'Practitioner': ['02c_loading', '26_determined', '15_objectives', '20e_training', '22c_distill', '23_recipe', '06d_evaluation', '25d_restore', '28_runs', '90d_cli'],
+    'Theorist': ['04_diffusion', '10_objective', '11_tweedie', '13_inpainting', '21_losses', '30_gaussian', '31_eigenspace', '32_kernel', '33_practice', '34_mixtures'],
 }
 folded = re.compile(r'<details>.*?</details>|::: *\{[^}]*collapse.*?\n:::|```.*?```', re.S)
 

@@ -1,6 +1,6 @@
 """Run notebooks from top to bottom and save their outputs in place.
 
-    python nbs/_run.py nbs/00_core.ipynb             one notebook
+    python nbs/_run.py nbs/00_errors.ipynb             one notebook
     python nbs/_run.py nbs/4*.ipynb cuda slow        with the cells flagged `#| cuda` and `#| slow`
 
 Cells whose flag is not named keep the outputs they have.  The tests run notebooks with the same `run_cells`.

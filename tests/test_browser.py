@@ -69,9 +69,9 @@ def free_port():
 
 def explorer_notebook(path):
     "A notebook with the cells of two explorers as a reader meets them, and the import that they need"
-    cells = [c for name in ('02b_explorer', '03c_scan') for c in json.loads((root/f'nbs/{name}.ipynb').read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
+    cells = [c for name in ('02e_explorer', '03d_scan') for c in json.loads((root/f'nbs/{name}.ipynb').read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
     operators, scan = [src for c in cells if (src := ''.join(c['source'])).startswith('#| eval: false')]
-    slides = next(src for c in json.loads((root/'nbs/00b_sliders.ipynb').read_text(encoding='utf-8'))['cells'] if 'sign_js = ' in (src := ''.join(c['source'])))
+    slides = next(src for c in json.loads((root/'nbs/00g_sliders.ipynb').read_text(encoding='utf-8'))['cells'] if 'sign_js = ' in (src := ''.join(c['source'])))
     code = ['from dcd_nb.explore import *\nfrom dcd_nb.sliders import *\nfrom dcd_nb.core import colors', slides, operators, scan]
     kernel = dict(name='python3', display_name='python3', language='python')
     path.write_text(json.dumps(dict(nbformat=4, nbformat_minor=5, metadata=dict(kernelspec=kernel), cells=[
@@ -215,7 +215,7 @@ def served(folder):
 
 def test_slider_moves_on_a_page_without_python(page, tmp_path):
     import torch
-    from dcd_nb.core import slider
+    from dcd_nb.show.sliders import slider
     page_html = slider({f'{p:g}': torch.full((1, 1, 8, 8), p) for p in (-1., 0., 1.)}, name='grey').data
     (tmp_path/'site').mkdir()
     (tmp_path/'site/page.html').write_text(f'<!doctype html><html lang="en"><title>slider</title><body>{page_html}</body></html>', encoding='utf-8')
@@ -270,7 +270,7 @@ def moved(page, name, value):
 
 
 def test_sliders_compute_what_python_computes(page, tmp_path):
-    with shown(page, tmp_path, '00b_sliders'):
+    with shown(page, tmp_path, '00g_sliders'):
         lines = page.locator('polyline')
         before = lines.last.get_attribute('points')
         for s in (.25, .5, 2.): assert moved(page, 's', s)['value'] == pytest.approx(math.tanh(.5/s**2), abs=1e-9)
@@ -324,7 +324,7 @@ def test_the_planner_plans_as_python_does(page, tmp_path):
     import torch
     from dcd_nb.networks import UNet
     from dcd_nb.planner import footprint, plan
-    with shown(page, tmp_path, '56_cost'):
+    with shown(page, tmp_path, '56_planner'):
         for name, side, I, II, batch, use in (('cifar10', 32, 200, 100, 256, 1/3), ('small', 128, 8, 5, 512, .1)):
             with torch.device('meta'): row = footprint(UNet.named(name, resolution=side))
             for k, v in dict(network=name, resolution=str(side), teacher=I, student=II, batch=batch).items(): moved(page, k, v)
@@ -337,10 +337,10 @@ def test_the_planner_plans_as_python_does(page, tmp_path):
         assert cells == [[f'{v:.3g}' for v in (found['teacher']['hours']['H200'], found['student']['hours']['H200'], sum(found[p]['hours']['H200'] for p in ('teacher', 'student')))]]
 
 
-@pytest.mark.parametrize('notebook, name, end', [('02b_explorer', 'missing rate of a random mask', '0.9'), ('40_toys', 'assumed noise', '1.5 of the true noise')])
+@pytest.mark.parametrize('notebook, name, end', [('02e_explorer', 'missing rate of a random mask', '0.9'), ('40_toys', 'assumed noise', '1.5 of the true noise')])
 def test_pictures_move(page, tmp_path, notebook, name, end):
     with shown(page, tmp_path, notebook):
-        if notebook == '02b_explorer': page.get_by_label('what changes').select_option(name)
+        if notebook == '02e_explorer': page.get_by_label('what changes').select_option(name)
         knob = page.get_by_role('slider', name=name)
         shown_now = lambda: knob.evaluate("k => [...k.closest('figure').querySelectorAll('img')].filter(i => i.offsetParent && i.naturalWidth).map(i => i.alt)")
         (first,) = shown_now()
@@ -350,7 +350,7 @@ def test_pictures_move(page, tmp_path, notebook, name, end):
 
 
 def test_a_page_without_scripts_says_so_and_keeps_its_pictures(page, tmp_path):
-    from dcd_nb.sliders import alive
+    from dcd_nb.show.sliders import alive
     still = page.context.browser.new_page(java_script_enabled=False)
     (tmp_path/'page.html').write_text(alive({'a': ('a', (1, 2), 1)}, 'result', '').data, encoding='utf-8')
     still.goto((tmp_path/'page.html').as_uri())
@@ -359,8 +359,8 @@ def test_a_page_without_scripts_says_so_and_keeps_its_pictures(page, tmp_path):
 
 def test_live_generator_is_the_one_of_torch(page, tmp_path):
     import torch
-    from dcd_nb.core import to_uint8
-    from dcd_nb.diffusion import latents
+    from dcd_nb.show.images import to_uint8
+    from dcd_nb.draws import latents
     from dcd_nb.distill import Generator
     from dcd_nb.training import Teacher
     cells = json.loads((root/'nbs/29_live.ipynb').read_text(encoding='utf-8'))['cells']

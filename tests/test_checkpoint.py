@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dcd_nb import checkpoint
-from dcd_nb.core import BadInput
+from dcd_nb.errors import BadInput
 from dcd_nb.files import load_tensors
 
 package = Path(checkpoint.__file__).parent

@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 
-from dcd_nb.core import rng
+from dcd_nb.draws import rng
 from dcd_nb.data import Measurements
 from dcd_nb.distill import distill
 from dcd_nb.networks import UNet

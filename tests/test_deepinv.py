@@ -2,7 +2,8 @@
 import pytest
 import torch
 
-from dcd_nb.core import photos, rng
+from dcd_nb.draws import rng
+from dcd_nb.show.images import photos
 from dcd_nb.operators import Corruption, Downsample, FourierMask, GaussianBlur, Operator, RandomMask
 
 dinv = pytest.importorskip('deepinv', minversion='0.5')

@@ -8,7 +8,8 @@ import torch
 from processes import run, run_together
 
 from dcd_nb import checkpoint, training
-from dcd_nb.core import BadInput, Draws
+from dcd_nb.draws import Draws
+from dcd_nb.errors import BadInput
 from dcd_nb.data import Measurements, digits
 from dcd_nb.diffusion import LogUniform
 from dcd_nb.distill import Distillation, Generator, distill, grown, load_pretrained

@@ -11,7 +11,9 @@ import torch.nn.functional as F
 
 import dcd_nb
 from dcd_nb import cli, metrics
-from dcd_nb.core import BadInput, photos, rng, save_images
+from dcd_nb.draws import rng
+from dcd_nb.errors import BadInput
+from dcd_nb.show.images import photos, save_images
 from dcd_nb.data import digits, load_images
 from dcd_nb.files import load_tensors
 from dcd_nb.metrics import CifarClassifier, accuracy, copies, evaluate, features, fid, frechet_distance, frechet_interval, kid, labelled, neighbourhoods, nearest, stored

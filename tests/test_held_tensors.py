@@ -5,7 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dcd_nb.core import BadInput, rng
+from dcd_nb.draws import rng
+from dcd_nb.errors import BadInput
 from dcd_nb.data import Measurements, measure_to, digits
 from dcd_nb.distill import Generator, distill
 from dcd_nb.files import load_meta

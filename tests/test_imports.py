@@ -10,7 +10,7 @@ import torch
 
 import dcd_nb
 from dcd_nb.all import *
-from dcd_nb.core import Named
+from dcd_nb.named import Named
 from dcd_nb.identify import coverage, sees_all
 
 root = Path(__file__).parent.parent

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import dcd_nb
-from dcd_nb.core import BadInput, rng
+from dcd_nb.draws import rng
+from dcd_nb.errors import BadInput
 from dcd_nb.data import Measurements, digits
-from dcd_nb.operators import (Compose, Corruption, Downsample, FourierMask, GaussianBlur, Identity, Poisson, RandomMask)
+from dcd_nb.operators import Compose, Corruption, Downsample, FourierMask, GaussianBlur, Identity, Poisson, RandomMask
 
 x = digits()[:64]
 corruptions = dict(

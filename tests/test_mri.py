@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from dcd_nb.cli import fastmri
-from dcd_nb.core import BadInput, Draws, rng
+from dcd_nb.draws import Draws, rng
+from dcd_nb.errors import BadInput
 from dcd_nb.data import Measurements, load_images
 from dcd_nb.distill import Generator, distill
-from dcd_nb.mri import (MultiCoilMRI, acs_scale, chessboard, compress_coils, espirit, from_coils, hide_lines, phantoms, prepare_scans,
-                        scan_images, sense, to_coils, to_fftmod, write_fastmri)
+from dcd_nb.mri import MultiCoilMRI, acs_scale, chessboard, compress_coils, espirit, from_coils, hide_lines, phantoms, prepare_scans, scan_images, sense, to_coils, to_fftmod, write_fastmri
 from dcd_nb.metrics import evaluate
 from dcd_nb.networks import UNet
 from dcd_nb.objectives import AmbientFourier

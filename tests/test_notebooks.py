@@ -165,11 +165,11 @@ def test_a_list_stands_apart_from_what_is_above(path):
 
 
 def test_written_links_stay_as_they_are():
-    "nbdev would put a link of its own into [`fit`](20_training.ipynb), which breaks it"
-    nb = dict2nb(dict(cells=[dict(cell_type='markdown', source='# T', metadata={}), dict(cell_type='markdown', source='[`fit`](20_training.ipynb)', metadata={})], metadata={}))
+    "nbdev would put a link of its own into [`fit`](20e_training.ipynb), which breaks it"
+    nb = dict2nb(dict(cells=[dict(cell_type='markdown', source='# T', metadata={}), dict(cell_type='markdown', source='[`fit`](20e_training.ipynb)', metadata={})], metadata={}))
     nb.path_ = nbs/'x.ipynb'
     with working_directory(nbs.parent): FilterDefaults()(nb)
-    assert nb.cells[-1].source == '[`fit`](20_training.ipynb)'
+    assert nb.cells[-1].source == '[`fit`](20e_training.ipynb)'
 
 
 def test_pages_need_no_other_server():
@@ -190,7 +190,7 @@ def test_names_in_the_text_lead_to_the_page_of_names():
     a = lambda name, text: f'<a class="name" href="names.html#name-{name}"><code>{text}</code></a>'
     assert link_names(page, {'SiD', 'Recipe', 'recipe'}, 'names.html') == (page.replace('<code>Recipe.cost</code>', a('Recipe', 'Recipe.cost')).replace('<code>SiD(alpha=.5)</code>', a('SiD', 'SiD(alpha=.5)'))
                                                                  .removesuffix('<code>SiD</code>') + a('SiD', 'SiD'))
-    text = (nbs/'91_names.ipynb').read_text(encoding='utf-8')
+    text = (nbs/'91_all.ipynb').read_text(encoding='utf-8')
     assert all(f"<a id='name-{name}'></a>" in text for name in ('Corruption', 'SiD', 'train', 'Record', 'theory.spectrum'))
 
 
@@ -224,7 +224,7 @@ pages = [p for p in notebooks if p.stem != 'index']
 
 @pytest.mark.parametrize('path, after', [*zip(pages, pages[1:] + [nbs/'index.ipynb'])], ids=lambda p: p.stem)
 def test_the_last_cell_leads_to_the_next_page(path, after):
-    "Whoever follows `Next:` from 00_core meets every page once, in the order of the map"
+    "Whoever follows `Next:` from 00_errors meets every page once, in the order of the map"
     last = json.loads(path.read_text(encoding='utf-8'))['cells'][-1]
     found = re.findall(r'Next: [^\]]*\]\(([\w.]+)', ''.join(last['source']))
     assert last['cell_type'] == 'markdown' and found[-1:] == [after.name], f'the last cell must say: Next: [...]({after.name})'

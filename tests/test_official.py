@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from dcd_nb import checkpoint
-from dcd_nb.core import BadInput, hash32
+from dcd_nb.draws import hash32
+from dcd_nb.errors import BadInput
 from dcd_nb.data import digits
 from dcd_nb.diffusion import ClampedLogNormal
 from dcd_nb.distill import Generator, distill, grown

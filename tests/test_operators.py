@@ -3,11 +3,11 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from dcd_nb.core import BadInput, rng
+from dcd_nb.draws import rng
+from dcd_nb.errors import BadInput
 from dcd_nb.mri import MultiCoilMRI
 from dcd_nb.objectives import AmbientFourier, Standard, objective_for
-from dcd_nb.operators import (Compose, Corruption, Downsample, FourierMask, GaussianBlur, Identity, Operator, Poisson,
-                              Quantise, RandomMask, Saturation)
+from dcd_nb.operators import Compose, Corruption, Downsample, FourierMask, GaussianBlur, Identity, Operator, Poisson, Quantise, RandomMask, Saturation
 
 sizes = st.integers(6, 17)
 linear = dict(

@@ -8,7 +8,8 @@ import torch
 from processes import run
 
 from dcd_nb import cli
-from dcd_nb.core import BadInput, Draws, rng
+from dcd_nb.draws import Draws, rng
+from dcd_nb.errors import BadInput
 from dcd_nb.data import Measurements, digits
 from dcd_nb.diffusion import gaussian_denoiser
 from dcd_nb.distill import Generator

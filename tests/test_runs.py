@@ -11,7 +11,8 @@ import torch
 from processes import run
 
 from dcd_nb.cli import list_recipes
-from dcd_nb.core import BadInput, rng
+from dcd_nb.draws import rng
+from dcd_nb.errors import BadInput
 from dcd_nb.distill import Generator
 from dcd_nb.metrics import compare
 from dcd_nb.mri import MultiCoilMRI, phantoms
@@ -19,7 +20,8 @@ from dcd_nb.networks import MLP, Precond, UNet
 from dcd_nb.objectives import AmbientInpainting, Objective
 from dcd_nb.operators import Corruption, FourierMask, Identity, Operator
 from dcd_nb.quickstart import ways_to_sample
-from dcd_nb.recipes import _library, recipe, recipes
+from dcd_nb.recipes import recipe, recipes
+from dcd_nb.recipes.library import _library
 from dcd_nb.runs import Record, _reconstructed, check_record, keep_record, run_recipe
 from dcd_nb.training import Teacher
 

@@ -7,7 +7,8 @@ import torch
 from processes import run, run_together
 
 from dcd_nb import checkpoint
-from dcd_nb.core import BadInput, rng
+from dcd_nb.draws import rng
+from dcd_nb.errors import BadInput
 from dcd_nb.data import Measurements, digits
 from dcd_nb.distill import Generator, distill, health
 from dcd_nb.files import content_hash
@@ -193,7 +194,7 @@ def test_sigma_through_masks():
 
 @pytest.mark.parametrize('sigma', [.1, .2, .5])
 def test_sigma_of_smooth_pictures(sigma):
-    from dcd_nb.core import photos
+    from dcd_nb.show.images import photos
     assert noise_patches(Corruption(Identity(), sigma).measure(photos(64)).y) == pytest.approx(sigma, rel=.1)
 
 

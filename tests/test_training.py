@@ -16,7 +16,7 @@ from processes import Command, run, scripts, start_together
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dcd_nb import checkpoint, training
-from dcd_nb.core import BadInput
+from dcd_nb.errors import BadInput
 from dcd_nb.data import Measurements, digits
 from dcd_nb.networks import MLP, Precond, UNet
 from dcd_nb.objectives import AmbientInpainting, AmbientTweedie

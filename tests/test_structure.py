@@ -1,0 +1,103 @@
+"One page, one file, one name; and a file imports only what stands before it."
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+root = Path(__file__).parent.parent
+library = root/'dcd_nb'
+
+
+def sources(page, kind='code'):
+    "The sources of a notebook's cells"
+    return [''.join(c['source']) for c in json.loads(page.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == kind]
+
+
+pages = sorted((root/'nbs').glob('[0-9]*.ipynb'))
+modules = {page: found for page in pages for src in sources(page) for found in re.findall(r'^#\| *default_exp +([\w.]+)', src, flags=re.M)}
+number = {module: i for i, module in enumerate(modules[p] for p in pages if p in modules)}    # later pages have larger ones
+
+
+def path_of(module): return library/(module.replace('.', '/') + '.py')
+
+
+def number_of(module):
+    "The number of a module or package, given as dcd_nb.x.y or x.y"
+    module = module.removeprefix('dcd_nb').lstrip('.')
+    return number.get(module, number.get(f'{module}.__init__'))
+
+
+def exported(page): return [src for src in sources(page) if re.search(r'^#\| *exports?i?\b', src, flags=re.M)]
+
+
+@pytest.mark.parametrize('page', modules, ids=lambda p: p.stem)
+def test_a_page_fills_the_file_of_its_name(page):
+    *package, file = modules[page].split('.')
+    assert re.sub(r'^\d+[a-z]?_', '', page.stem) == (package[-1] if file == '__init__' else file)
+    assert not [src for src in exported(page) if re.search(r'^#\| *exports?i? +\w', src, flags=re.M)], 'export into another file'
+    assert exported(page) and path_of(modules[page]).exists()
+
+
+def test_every_file_has_a_page_and_a_name_of_its_own():
+    files = [p for p in library.rglob('*.py') if p.name not in ('_modidx.py',) and p.read_text(encoding='utf-8').strip()]
+    left = {p for p in files} - {path_of(m) for m in modules.values()} - {library/'__init__.py'}
+    assert not left, f'no notebook makes {left}'
+    names = [p.stem for p in files if p.name != '__init__.py']
+    assert len(names) == len(set(names)), [n for n in names if names.count(n) > 1]
+
+
+@pytest.mark.parametrize('module', modules.values())
+def test_a_file_can_be_read_in_one_go(module):
+    assert len(path_of(module).read_text(encoding='utf-8').splitlines()) < 320
+
+
+def imported(tree, module):
+    "Modules of the package that the file of `module` imports: (name, the function it stands in or None)"
+    inside = {id(n): f.name for f in ast.walk(tree) if isinstance(f, (ast.FunctionDef, ast.AsyncFunctionDef)) for n in ast.walk(f)}
+    package = module.split('.')[:-1]
+    for n in ast.walk(tree):
+        if isinstance(n, ast.ImportFrom) and (n.level or (n.module or '').startswith('dcd_nb')):
+            parts = package[:len(package) - n.level + 1] + [n.module or ''] if n.level else [n.module.removeprefix('dcd_nb').lstrip('.')]
+            base = '.'.join(filter(None, parts))
+            for a in n.names: yield (f'{base}.{a.name}'.lstrip('.') if number_of(f'{base}.{a.name}') is not None else base), inside.get(id(n))
+
+
+upwards = {('operators.corruption', 'data.measurements', 'measure')}    # observing is a method of a corruption; what it returns comes later
+
+
+@pytest.mark.parametrize('module', modules.values())
+def test_a_file_imports_only_what_stands_before_it(module):
+    tree = ast.parse(path_of(module).read_text(encoding='utf-8'))
+    for name, function in imported(tree, module):
+        if not name: continue                                        # the version
+        assert number_of(name) is not None, f'{name} is no file of the package'
+        assert number_of(name) < number_of(module) or (module, name, function) in upwards, f'{module} imports {name}'
+        assert function is None or (module, name, function) in upwards, f'{module} imports {name} in {function}'
+
+
+@pytest.mark.parametrize('module', modules.values())
+def test_imports_stand_at_the_top(module):
+    "Only packages that are optional, or slow to import, are imported where they are used"
+    body = [n for n in ast.parse(path_of(module).read_text(encoding='utf-8')).body if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]
+    body = [n for n in body if not (isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) in ('__all__', '_all_'))]
+    kinds = [isinstance(n, (ast.Import, ast.ImportFrom)) for n in body]
+    assert kinds == sorted(kinds, reverse=True)
+
+
+@pytest.mark.parametrize('page', pages, ids=lambda p: p.stem)
+def test_a_page_uses_only_what_stands_before_it(page):
+    at = number[modules[page]] if page in modules else max([number[modules[p]] for p in pages if p in modules and p < page], default=-1)
+    used = {m for src in sources(page) if not re.search(r'^#\| *exports?i?\b', src, flags=re.M) for m in re.findall(r'^ *(?:from|import) (dcd_nb\.[a-z][\w.]*)', src, flags=re.M)}
+    later = {m for m in used if number_of(m) is not None and number_of(m) > at}
+    assert not later, f'{page.name} uses {later}'
+    assert not [m for m in used if number_of(m) is None and m != 'dcd_nb._modidx']
+
+
+def test_operators_alone_load_nothing_of_training():
+    code = "import sys, dcd_nb.operators; print(*{m.split('.')[1] for m in sys.modules if m.startswith('dcd_nb.')})"
+    loaded = {*subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.split()}
+    assert 'operators' in loaded and not loaded & {'training', 'metrics', 'mri', 'networks', 'objectives', 'distill', 'show'}
