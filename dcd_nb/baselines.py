@@ -11,7 +11,7 @@ from collections import namedtuple
 
 import torch
 
-from .errors import need
+from .errors import require
 from .draws import rng
 from .operators import map_state
 from .data import Measurements
@@ -19,10 +19,10 @@ from .data import Measurements
 # %% ../nbs/06f_baselines.ipynb #b3a45c2d
 def _parts(ys):
     "The matrix D (None: identity) and the masks m (N, entries of y; None: all seen) with A x = m D x"
-    need(isinstance(ys, Measurements), f"ys must be Measurements, but is {type(ys).__name__}")
-    need(ys.op.linear, f"{ys.op} is not linear: moments of x do not follow from those of y")
+    require(isinstance(ys, Measurements), f"ys must be Measurements, but is {type(ys).__name__}")
+    require(ys.op.linear, f"{ys.op} is not linear: moments of x do not follow from those of y")
     d, seen = math.prod(ys.shape), ys.op.observed(ys.state)
-    need(d <= 4096, f"ys are of images of shape {ys.shape} with {d} values; covariances are made for at most 4096: "
+    require(d <= 4096, f"ys are of images of shape {ys.shape} with {d} values; covariances are made for at most 4096: "
                     "take smaller images")
     ones = map_state(lambda t: torch.ones_like(t[:1]).cpu(), ys.state)
     D = ys.op.matrix(ys.shape, ones)
@@ -30,7 +30,7 @@ def _parts(ys):
     few = map_state(lambda t: t[:8].cpu().double(), ys.state)
     v = torch.randn(min(8, len(ys)), *ys.shape, generator=rng(0), dtype=torch.float64)
     hidden = (v.flatten(1)@D.T)*(1. if m is None else m[:8].cpu())
-    need(torch.allclose(ys.op(v, few).flatten(1), hidden, atol=1e-6),
+    require(torch.allclose(ys.op(v, few).flatten(1), hidden, atol=1e-6),
          f"{ys.op} is more than a fixed linear map after which entries are hidden: its moments are not available")
     is_eye = D.shape[0] == D.shape[1] and torch.equal(D, torch.eye(d, dtype=D.dtype))
     return None if is_eye else D.to(ys.y.device), m
@@ -77,7 +77,7 @@ def moments(
 ) -> Moments:
     "Mean and covariance of the images, from measurements alone"
     D, m = _parts(ys)
-    need(len(ys) > 1, f"ys has {len(ys)} observation: a covariance needs two or more")
+    require(len(ys) > 1, f"ys has {len(ys)} observation: a covariance needs two or more")
     mean, cov, _ = pooled(ys.y, m, ys.sigma)
     cov = nearest_psd(cov)
     if D is None: return Moments(mean, cov, len(mean))
@@ -108,7 +108,7 @@ def lmmse(
     "Every measurement restored by the best linear estimator, (N, C, H, W)"
     D, seen = _parts(ys)
     m = moments(ys) if m is None else m
-    need(seen is None or ys.y[0].numel() <= 1024,
+    require(seen is None or ys.y[0].numel() <= 1024,
          f"ys hide entries of {ys.y[0].numel()} values, another matrix for each image: at most 1024 values")
     cross = m.cov if D is None else m.cov@D.T                          # of x and z
     S, mean = (cross, m.mean) if D is None else (D@cross, D@m.mean)

@@ -9,7 +9,7 @@ __all__ = ['checkpoints', 'save', 'load']
 import re, warnings
 from pathlib import Path
 
-from .errors import BadInput, need
+from .errors import BadInput, require
 from .files import load_tensors, save_tensors
 
 # %% ../nbs/07_checkpoint.ipynb #228aff46
@@ -41,8 +41,8 @@ def load(
 ):
     "Tensors and meta of a checkpoint"
     there = checkpoints(folder)
-    need(there, f"folder={str(folder)!r} holds no checkpoint")
-    need(images in (None, *there), f"images={images} has no checkpoint in {folder}: there are {there}")
+    require(there, f"folder={str(folder)!r} holds no checkpoint")
+    require(images in (None, *there), f"images={images} has no checkpoint in {folder}: there are {there}")
     damaged = []
     for k in there if images is None else [images]:
         try: tensors, meta = load_tensors(_at(folder, k))

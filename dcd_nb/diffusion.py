@@ -14,7 +14,7 @@ from functools import partial
 
 import torch
 
-from .errors import choose, need, number
+from .errors import choose, require, number
 from .named import Named
 from .draws import _index, rng
 from .machine import pick_device, progress
@@ -69,7 +69,7 @@ def _positive(name, v): return number(name, v, lambda v: v > 0, 'a positive numb
 def _bounds(lo, hi):
     "`lo` and `hi` as floats with 0 < lo < hi"
     lo, hi = _positive('lo', lo), _positive('hi', hi)
-    need(lo < hi, f"lo={lo:g} must be below hi={hi:g}")
+    require(lo < hi, f"lo={lo:g} must be below hi={hi:g}")
     return lo, hi
 
 # %% ../nbs/04_diffusion.ipynb #00172006
@@ -132,7 +132,7 @@ def karras_grid(
     until=0.,  # leave out the nodes below
 ):
     "The levels that the sampler visits, falling, float64"
-    need(isinstance(steps, int) and steps >= 1, f"steps={steps!r} must be a whole number, at least 1")
+    require(isinstance(steps, int) and steps >= 1, f"steps={steps!r} must be a whole number, at least 1")
     lo, hi = _bounds(lo, hi)
     until = number('until', until, lambda v: 0 <= v <= hi, f'between 0 and hi={hi:g}')
     s = karras(torch.linspace(1, 0, steps, dtype=torch.float64), lo, hi, _positive('rho', rho))
@@ -217,11 +217,11 @@ def _normal(gens, size): return torch.stack([torch.randn(*size, generator=g) for
 
 def _shape(shape):
     ok = len(shape) == 4 and all(isinstance(k, int) and k > 0 for k in shape)
-    need(ok, f"shape={tuple(shape)} must be four positive whole numbers (N, C, H, W)")
+    require(ok, f"shape={tuple(shape)} must be four positive whole numbers (N, C, H, W)")
     return tuple(shape)
 
 def _rows(t, n):
-    need(len(t) == n, f"state is for {len(t)} images, but shape asks for {n}")
+    require(len(t) == n, f"state is for {len(t)} images, but shape asks for {n}")
     return t
 
 # %% ../nbs/04_diffusion.ipynb #0312e63e
@@ -243,7 +243,7 @@ def sample(
     n, *size = _shape(shape)
     index, grid = _index(index, n), karras_grid(steps, lo, hi, rho, until).tolist()
     step, device = choose('solver', solver, solvers), pick_device(device or device_of(denoise))
-    need(isinstance(batch, int) and batch > 0, f"batch={batch!r} must be a positive whole number")
+    require(isinstance(batch, int) and batch > 0, f"batch={batch!r} must be a positive whole number")
     state = map_state(partial(_rows, n=n), state)
     part = partial(_sample, denoise, size=size, seed=seed, grid=grid, step=step, device=device,
                    churn=churn and partial(churn, steps=steps))

@@ -11,7 +11,7 @@ import atexit, json, os
 import torch
 import torch.distributed as dist
 
-from .errors import BadInput, need
+from .errors import BadInput, require
 from .machine import pick_device
 
 # %% ../nbs/00f_distributed.ipynb #7310451f
@@ -41,7 +41,7 @@ def _agreed(f):
         try: found = f()
         except BadInput as e: wrong = str(e)
     if processes()[1] > 1: found, wrong = json.loads(_sent(json.dumps([found, wrong]).encode()))
-    need(wrong is None, wrong)
+    require(wrong is None, wrong)
     return found
 
 # %% ../nbs/00f_distributed.ipynb #0286061d

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import torch
 
-from .errors import need
+from .errors import require
 
 # %% ../nbs/00b_draws.ipynb #9377154b
 def scramble(h:int) -> int:
@@ -26,7 +26,7 @@ def hash32(
     "A 32-bit number made of `seed` and `key`, one to one in the last entry of `key`"
     h = 0x9E3779B9
     for k in (seed,) + key:
-        need(0 <= k < 2**32, f"seed={k!r} must be an integer from 0 to 2**32 - 1")
+        require(0 <= k < 2**32, f"seed={k!r} must be an integer from 0 to 2**32 - 1")
         h = scramble(scramble(int(k)) ^ h)
     return h
 
@@ -55,7 +55,7 @@ class Draws:
         start=0,       # first position; a multiple of 16, so that a group is never torn apart
         device='cpu',
     ):
-        need(start%self.group == 0, f"start={start} must be a multiple of {self.group}: give each process a multiple of {self.group} images")
+        require(start%self.group == 0, f"start={start} must be a multiple of {self.group}: give each process a multiple of {self.group} images")
         self.first, self.gens = start//self.group, {}
         self.make = lambda k: rng(seed, step, self.first + k, device=device)
 
@@ -77,12 +77,12 @@ class Draws:
 def latents(shape, seed=0, index=None):
     "Normal noise of `shape` (N, C, H, W); row i depends on the seed and on `index[i]`, or i, alone"
     index, out, g = torch.tensor(_index(index, shape[0])), torch.empty(shape), torch.Generator()
-    need((index >= 0).all() and (index < 2**32).all(), f"index={index.tolist()[:4]} must be integers from 0 to 2**32 - 1")
+    require((index >= 0).all() and (index < 2**32).all(), f"index={index.tolist()[:4]} must be integers from 0 to 2**32 - 1")
     for row, h in zip(out, scramble(scramble(index) ^ hash32(seed)).tolist()): row.normal_(generator=g.manual_seed(h))  # as rng(seed, i), for all i at once
     return out
 
 # %% ../nbs/00b_draws.ipynb #f394f970
 def _index(index, n):
     index = range(n) if index is None else [int(i) for i in index]
-    need(len(index) == n, f"index has {len(index)} entries, but shape asks for {n} images")
+    require(len(index) == n, f"index has {len(index)} entries, but shape asks for {n} images")
     return index

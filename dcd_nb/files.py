@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from .errors import BadInput, need
+from .errors import BadInput, require
 
 # %% ../nbs/00d_files.ipynb #0c30027b
 def _bytes(t): return t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
@@ -103,7 +103,7 @@ def alone(
 def _pair(path):
     "The two files that `path` names, with or without a suffix"
     path = Path(path)
-    need(path.name not in ('', '..'), f"path={str(path)!r} has no name: give that of a file, e.g. 'my_generator'")
+    require(path.name not in ('', '..'), f"path={str(path)!r} has no name: give that of a file, e.g. 'my_generator'")
     if path.suffix in ('.json', '.safetensors'): path = path.with_suffix('')
     return path.with_name(path.name + '.safetensors'), path.with_name(path.name + '.json')
 
@@ -144,17 +144,17 @@ def load_meta(
 ) -> dict:
     "The JSON beside the tensors, checked, with the tensors' size and SHA-256"
     data, info = _pair(path)
-    need(data.exists() or info.exists(), f"path={str(path)!r}: there is no {data.name} and no {info.name}")
-    need(info.exists(), f"{info} is missing: {data.name} was not written to the end, or its JSON was not copied along")
+    require(data.exists() or info.exists(), f"path={str(path)!r}: there is no {data.name} and no {info.name}")
+    require(info.exists(), f"{info} is missing: {data.name} was not written to the end, or its JSON was not copied along")
     try:
         about = json.loads(info.read_text(encoding='utf-8'))
         checksum = about.pop('checksum')
-        need(about['format'] == 1, f"{info} has format {about['format']}, which this version of dcd_nb cannot read")
+        require(about['format'] == 1, f"{info} has format {about['format']}, which this version of dcd_nb cannot read")
         ok = checksum == _checksum(about) and {'bytes', 'sha256', 'meta'} <= set(about)
     except (ValueError, KeyError, AttributeError, TypeError) as e:
         if isinstance(e, BadInput): raise
         ok = False
-    need(ok, f"{info} is damaged or was changed after it was written: copy or make it again")
+    require(ok, f"{info} is damaged or was changed after it was written: copy or make it again")
     return about
 
 # %% ../nbs/00d_files.ipynb #5c86b8ff
@@ -163,11 +163,11 @@ def load_tensors(
 ):
     "The tensors and the meta data that `save_tensors` wrote: exactly those, or an error"
     data, about = _pair(path)[0], load_meta(path)
-    need(data.exists(), f"{data} is missing: its JSON is there, the tensors are not")
+    require(data.exists(), f"{data} is missing: its JSON is there, the tensors are not")
     size = data.stat().st_size
-    need(size == about['bytes'], f"{data} has {size} bytes, but {about['bytes']} were written: it was cut short or "
+    require(size == about['bytes'], f"{data} has {size} bytes, but {about['bytes']} were written: it was cut short or "
                                  "changed; copy or make it again")
-    need(file_hash(data) == about['sha256'], f"{data} was changed after it was written: its SHA-256 is another; "
+    require(file_hash(data) == about['sha256'], f"{data} was changed after it was written: its SHA-256 is another; "
                                              "copy or make it again")
     return load_file(data), about['meta']
 
@@ -200,7 +200,7 @@ def allocate(
                 if hasattr(os, 'posix_fallocate'): os.posix_fallocate(f.fileno(), 0, len(head) + size)
                 else: [f.write(bytes(min(size - i, 1 << 24))) for i in range(0, size, 1 << 24)]
         with open(path, 'rb') as f: whole = f.read(len(head)) == head and os.path.getsize(path) == len(head) + size
-        need(whole, f"{path} is not the file that was begun: start anew")
+        require(whole, f"{path} is not the file that was begun: start anew")
         at = {k: len(head) + v['data_offsets'][0] for k, v in json.loads(head[8:]).items()}
         kind = lambda dtype: torch.empty(0, dtype=dtype).numpy().dtype
         return {k: torch.from_numpy(np.memmap(path, kind(d), 'r+', at[k], tuple(shape))) for k, (d, shape) in spec.items()}

@@ -9,7 +9,7 @@ __all__ = ['Loss', 'SiD', 'DMD', 'SDS', 'fisher_gap']
 import torch
 from fastcore.basics import patch
 
-from .errors import need, number
+from .errors import require, number
 from .named import Named
 from .diffusion import KarrasLevels, Levels, per_image
 
@@ -21,7 +21,7 @@ class Loss(Named, family='loss'):
 
     def __init__(self, levels=None): # of the noise; None: those of SiD
         self.levels = levels or KarrasLevels()
-        need(isinstance(self.levels, Levels), f"levels={levels!r} must be Levels, e.g. KarrasLevels()")
+        require(isinstance(self.levels, Levels), f"levels={levels!r} must be Levels, e.g. KarrasLevels()")
 
     def entries(self, y, a, b):
         "The loss of each pixel, given what teacher and fake make of noisy `y`"
@@ -34,22 +34,22 @@ def terms(self:Loss,
     fake,         # the same, for the images of the generator
     y,            # generated images through the corruption, without its noise (B, C, H, W)
     draws,        # the random numbers of the training step
-    counts=None,  # 1 where an entry counts, (B, 1 or C, H, W); None: everywhere
+    loss_mask=None,  # 1 where an entry counts, (B, 1 or C, H, W); None: everywhere
 ):
     "For each image the loss, and the gap between teacher and fake, which has no gradient"
     with torch.set_grad_enabled(self.through and torch.is_grad_enabled()):
         y_s, s = _noisy(y, draws, self.levels)
         a = teacher(y_s.view_as(y_s), s)    # a view each: gradients of equal networks cancel to the last bit
         b = fake(y_s.view_as(y_s), s) if self.needs_fake else y
-    need(a.shape == b.shape == y.shape, f"teacher and fake must return images like y, of shape {tuple(y.shape)}, "
+    require(a.shape == b.shape == y.shape, f"teacher and fake must return images like y, of shape {tuple(y.shape)}, "
                                         f"not {tuple(a.shape)} and {tuple(b.shape)}")
-    w = _average((y - a).detach().abs(), counts).clamp(min=1e-5)
-    return _average(self.entries(y, a, b), counts)/w, _average((a - b).detach()**2, counts)
+    w = _average((y - a).detach().abs(), loss_mask).clamp(min=1e-5)
+    return _average(self.entries(y, a, b), loss_mask)/w, _average((a - b).detach()**2, loss_mask)
 
 @patch
-def __call__(self:Loss, teacher, fake, y, draws, counts=None):
+def __call__(self:Loss, teacher, fake, y, draws, loss_mask=None):
     "One number for each image"
-    return self.terms(teacher, fake, y, draws, counts)[0]
+    return self.terms(teacher, fake, y, draws, loss_mask)[0]
 
 # %% ../nbs/21_losses.ipynb #300c8739
 def _noisy(y, draws, levels):
@@ -57,10 +57,10 @@ def _noisy(y, draws, levels):
     s = levels.quantile(draws.uniform(len(y)).clamp(min=2**-54)).to(y)
     return y + per_image(s, y)*draws.normal(y), s
 
-def _average(e, counts):
+def _average(e, loss_mask):
     "The mean of the entries that count, for each image"
-    if counts is None: return e.flatten(1).mean(1)
-    m = counts.to(e).expand_as(e)
+    if loss_mask is None: return e.flatten(1).mean(1)
+    m = loss_mask.to(e).expand_as(e)
     return (m*e).flatten(1).sum(1)/m.flatten(1).sum(1).clamp(min=1)
 
 # %% ../nbs/21_losses.ipynb #60f1bf97
@@ -96,8 +96,8 @@ def fisher_gap(
     y,            # generated images through the corruption, without its noise (B, C, H, W)
     draws,        # random numbers
     levels=None,  # of the noise; None: those of SiD
-    counts=None,  # 1 where an entry counts; None: everywhere
+    loss_mask=None,  # 1 where an entry counts; None: everywhere
 ):
     "Mean squared difference of teacher and fake, for each image: 0 when the generator is right"
     y_s, s = _noisy(y, draws, levels or KarrasLevels())
-    return _average((teacher(y_s, s) - fake(y_s, s))**2, counts)
+    return _average((teacher(y_s, s) - fake(y_s, s))**2, loss_mask)

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from .errors import BadInput, choose, need
+from .errors import BadInput, choose, require
 
 # %% ../nbs/00e_machine.ipynb #53d40213
 def _is_kernel(ip): return type(ip).__name__ == 'ZMQInteractiveShell'
@@ -41,8 +41,8 @@ def pick_device(
     if device is None: return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     try: d = torch.device(device)
     except RuntimeError: raise BadInput(f"device={device!r} is not known; use 'cpu', 'cuda' or 'cuda:0'") from None
-    need(d.type in ('cpu', 'cuda'), f"device={device!r} is not supported; use 'cpu', 'cuda' or 'cuda:0'")
-    need(d.type != 'cuda' or (d.index or 0) < torch.cuda.device_count(),
+    require(d.type in ('cpu', 'cuda'), f"device={device!r} is not supported; use 'cpu', 'cuda' or 'cuda:0'")
+    require(d.type != 'cuda' or (d.index or 0) < torch.cuda.device_count(),
          f"device={device!r} is not there: this machine has {torch.cuda.device_count()} CUDA devices")
     return d
 
@@ -53,7 +53,7 @@ def autocast(
     "The context in which networks run"
     device = torch.device(device)
     if precision is None: precision = 'bf16' if device.type == 'cuda' and torch.cuda.is_bf16_supported() else 'fp32'
-    need(precision != 'fp16', "precision='fp16' overflows in distillation; use 'bf16' or 'fp32'")
+    require(precision != 'fp16', "precision='fp16' overflows in distillation; use 'bf16' or 'fp32'")
     choose('precision', precision, ['fp32', 'bf16'])
     return torch.autocast(device.type, torch.bfloat16) if precision == 'bf16' else nullcontext()
 

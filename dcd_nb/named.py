@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
-from .errors import BadInput, choose, need
+from .errors import BadInput, choose, require
 
 # %% ../nbs/00a_named.ipynb #2f411028
 class Named:
@@ -31,7 +31,7 @@ class Named:
         "The arguments that make this object again: attributes with the names of the constructor's arguments"
         names = inspect.signature(type(self)).parameters
         lost = [k for k in names if not hasattr(self, k)]
-        need(not lost, f"{type(self).__name__} must keep its argument {lost[:1]} under that name (self.{(lost or [''])[0]} = ...), to be printed and saved")
+        require(not lost, f"{type(self).__name__} must keep its argument {lost[:1]} under that name (self.{(lost or [''])[0]} = ...), to be printed and saved")
         return {k: getattr(self, k) for k in names}
 
     def to_dict(self):
@@ -53,7 +53,7 @@ def _several(make): return [p.name for p in inspect.signature(make).parameters.v
 def _plain(v):
     if isinstance(v, Named): return v.to_dict()
     if torch.is_tensor(v): return dict(tensor=_described(v))
-    need(not isinstance(v, np.ndarray), f"an argument is a NumPy array of shape {np.shape(v)}, which cannot be kept in a file: make it a tensor, by torch.from_numpy")
+    require(not isinstance(v, np.ndarray), f"an argument is a NumPy array of shape {np.shape(v)}, which cannot be kept in a file: make it a tensor, by torch.from_numpy")
     if isinstance(v, dict): return {k: _plain(o) for k, o in v.items()}
     if isinstance(v, (tuple, list)): return [_plain(o) for o in v]
     return v.item() if isinstance(v, np.generic) else v
@@ -79,8 +79,8 @@ def _family(d): return next((f for f in Named.families if isinstance(d, dict) an
 
 def _full(v, tensors, name):
     if _is_tensor(v):
-        need(name in tensors, f"{name} is a tensor that is not kept here, only its hash: pass the object itself")
-        need(_described(tensors[name]) == v['tensor'], f"{name} is another tensor than the one that was described")
+        require(name in tensors, f"{name} is a tensor that is not kept here, only its hash: pass the object itself")
+        require(_described(tensors[name]) == v['tensor'], f"{name} is another tensor than the one that was described")
         return tensors[name]
     if _family(v): return Named.from_dict(v, tensors, name)
     inner = lambda k, o: _full(o, tensors, f'{name}.{k}' if name else str(k))
@@ -94,7 +94,7 @@ def from_dict(cls:Named, d,
 ):
     "The object that `to_dict` described"
     family = getattr(cls, 'family', None) or _family(d)
-    need(family and isinstance(d, dict) and isinstance(d.get(family), str), f"{d!r} describes no {family or '/'.join(Named.families)}")
+    require(family and isinstance(d, dict) and isinstance(d.get(family), str), f"{d!r} describes no {family or '/'.join(Named.families)}")
     try: make = choose(family, d[family], Named.families[family].known)
     except BadInput as e: raise BadInput(f"{e}; if it is your own, import the module that defines it first") from None
     args = {k: _full(v, tensors or {}, f'{name}.{k}' if name else k) for k, v in d.items() if k != family}
@@ -135,5 +135,5 @@ def parse(cls:Named, text):
         if isinstance(e, BadInput): raise
         why = 'only known names and plain values are understood' if 'malformed' in str(e) else str(e).replace('.__init__()', '').split(' (')[0]
         raise BadInput(f"{family}={text!r} cannot be read ({why}): write it as in Python, e.g. 'RandomMask(missing=.6)'") from e
-    need(isinstance(found, cls), f"{family}={text!r} is none: write one as in Python, e.g. 'RandomMask(missing=.6)'")
+    require(isinstance(found, cls), f"{family}={text!r} is none: write one as in Python, e.g. 'RandomMask(missing=.6)'")
     return found

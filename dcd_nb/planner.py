@@ -10,7 +10,7 @@ import math
 
 import torch
 
-from .errors import choose, need
+from .errors import choose, require
 from .machine import peaks
 from .networks import flops, Network, num_params
 from .losses import SiD
@@ -73,7 +73,7 @@ def plan(
 ):
     "Work, hours by device, gigabytes by kind, and into how many parts a batch must be cut to fit"
     choose('phase', phase, passes)
-    need(images > 0 and batch > 0 and 0 < use <= 1, f"images={images!r} and batch={batch!r} must be positive, use={use!r} above 0 and at most 1")
+    require(images > 0 and batch > 0 and 0 < use <= 1, f"images={images!r} and batch={batch!r} must be positive, use={use!r} above 0 and at most 1")
     work, fixed = images*passes[phase]*row['flops'], {k: b*row['parameters']/1e9 for k, b in bytes_each[phase].items()}
     each = (3 if phase == 'student' else 1)*row['kept']/1e9
     parts = {k: math.ceil(batch/n) if (n := math.floor((.9*gb - sum(fixed.values()))/each)) > 0 else None for k, gb in room.items()}

@@ -10,7 +10,7 @@ import json, time, timeit
 from functools import partial
 from pathlib import Path
 
-from .errors import BadInput, choose, need, number
+from .errors import BadInput, choose, require, number
 from .show.images import axes, color_of, image_grid
 from .files import atomic, saving
 from .machine import made_with
@@ -22,8 +22,8 @@ from .recipes import recipe, recipes
 # %% ../nbs/24_quickstart.ipynb #633ef797
 def ways_to_sample(teacher, n, seed=0):
     "{name: arguments of `teacher.sample`}, for each way to sample from it"
-    if not teacher.objective.extra: return {'full': dict(until=0.)} | ({'truncated': {}, 'in_range': dict(until=0., leak=0.)} if teacher.objective.floor else {})
-    shown = teacher.objective.conditions(n, teacher.shape, seed)
+    if not teacher.objective.extra_channels: return {'full': dict(until=0.)} | ({'truncated': {}, 'in_range': dict(until=0., leak=0.)} if teacher.objective.lowest_level else {})
+    shown = teacher.objective.sampling_conditions(n, teacher.shape, seed)
     return {name: {} if state is None else dict(state=state) for name, state in shown.items()}
 
 def samplers(teacher, n, seed=0):
@@ -54,7 +54,7 @@ def quickstart(
 ) -> dict:
     "Corrupt, train, distil and compare; returns the distances"
     start, r = time.time(), _recipe(corruption, sigma, images, seed)
-    need(isinstance(n, int) and n > 1, f"n={n!r} must be a whole number of samples, at least 2")
+    require(isinstance(n, int) and n > 1, f"n={n!r} must be a whole number of samples, at least 2")
     if out:
         with saving(Path(out)/'results.json'): pass                      # better now than after the work
     ys = r.measurements(seed=seed)
@@ -88,7 +88,7 @@ def _recipe(corruption, sigma, images, seed):
     if sigma is not None:
         r = r.override({'corruption.sigma': number('sigma', sigma, lambda v: 0 < v < 5 or v == 0 and corruption == 'mask', 'above 0 and below 5; 0 for masks alone')})
     if images is not None:
-        need(isinstance(images, int) and images > 0, f"images={images!r} must be a positive whole number")
+        require(isinstance(images, int) and images > 0, f"images={images!r} must be a positive whole number")
         r = r.override({'train.images': images, 'distill.images': max(128, images*r['distill']['images']//r['train']['images'])})
     return r
 
@@ -108,7 +108,7 @@ def _report(r, ys, teacher, G, sets, start, seed, out, tell, longer):
     fd = {space: {k: d[k] for k in keep} for space, d in table['fd'].items()}
     if 'teacher_full' not in sets:
         for space, (v, k) in best.items(): fd[space]['teacher_full'] = v
-    full = dict(until=0.) if not teacher.objective.extra else {}
+    full = dict(until=0.) if not teacher.objective.extra_channels else {}
     seconds = dict(teacher=_seconds(lambda n: teacher.sample(n, batch=1000, **full)), student=_seconds(lambda n: G.sample(n, batch=1000)))
     results = dict(fd=fd, nfe=dict(teacher=teacher.nfe(**full), student=1), seconds_per_1000=seconds, seconds=round(time.time() - start, 1),
                    n=len(sets['student']), reference=table['reference'], seed=seed, corruption=r['name'].removeprefix('digits-'), sigma=ys.sigma,

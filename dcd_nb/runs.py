@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
-from .errors import BadInput, choose, need, number
+from .errors import BadInput, choose, require, number
 from .show.images import axes, png, save_images
 from .files import _pair, atomic, content_hash, load_meta, load_tensors, save_tensors, saving
 from .machine import made_with
@@ -66,7 +66,7 @@ def _reconstructed(ys, n):
     y, state = ys[:n]
     return dict(zero_filled=ys.op.adjoint(y, state), sense=sense(ys.op, y, state, lam=1e-3))
 
-def parties(ys, teacher, G, n, seed, seconds=None):
+def contestants(ys, teacher, G, n, seed, seconds=None):
     "Yield name, images, seconds for a thousand, and network calls, one party after the other"
     if tuple(ys.y.shape[1:]) == tuple(G.shape): yield 'corrupted', ys.y[:n].float().cpu(), None, 0
     for name, x in (baselines_of(ys, n) | _reconstructed(ys, n)).items(): yield name, x[:n].float(), None, 0
@@ -93,7 +93,7 @@ def run_recipe(
     "Train, distil, compare, and write `out`/record; returns the results"
     start, out, r = time.time(), Path(out), name if isinstance(name, Recipe) else recipe(name)
     if minutes is not None: number('minutes', minutes, lambda v: v > 0, 'a positive number')
-    need(isinstance(n, int) and n > 1, f"n={n!r} must be a whole number of images, at least 2")
+    require(isinstance(n, int) and n > 1, f"n={n!r} must be a whole number of images, at least 2")
     if (out/'record/results.json').exists(): return _results(out/'record')
     before = _models(warm) if warm else (None, None)
     share = lambda part: dict(minutes=part*minutes) if minutes else {}
@@ -112,7 +112,7 @@ def _models(record):
 def _results(record):
     "What the results.json of a record says"
     path = Path(record)/'results.json'
-    need(path.exists(), f"record={str(record)!r} is not the record of a run: it has no results.json")
+    require(path.exists(), f"record={str(record)!r} is not the record of a run: it has no results.json")
     return json.loads(path.read_text())
 
 # %% ../nbs/28_runs.ipynb #9a89779a
@@ -131,7 +131,7 @@ def _compared(judge, found):
 def _record(r, ys, teacher, G, clean, out, n, seconds, warm):
     "Compare, and write everything; results.json comes last and says that it is complete"
     judge, models, seed = Judge(clean), dict(teacher=teacher, student=G), r['train'].get('seed', 0)
-    tables, shown = _compared(judge, parties(ys, teacher, G, n, seed, seconds))
+    tables, shown = _compared(judge, contestants(ys, teacher, G, n, seed, seconds))
     ran = {k: {who: m.run[k] for who, m in models.items()} for k in ('images', 'seconds', 'rollbacks', 'weights_sha256')}
     results = dict(recipe=r['name'], corruption=repr(ys.corruption), sigma=ys.sigma, seed=seed, device=made_with()['machine'], parameters=num_params(G.net),
                    reference=judge.hash, n_reference=judge.n, warm=warm, made_with=made_with()) | ran | tables
@@ -173,7 +173,7 @@ def check_record(
 ) -> dict:
     "The distances of a record's generator, made again: {space: recorded, found, low, high, agree}"
     record, results = Path(record), _results(record)
-    need((record/'generator.json').exists(), f"record={str(record)!r} keeps no generator: its numbers can be read, and checked only by running its recipe again")
+    require((record/'generator.json').exists(), f"record={str(record)!r} keeps no generator: its numbers can be read, and checked only by running its recipe again")
     tensors, meta = load_tensors(record/'reference')
     G, found = Generator.load(record/'generator'), {}
     x = G.sample(min(n, results['n']), results['seed'])
@@ -241,7 +241,7 @@ def samples(self:Record):
     "What teacher and student drew on the way"
     found = {p: sorted((self.folder/'samples').glob(f'{p}-*.png')) for p in ('teacher', 'student')}
     pics = [(f"{p}, {int(f.stem.split('-')[1]):,}", f) for p in found for f in found[p]]
-    need(pics, f"record={str(self.folder)!r} holds no pictures of the way")
+    require(pics, f"record={str(self.folder)!r} holds no pictures of the way")
     fig, axs = axes(len(pics), 1.3, squeeze=False)
     for ax, (title, f) in zip(axs[0], pics): ax.imshow(_picture(f)), ax.set_title(title, fontsize=6), ax.axis('off')
     fig.suptitle(self.results['recipe'], fontsize=9)

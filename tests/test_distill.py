@@ -12,13 +12,13 @@ from dcd_nb.draws import Draws
 from dcd_nb.errors import BadInput
 from dcd_nb.data import Measurements, digits
 from dcd_nb.diffusion import LogUniform
-from dcd_nb.distill import Distillation, Generator, distill, grown, load_pretrained
+from dcd_nb.distill import Distillation, Generator, distill, resized_copy, load_pretrained
 from dcd_nb.losses import DMD, SDS, SiD
 from dcd_nb.networks import MLP, Precond, UNet
 from dcd_nb.objectives import AmbientInpainting, AmbientTweedie, Consistency, Objective, Standard, objective_for
 from dcd_nb.operators import Corruption, Downsample, FourierMask, GaussianBlur, Identity, Poisson, Quantise, RandomMask, Saturation
 from dcd_nb.recipes import Recipe, recipe, recipes
-from dcd_nb.training import Learner, Loop, Run, Teacher, train
+from dcd_nb.training import Learner, Loop, RunFolder, Teacher, train
 
 change = 'loss=SiD(alpha=.5) lr=1e-3 fake.lr=1e-3'
 
@@ -148,7 +148,7 @@ def test_a_step_never_waits_for_the_device():
         ys, teacher = small(corruptions[name], unet=name == 'mask')
         fake, G = (Learner(copy.deepcopy(teacher.net).requires_grad_(), halflife=h) for h in (None, 1000))
         step = Distillation(teacher, ys.corruption, SiD(1.2), fake, G, 2.5, 2)
-        loop = Loop(step, dict(fake=fake, generator=G), Run(None, dict(images=3200, batch=32, seed=0)), 'cpu', training.exploded, None, True)
+        loop = Loop(step, dict(fake=fake, generator=G), RunFolder(None, dict(images=3200, batch=32, seed=0)), 'cpu', training.exploded, None, True)
         loop.prepare()
         loop.advance()
         with NoSync(): [loop.advance() for _ in range(3)]
@@ -158,7 +158,7 @@ def test_the_generator_has_no_slope_before_the_fake_moved():
     ys, teacher = small(corruptions['noise'])
     fake, G = (Learner(copy.deepcopy(teacher.net).requires_grad_(), halflife=None) for _ in range(2))
     step = Distillation(teacher, ys.corruption, SiD(1.2), fake, G, 2.5, 1)
-    part = training.Now(0, 32, 320).parts()[0]
+    part = training.StepContext(0, 32, 320).parts()[0]
     loss, watched = step.generator_loss(part)
     loss.backward()
     assert all((p.grad == 0).all() for p in G.net.parameters())
@@ -168,7 +168,7 @@ def test_the_generator_has_no_slope_before_the_fake_moved():
 def test_a_larger_network_has_the_teachers_weights():
     for times in (2, 4):
         net = Precond(UNet(16, 3, channels=16, mult=(1, 2), blocks=1, attn=(8,)))
-        big = grown(net, (3, 16*times, 16*times))
+        big = resized_copy(net, (3, 16*times, 16*times))
         assert big.shape == (3, 16*times, 16*times)
         for a, b in zip(net.state_dict().values(), big.state_dict().values()): assert torch.equal(a, b)
 
@@ -212,7 +212,7 @@ def compared(A, objective=None):
     torch.manual_seed(0)
     teacher = train(ys, MLP((1, 8, 8), width=16, blocks=1), objective, images=640, batch=64, lr=1e-3, quiet=True)
     distill(teacher, ys, Remembering(), images=32, batch=32, monitor=False, quiet=True)
-    first = training.Now(0, 32, 32).parts()[0]
+    first = training.StepContext(0, 32, 32).parts()[0]
     z = first.draws.normal(torch.empty(32, 1, 8, 8))
     with torch.no_grad(): x = Generator(teacher.net, teacher.objective)(z)
     return Remembering.y, A.op(x, None)
@@ -251,7 +251,7 @@ def test_what_was_a_setting_once_is_forgotten_and_runs_that_had_it_go_on(tmp_pat
     ys, teacher = small(corruptions['noise'])
     go = lambda **kw: distill(teacher, ys, SiD(.5), images=320, batch=32, out=tmp_path/'run', quiet=True, about=dict(recipe=kw.pop('recipe')), **kw)
     with monkeypatch.context() as m:
-        m.setattr('dcd_nb.distill.Run', lambda out, plan, *args: Run(out, plan | dict(noisy=False), *args))
+        m.setattr('dcd_nb.distill.Run', lambda out, plan, *args: RunFolder(out, plan | dict(noisy=False), *args))
         G = go(recipe=dict(distill=dict(noisy=False, lr=1)))
     assert json.loads((tmp_path/'run/recipe.json').read_text())['noisy'] is False
     assert torch.equal(Generator.load(tmp_path/'run').sample(2), G.sample(2))
@@ -262,11 +262,11 @@ def test_what_was_a_setting_once_is_forgotten_and_runs_that_had_it_go_on(tmp_pat
 def test_what_is_watched_is_of_the_whole_batch(name):
     ys, teacher = small(corruptions[name])
     def step(accumulate):
-        start = grown(teacher.net, ys.shape)
+        start = resized_copy(teacher.net, ys.shape)
         fake, G = (Learner(copy.deepcopy(net).requires_grad_(), lr=1e-9, halflife=None) for net in (teacher.net, start))
         with torch.no_grad():
             for i, p in enumerate([*fake.net.parameters(), *G.net.parameters()]): p += .1*torch.randn(p.shape, generator=torch.Generator().manual_seed(i))
-        return Distillation(teacher, ys.corruption, SiD(.5), fake, G, 2.5, 2, leak=.1)(training.Now(0, 64, 640, accumulate=accumulate))
+        return Distillation(teacher, ys.corruption, SiD(.5), fake, G, 2.5, 2, leak=.1)(training.StepContext(0, 64, 640, accumulate=accumulate))
     one, four = step(1), step(4)
     assert set(one.watched) == {'gap', 'size', 'fake_loss', 'fake_grad'} and one.watched['gap'] > 0
     numbers = lambda s: torch.stack([s.loss, s.grad_norm, s.refused, *(s.watched[k] for k in one.watched)])

@@ -211,9 +211,9 @@ def test_weights_and_generators_of_random_numbers():
 
 
 def test_making_room_leaves_the_random_numbers_alone():
-    from dcd_nb.training import with_room
+    from dcd_nb.training import with_extra_channels
     net, before = MLP((1, 8, 8), width=16), torch.get_rng_state()
-    with_room(net, 1)
+    with_extra_channels(net, 1)
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -172,14 +172,14 @@ def test_a_rectangular_network_trains_and_distils_on_scans_of_several_coils(tmp_
     G = distill(Teacher.load(tmp_path/'teacher'), ys, images=64, batch=16, quiet=True, monitor=False, out=tmp_path/'student')
     again = Generator.load(tmp_path/'student')
     assert torch.equal(G.sample(3), again.sample(3)) and G.sample(3).shape == (3, 2, 24, 16)
-    a, b = (G.sample(2, index=[4, 5], state=G.states([4, 5], seed)) for seed in (0, 1))
+    a, b = (G.sample(2, index=[4, 5], state=G.conditions([4, 5], seed)) for seed in (0, 1))
     assert not torch.equal(a, b)                           # masks and maps are drawn afresh: same noise, another state
 
 
 def test_the_second_phase_draws_new_masks_and_coils_each_time():
     draws, A = Draws(0, 0), Corruption(MultiCoilMRI(2, coils=2))
     objective, x = AmbientFourier(A.op), phantoms(16, 16)
-    given, measured = new_states(objective.states, x, draws), A.recorrupt(x, draws).state
+    given, measured = new_states(objective.draw_condition, x, draws), A.recorrupt(x, draws).state
     for k in ('mask', 'maps'): assert not torch.equal(given[k], measured[k])
     assert (given['mask'].sum(3) == 16//3).all() and (measured['mask'].sum(3) == 8).all()
 

@@ -19,13 +19,13 @@ from dcd_nb.draws import hash32
 from dcd_nb.errors import BadInput
 from dcd_nb.data import digits
 from dcd_nb.diffusion import ClampedLogNormal
-from dcd_nb.distill import Generator, distill, grown
+from dcd_nb.distill import Generator, distill, resized_copy
 from dcd_nb.losses import SiD
 from dcd_nb.networks import MLP, Network, Precond, UNet
 from dcd_nb.objectives import AmbientInpainting, AmbientTweedie
 from dcd_nb.operators import Corruption, Identity
 from dcd_nb.recipes import recipe, recipes
-from dcd_nb.training import Feed, Learner, Now, Run, Teacher, read_recipe, train
+from dcd_nb.training import BatchFeed, Learner, StepContext, RunFolder, Teacher, read_recipe, train
 
 bin = Path(sys.executable).parent
 papers = [name for name in recipes() if name.startswith(('cifar10', 'ffhq', 'celebahq', 'afhqv2', 'fastmri')) and not name.endswith('-small')]
@@ -105,23 +105,23 @@ def learns(net, on): return net.train(on).requires_grad_(on)
 def official_phase_one(net, ys, steps, clip):
     "The weights of the teacher after `steps`"
     net = learns(copy.deepcopy(net), True)
-    opt, feed = torch.optim.Adam(net.parameters(), 2e-4, (.9, .999), 1e-8), Feed(ys, 0, flip=True)
+    opt, feed = torch.optim.Adam(net.parameters(), 2e-4, (.9, .999), 1e-8), BatchFeed(ys, 0, flip=True)
     for k in range(steps):
         torch.manual_seed(hash32(0, k, 0, 2))                               # dropout
-        part, = Now(k, batch, steps*batch).parts()
+        part, = StepContext(k, batch, steps*batch).parts()
         official_step(opt, net, official_diffusion_loss(net, feed(part).y, ys.sigma, part.draws), clip)
     return net
 
 
 def official_phase_two(teacher, ys, steps, alpha, lr, beta1, eps, clip, dropout):
     "The weights of fake and generator after `steps` of each"
-    fake, G = copy.deepcopy(teacher), grown(teacher, ys.shape)
+    fake, G = copy.deepcopy(teacher), resized_copy(teacher, ys.shape)
     for net in (fake, G): [setattr(m, 'p', dropout) for m in net.modules() if isinstance(m, torch.nn.Dropout)]
     opts = [torch.optim.Adam(net.parameters(), lr, (beta, .999), eps) for net, beta in ((fake, 0.), (G, beta1))]
     make = lambda draws: denoise(G, 2.5*draws.normal(torch.empty(batch, *ys.shape)), torch.full((batch,), 2.5))
     for k in range(steps):
         torch.manual_seed(hash32(0, k, 0, 2))
-        now = Now(k, batch, steps*batch)
+        now = StepContext(k, batch, steps*batch)
         learns(G, False), learns(fake, True)
         draws = now.parts(1)[0].draws
         x = make(draws)
@@ -176,7 +176,7 @@ def test_weights_follow_the_official_loop(name, tmp_path):
     fake, G = official_phase_two(teacher.net, ys, 5, alpha, lr, beta1, 1e-6, None, .05)
     assert far(weights(tmp_path/'two', 'fake'), fake.state_dict()) < 2e-6
     assert far(weights(tmp_path/'two', 'generator'), G.state_dict()) < 2e-6
-    assert far(weights(tmp_path/'two', 'generator'), grown(teacher.net, ys.shape).state_dict()) > 1e-5       # it did move
+    assert far(weights(tmp_path/'two', 'generator'), resized_copy(teacher.net, ys.shape).state_dict()) > 1e-5       # it did move
 
 
 class SumInpainting(AmbientInpainting):
@@ -197,7 +197,7 @@ def test_limits_of_masks_are_those_of_sums(tmp_path):
     A = r.corruption
     ys, sums = A.measure(photographs()), SumInpainting(A.op.missing, levels=ClampedLogNormal(0.))
     r.teacher(ys, out=tmp_path/'one', images=20*batch, precision='fp32', **quiet)
-    net = r.network(r.made(), r.objective().extra)
+    net = r.network(r.made(), r.objective().extra_channels)
     train(ys, net, sums, images=20*batch, batch=batch, flip=True, sigma_d=sigma_d, lr=2e-4, eps=1e-8, clip=1., out=tmp_path/'one-sums', precision='fp32', **quiet)
     assert min(l['grad'] for l in _lines(tmp_path/'one-sums') if 'grad' in l) > 1
     assert far(weights(tmp_path/'one', 'teacher'), weights(tmp_path/'one-sums', 'teacher')) < 2e-6
@@ -256,9 +256,9 @@ def test_dropout_does_not_touch_the_callers_random_numbers(noisy):
 
 def test_a_run_from_before_there_was_a_dropout_goes_on(noisy, tmp_path, monkeypatch):
     go = lambda: distill(noisy[1], noisy[0], SiD(.5), images=640, batch=32, lr=1e-3, out=tmp_path/'run', resume=True, quiet=True, monitor=False).run
-    init = Run.__init__
+    init = RunFolder.__init__
     with monkeypatch.context() as m:
-        m.setattr(Run, '__init__', lambda self, out, plan, *args: init(self, out, {k: v for k, v in plan.items() if k != 'dropout'}, *args))
+        m.setattr(RunFolder, '__init__', lambda self, out, plan, *args: init(self, out, {k: v for k, v in plan.items() if k != 'dropout'}, *args))
         whole = go()
     assert 'dropout' not in read_recipe(tmp_path/'run')
     last = max((tmp_path/'run').glob('checkpoint-*.json'))

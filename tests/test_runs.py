@@ -196,7 +196,7 @@ def test_every_recipe_prints_its_cost_card(capsys):
     for name, r in recipes().items():
         if name == 'own': continue
         net = {k: v for k, v in r['network'].items() if k != 'dropout'} if isinstance(r['network'], dict) else r['network']
-        kind = json.dumps([net, r.made(), r.made(whole=True), r.objective().extra, r['distill'].get('loss', {}).get('loss')])    # what work depends on
+        kind = json.dumps([net, r.made(), r.made(whole=True), r.objective().extra_channels, r['distill'].get('loss', {}).get('loss')])    # what work depends on
         if kind in seen: continue
         seen.add(kind)
         list_recipes(name)
@@ -238,7 +238,7 @@ def test_every_kind_of_recipe_runs_three_steps_of_both_phases(name):
 
 class Shown(Objective):
     "The network is given something; nothing is said about other ways to sample"
-    extra = 1
+    extra_channels = 1
 
 
 def test_the_objective_says_what_a_sampler_may_be_shown():

@@ -21,7 +21,7 @@ from dcd_nb.data import Measurements, digits
 from dcd_nb.networks import MLP, Precond, UNet
 from dcd_nb.objectives import AmbientInpainting, AmbientTweedie
 from dcd_nb.operators import Corruption, Identity, RandomMask
-from dcd_nb.training import Feed, Learner, Loop, Now, Run, Teacher, fit, train
+from dcd_nb.training import BatchFeed, Learner, Loop, StepContext, RunFolder, Teacher, fit, train
 
 small = "network=MLP(shape=(1,8,8),width=32,blocks=2,dropout=.1)"          # with dropout, whose random numbers must come back too
 images = 100*256                                                           # in 100 steps, with a checkpoint at every 25th
@@ -165,12 +165,12 @@ def test_an_exploding_loss_rolls_back_and_then_gives_up():
     def step(now):
         calls['n'] += 1
         x = torch.ones(4, 1, 8, 8)
-        found = learner.descend(lambda part: (learner.net(x, x.new_zeros(4))**2).mean(), now)
+        found = learner.step(lambda part: (learner.net(x, x.new_zeros(4))**2).mean(), now)
         return found._replace(loss=found.loss*0 + (1000. if now.step > 150 else 1.))
 
     with warnings.catch_warnings(record=True) as said, pytest.raises(BadInput, match='went wrong six times.*the loss rose from 1 to'):
         warnings.simplefilter('always')
-        fit(step, dict(net=learner), Run(None, dict(images=16*400, batch=16, seed=0)))
+        fit(step, dict(net=learner), RunFolder(None, dict(images=16*400, batch=16, seed=0)))
     assert len(said) == 5 and 'half the learning rate' in str(said[0].message)
 
 
@@ -196,11 +196,11 @@ class NoSync(TorchDispatchMode):
 @pytest.mark.parametrize('A, objective', [(Corruption(Identity(), .5), AmbientTweedie(.5)), (Corruption(RandomMask(.5), .1), AmbientInpainting(.5, .1))])
 def test_a_step_never_waits_for_the_device(A, objective):
     ys = A.measure(digits()[:100])
-    net = Precond(training.with_room(UNet.named('digits', dropout=.1), objective.extra))
-    learner, feed = Learner(net, decay=.2), Feed(ys, 0, flip=True)
+    net = Precond(training.with_extra_channels(UNet.named('digits', dropout=.1), objective.extra_channels))
+    learner, feed = Learner(net, decay=.2), BatchFeed(ys, 0, flip=True)
     def step(now):
-        return learner.descend(lambda part: objective.loss(net, feed(part), part.draws).mean(), now)
-    loop = Loop(step, dict(net=learner), Run(None, dict(images=3200, batch=32, seed=0)), 'cpu', training.exploded, None, True)
+        return learner.step(lambda part: objective.loss(net, feed(part), part.draws).mean(), now)
+    loop = Loop(step, dict(net=learner), RunFolder(None, dict(images=3200, batch=32, seed=0)), 'cpu', training.exploded, None, True)
     loop.prepare()
     loop.advance()
     with NoSync(): [loop.advance() for _ in range(5)]
@@ -287,9 +287,9 @@ def test_flips_are_refused_where_they_are_wrong():
     class Shift(Operator):
         def forward(self, x, state): return x.roll(1, -1)
     ys = Corruption(Shift()).measure(digits()[:20])
-    with pytest.raises(BadInput, match='flip=True cannot be used'): Feed(ys, 0, flip=True)
+    with pytest.raises(BadInput, match='flip=True cannot be used'): BatchFeed(ys, 0, flip=True)
     masked = Corruption(RandomMask(.5)).measure(digits()[:64])
-    batch = Feed(masked, 0, flip=True)(Now(0, 64, 64).parts()[0])
+    batch = BatchFeed(masked, 0, flip=True)(StepContext(0, 64, 64).parts()[0])
     assert (batch.y*(1 - batch.state) == 0).all()                            # the mask went with its image
     Measurements(batch.y, masked.corruption, batch.state)
 

@@ -10,7 +10,7 @@ import json as jsonlib
 
 from fastcore.script import call_parse, Param
 
-from ..errors import need
+from ..errors import require
 from ..training import Teacher
 from ..recipes import Recipe, recipe as make, recipes
 from ..quickstart import quickstart as run_quickstart
@@ -44,7 +44,7 @@ def train(
                      device=device, precision=precision, compile=compile)
     r['train'] |= {k: given[k] for k in ('seed', 'batch') if k in given}
     ys = r.measurements(data)
-    need(not any(k.startswith('corruption') for k in changes) or ys.corruption.to_dict() == r['corruption'],
+    require(not any(k.startswith('corruption') for k in changes) or ys.corruption.to_dict() == r['corruption'],
          f"set={set!r} asks for {r['corruption'] and r.corruption}, but the data were made by {ys.corruption}: leave it out")
     finished(r.teacher(ys, out=out or f'runs/{recipe}', resume=resume, quiet=json, **given).run, json)
 
@@ -71,7 +71,7 @@ def distill(
     "Phase II: distil a teacher into a one-step generator"
     teacher = Teacher.load(run, precision=precision)
     r = teacher.about.get('recipe')
-    need(r, f"run={run!r} was made without a recipe: distil it in Python, by distill(teacher, ys)")
+    require(r, f"run={run!r} was made without a recipe: distil it in Python, by distill(teacher, ys)")
     r = Recipe(r).override({f'distill.{k}': v for k, v in changes_of(set).items()})
     given = settings(minutes=minutes, images=images, batch=batch, accumulate=accumulate, seed=seed, checkpoint_every=checkpoint_every, device=device, compile=compile)
     G = r.student(teacher, r.measurements(data), out=out or f'{run.rstrip("/")}-student', resume=resume, quiet=json, **given)
@@ -126,7 +126,7 @@ def check(
     found = check_record(record, n)
     if json: return report(found, json)
     for k, d in found.items(): print(f"{k:12s} recorded {d['recorded']:.4f}, found {d['found']:.4f} ({d['low']:.4f} to {d['high']:.4f}): {'yes' if d['agree'] else 'NO'}")
-    need(all(d['agree'] for d in found.values()), f"record={record!r} says something else than its weights: they are not the ones that were measured")
+    require(all(d['agree'] for d in found.values()), f"record={record!r} says something else than its weights: they are not the ones that were measured")
 
 # %% ../../nbs/90b_learn.ipynb #c27bee41
 @call_parse

@@ -10,7 +10,7 @@ import ast, json as jsonlib, os, re, sys
 from functools import wraps
 from inspect import signature
 
-from ..errors import BadInput, choose, need
+from ..errors import BadInput, choose, require
 from ..named import Named
 from ..distributed import processes
 from ..checkpoint import checkpoints
@@ -44,7 +44,7 @@ def changes_of(
     for word in re.split(r'\s+(?=[\w.]+=)', (text or '').strip()):
         if not word: continue
         name, eq, value = word.partition('=')
-        need(eq, f"set={text!r} must be NAME=VALUE, several with a space between them, e.g. 'train.lr=1e-4'")
+        require(eq, f"set={text!r} must be NAME=VALUE, several with a space between them, e.g. 'train.lr=1e-4'")
         try: found[name] = ast.literal_eval(value)
         except (SyntaxError, ValueError): found[name] = Named.parse(value) if '(' in value else value
     return found
@@ -57,5 +57,5 @@ def settings(compile=None, **given):
 def finished(run, json):
     "Report a run that is on the disk"
     if processes()[0] != 0: return
-    need(checkpoints(run['run'])[:1] == [run['images']], f"the last checkpoint of {run['run']} could not be written: make room, and go on by --resume")
+    require(checkpoints(run['run'])[:1] == [run['images']], f"the last checkpoint of {run['run']} could not be written: make room, and go on by --resume")
     report({k: run[k] for k in ('run', 'images', 'seconds', 'img_per_s', 'resumed_at', 'weights_sha256')}, json)

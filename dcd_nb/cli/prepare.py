@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fastcore.script import call_parse
 
-from ..errors import need
+from ..errors import require
 from ..files import _hidden, _pair, save_tensors
 from ..operators import Corruption, Operator
 from ..data import load_images, measure_to
@@ -21,12 +21,12 @@ from .options import polite, report
 # %% ../../nbs/90a_prepare.ipynb #2d82c24f
 def _free(out, source, overwrite, resume=False):
     "Complain if measurements cannot be written to `out`"
-    need(Path(out).name not in ('', '.', '..'), f"out={out!r} must be the name of a file to write")
+    require(Path(out).name not in ('', '.', '..'), f"out={out!r} must be the name of a file to write")
     data, info = _pair(out)
     there = [p for p in (data, info) if p.exists()]
     killed = resume and _hidden(data, 'part.json').exists() and not info.exists()      # between its two files
-    need(overwrite or killed or not there, f"out={out!r} would replace {', '.join(p.name for p in there)}: choose another name, or pass --overwrite")
-    need(all(p.resolve() != Path(source).resolve() for p in there), f"out={out!r} would replace the source: choose another name")
+    require(overwrite or killed or not there, f"out={out!r} would replace {', '.join(p.name for p in there)}: choose another name, or pass --overwrite")
+    require(all(p.resolve() != Path(source).resolve() for p in there), f"out={out!r} would replace the source: choose another name")
 
 @call_parse
 @polite

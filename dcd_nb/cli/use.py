@@ -14,7 +14,7 @@ import torch
 from fastcore.script import call_parse
 
 from .. import metrics
-from ..errors import BadInput, need
+from ..errors import BadInput, require
 from ..draws import Draws
 from ..show.images import save_images, to_uint8
 from ..files import _pair, saving
@@ -40,8 +40,8 @@ def sample(
 ):
     "Images of a generator or a teacher"
     start, path = time.time(), Path(out)
-    need(path.suffix in ('.png', '.npz', ''), f"out={out!r} must end in .png or .npz, or be a folder")
-    need(zoom >= 0, f"zoom={zoom} must be at least 1, or 0")
+    require(path.suffix in ('.png', '.npz', ''), f"out={out!r} must end in .png or .npz, or be a folder")
+    require(zoom >= 0, f"zoom={zoom} must be at least 1, or 0")
     m = load_pretrained(model, pick_device(device))
     x = m.sample(n, seed) if isinstance(m, Generator) else m.sample(n, seed, steps=steps)
     with saving(path):
@@ -92,7 +92,7 @@ def evaluate(
     model = _model(source, device)
     data = ((model.about.get('recipe') or {}).get('data') or {}) if model else {}
     if reference is None: reference, size, channels = data.get('source'), size or data.get('size'), channels or data.get('channels')
-    need(reference or measurements, f"reference is missing: {source!r} does not say which clean images it should be compared with; without any, pass --measurements")
+    require(reference or measurements, f"reference is missing: {source!r} does not say which clean images it should be compared with; without any, pass --measurements")
     x = load_images(source, size, channels, None) if model is None else model.sample(n, seed)
     with warnings.catch_warnings(record=True, action='always') as said:
         found = metrics.evaluate(x, load_images(reference, size, channels, None), extractor, reps, find_copies, seed) if reference else metrics.Evaluation()
@@ -131,12 +131,12 @@ def restore(
 ):
     "Restore measurements, with the generator as prior"
     start, path, ys = time.time(), Path(out), Measurements.load(measurements)
-    need(path.suffix in ('.png', '.npz', ''), f"out={out!r} must end in .png or .npz, or be a folder")
-    need(images is None or images > 0, f"images={images} must be a positive whole number")
+    require(path.suffix in ('.png', '.npz', ''), f"out={out!r} must end in .png or .npz, or be a folder")
+    require(images is None or images > 0, f"images={images} must be a positive whole number")
     prior = load_pretrained(model, pick_device(device))
     method = method and Method.parse(method)
     if learn:
-        need(isinstance(prior, Generator) and isinstance(method or Sample(), Sample), "learn is for a generator and the method Sample")
+        require(isinstance(prior, Generator) and isinstance(method or Sample(), Sample), "learn is for a generator and the method Sample")
         method = method or Sample()
         method.misfit = learn_misfit(prior, Measurements.load(learn), seed=seed)
     if images: ys = _rows(ys, slice(images))

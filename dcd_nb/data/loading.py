@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..errors import BadInput, choose, need
+from ..errors import BadInput, choose, require
 from ..draws import rng
 from ..files import _flush, _hidden, _pair, allocate, alone, atomic, commit, content_hash
 from ..files import load_tensors, saving
@@ -113,7 +113,7 @@ def _decode_all(path, raw, size, channels):
             _fail(where, f"has {what(im.shape)}, but {first} has {what(shape)}: pass {fix} to make them alike")
         names.append(name)
         raw.write(im.tobytes())
-    need(names, f"{path} holds no image file ({', '.join(sorted(_suffixes))})")
+    require(names, f"{path} holds no image file ({', '.join(sorted(_suffixes))})")
     return names, shape
 
 # %% ../../nbs/02c_loading.ipynb #e9697f2c
@@ -146,14 +146,14 @@ def _array(path):
             arrays = load_file(path)
     except Exception as e: _fail(path, f"cannot be read ({str(e)[:100]}): copy or make it again")
     if len(arrays) > 1: arrays = {k: v for k, v in arrays.items() if k in ('images', 'x', 'arr_0', 'data', 'image')}
-    need(len(arrays) == 1, f"{path} must hold one array, or one that is called 'images'")
+    require(len(arrays) == 1, f"{path} must hold one array, or one that is called 'images'")
     try: a = torch.as_tensor(next(iter(arrays.values())))
     except (TypeError, ValueError) as e: _fail(path, f"holds values that cannot be read ({str(e)[:80]}): save it as uint8 or float32")
-    need(a.ndim != 3 or a.shape[0] > 3 and a.shape[2] > 3, f"{path} has shape {tuple(a.shape)}: is it one image or a few? Add an axis, to (1, H, W, C) or (N, H, W, 1)")
+    require(a.ndim != 3 or a.shape[0] > 3 and a.shape[2] > 3, f"{path} has shape {tuple(a.shape)}: is it one image or a few? Add an axis, to (1, H, W, C) or (N, H, W, 1)")
     if a.ndim == 3: a = a[:, None]
     if a.ndim == 4 and a.shape[1] not in (1, 2, 3) and a.shape[3] in (1, 2, 3): a = a.permute(0, 3, 1, 2)
-    need(a.ndim == 4 and a.shape[1] in (1, 2, 3) and len(a), f"{path} has shape {tuple(a.shape)}, which is not images (N, C, H, W) or (N, H, W, C)")
-    need(a.dtype == torch.uint8 or a.is_floating_point(), f"{path} has type {a.dtype}: give uint8, or floats in [-1, 1]")
+    require(a.ndim == 4 and a.shape[1] in (1, 2, 3) and len(a), f"{path} has shape {tuple(a.shape)}, which is not images (N, C, H, W) or (N, H, W, C)")
+    require(a.dtype == torch.uint8 or a.is_floating_point(), f"{path} has type {a.dtype}: give uint8, or floats in [-1, 1]")
     if a.dtype != torch.uint8: _unit_range(a)
     return a
 
@@ -189,17 +189,17 @@ def load_images(
     dtype=torch.float32,# torch.uint8: bytes, mapped from the disk, for data sets larger than memory; None: as stored
 ):
     "Images (N, C, H, W): floats in [-1, 1], sorted by file name"
-    need(dtype in (torch.float32, torch.uint8, None), f"dtype={dtype} must be torch.float32, torch.uint8 or None")
-    need(channels in (None, 1, 3), f"channels={channels!r} must be 1, 3 or None")
-    need(size is None or isinstance(size, int) and size > 0, f"size={size!r} must be a positive number of pixels, or None")
-    need(isinstance(source, (str, Path)) and str(source), f"source={type(source).__name__ if source != '' else source!r} must be a path or a name")
+    require(dtype in (torch.float32, torch.uint8, None), f"dtype={dtype} must be torch.float32, torch.uint8 or None")
+    require(channels in (None, 1, 3), f"channels={channels!r} must be 1, 3 or None")
+    require(size is None or isinstance(size, int) and size > 0, f"size={size!r} must be a positive number of pixels, or None")
+    require(isinstance(source, (str, Path)) and str(source), f"source={type(source).__name__ if source != '' else source!r} must be a path or a name")
     source, path = str(source), Path(source).expanduser()
     if source in _made: a = _made[source](size)
     elif source in _torchvision: a = _download(source)
     elif path.exists(): a = _array(path) if path.suffix.lower() in ('.npy', '.npz', '.safetensors') else path
     else: a = choose('source', str(source), [*known_images, 'or the path of a folder or file that exists'])
     if isinstance(a, Path): a = _cached(a, size, channels)
-    need(channels in (None, a.shape[1]) and (size is None or tuple(a.shape[2:]) == (size, size)),
+    require(channels in (None, a.shape[1]) and (size is None or tuple(a.shape[2:]) == (size, size)),
          f"source={str(source)!r} has shape {tuple(a.shape)}, and arrays are not resized: leave out size={size}, channels={channels}")
     if dtype is None: return a
     if dtype == torch.uint8: return a if a.dtype == torch.uint8 else (a*127.5 + 128).clamp(0, 255).to(torch.uint8)
@@ -252,5 +252,5 @@ def _resume_at(job, part, note):
     if not (part.exists() and note.exists()): return 0
     try: old = json.loads(note.read_text()); done = old.pop('done')
     except (ValueError, KeyError, AttributeError): return 0
-    need(old == job, f"{part} belongs to another run (its corruption, seed or images differ): start without resume to begin anew")
+    require(old == job, f"{part} belongs to another run (its corruption, seed or images differ): start without resume to begin anew")
     return done

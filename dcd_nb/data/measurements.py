@@ -11,7 +11,7 @@ import copy, json, operator, warnings
 import torch
 from fastcore.basics import patch
 
-from ..errors import BadInput, need
+from ..errors import BadInput, require
 from ..draws import rng
 from ..files import content_hash, load_tensors, save_tensors
 from ..machine import progress
@@ -34,11 +34,11 @@ def _check_chunks(y, seen):
     "Every value of `y` finite, and 0 where it is hidden"
     for rows in torch.arange(len(y)).split(max(1, 2**20//y[0].numel())):               # a few MB at a time
         part = y[rows]
-        need(part.isfinite().all(), f"y holds NaN or infinity in image {rows[~part.isfinite().flatten(1).all(1)].tolist()[:1]}: leave such images out")
+        require(part.isfinite().all(), f"y holds NaN or infinity in image {rows[~part.isfinite().flatten(1).all(1)].tolist()[:1]}: leave such images out")
         if seen is None: continue
-        need(((seen[rows] == 0) | (seen[rows] == 1)).all(), f"state of images {rows[0]} to {rows[-1]} is a mask with other values than 0 and 1: divide or round it")
+        require(((seen[rows] == 0) | (seen[rows] == 1)).all(), f"state of images {rows[0]} to {rows[-1]} is a mask with other values than 0 and 1: divide or round it")
         bad = (part.masked_fill((seen[rows] != 0).to(part.device), 0.) != 0).flatten(1).any(1)
-        need(not bad.any(), f"y is not 0 on hidden entries of image {rows[bad.cpu()].tolist()[:1]}: set them to 0, or check that "
+        require(not bad.any(), f"y is not 0 on hidden entries of image {rows[bad.cpu()].tolist()[:1]}: set them to 0, or check that "
                             "the state belongs to y (1 = observed)")
 
 # %% ../../nbs/02b_measurements.ipynb #64775c35
@@ -50,12 +50,12 @@ class Measurements:
         state=None,  # state of its operator, one entry for each observation
         about=None,  # anything worth remembering: a dict of plain values
     ):
-        need(torch.is_tensor(y) and y.ndim == 4 and y.is_floating_point() and len(y),
+        require(torch.is_tensor(y) and y.ndim == 4 and y.is_floating_point() and len(y),
              f"y must be a float tensor (N, C, H, W) with N > 0, but is {f'{y.dtype} of shape {tuple(y.shape)}' if torch.is_tensor(y) else type(y).__name__}")
-        need(isinstance(corruption, Corruption), f"corruption={corruption!r} must be a Corruption, e.g. Corruption(RandomMask(.6), sigma=.1)")
-        need(state is not None or not corruption.op.random, f"state is missing: {corruption.op} is random, so each observation needs its state")
+        require(isinstance(corruption, Corruption), f"corruption={corruption!r} must be a Corruption, e.g. Corruption(RandomMask(.6), sigma=.1)")
+        require(state is not None or not corruption.op.random, f"state is missing: {corruption.op} is random, so each observation needs its state")
         for name, t in _flat(state).items():
-            need(len(t) == len(y), f"{name} has {len(t)} entries, but there are {len(y)} observations")
+            require(len(t) == len(y), f"{name} has {len(t)} entries, but there are {len(y)} observations")
         self.y, self.corruption, self.state, self.about = y.detach(), corruption, map_state(torch.Tensor.detach, state), about or {}
         self._fits()
         _check_chunks(self.y, corruption.op.observed(self.state))
@@ -74,7 +74,7 @@ def _fits(self:Measurements):
     try: one = self.op(torch.zeros(1, *self.shape, device=self.y.device), map_state(lambda t: t[:1], self.state))
     except (BadInput, RuntimeError, AttributeError, KeyError, TypeError, IndexError) as e:
         raise BadInput(f"y of shape {tuple(self.y.shape)} and its state do not fit {self.op}: {str(e)[:150]}") from e
-    need(one.shape[1:] == self.y.shape[1:], f"y has shape {tuple(self.y.shape)}, but {self.op} makes {tuple(one.shape[1:])}")
+    require(one.shape[1:] == self.y.shape[1:], f"y has shape {tuple(self.y.shape)}, but {self.op} makes {tuple(one.shape[1:])}")
 
 # %% ../../nbs/02b_measurements.ipynb #780a2b50
 @patch
@@ -102,13 +102,13 @@ def hash(self:Measurements):
 # %% ../../nbs/02b_measurements.ipynb #960fd946
 def _unit_range(x):
     "Check images and say how a part of them becomes float64 in [-1, 1]"
-    need(torch.is_tensor(x) and x.ndim == 4 and len(x),
+    require(torch.is_tensor(x) and x.ndim == 4 and len(x),
          f"x must be a tensor of images (N, C, H, W) with N > 0, but is {f'of shape {tuple(x.shape)}' if torch.is_tensor(x) else type(x).__name__}")
     if x.dtype == torch.uint8: return lambda part: part.cpu().double()/127.5 - 1
-    need(x.is_floating_point(), f"x has type {x.dtype}: give floats in [-1, 1] or uint8")
+    require(x.is_floating_point(), f"x has type {x.dtype}: give floats in [-1, 1] or uint8")
     if x.shape[2]*x.shape[3] > 1:                  # vectors may take any value
         lo, hi = x.aminmax()
-        need(lo >= -1.001 and hi <= 1.001, f"x must lie in [-1, 1], but its values run from {lo:.4g} to {hi:.4g}: rescale it, or give uint8")
+        require(lo >= -1.001 and hi <= 1.001, f"x must lie in [-1, 1], but its values run from {lo:.4g} to {hi:.4g}: rescale it, or give uint8")
         if lo >= 0: warnings.warn(f"no value of x is negative (they run from {lo:.3g} to {hi:.3g}); if they lie in [0, 1], use 2*x - 1")
     return lambda part: part.cpu().double()
 
@@ -132,7 +132,7 @@ def _measure(
     "Observe every image once. Observation i depends on seed, index and image alone"
     double, seed = _unit_range(x), _seed(seed)
     index = range(len(x)) if index is None else [int(i) for i in index]
-    need(len(index) == len(x), f"index has {len(index)} entries, but there are {len(x)} images")
+    require(len(index) == len(x), f"index has {len(index)} entries, but there are {len(x)} images")
     y, state = torch.empty(len(x), *corruption.op.out_shape(tuple(x.shape[1:]))), None
     for row, i in enumerate(progress(index, desc='measure', leave=False, disable=None if len(x) > 2000 else True)):
         one = corruption.batch(double(x[row:row+1]), rng(seed, i))
@@ -163,9 +163,9 @@ def load(cls:Measurements,
 ):
     "The measurements that `save` wrote to `path`"
     tensors, meta = load_tensors(path)
-    need(meta.get('kind') == 'measurements', f"path={str(path)!r} holds {meta.get('kind', 'something else')}, not measurements")
+    require(meta.get('kind') == 'measurements', f"path={str(path)!r} holds {meta.get('kind', 'something else')}, not measurements")
     if corruption is None:
         held = {k.removeprefix('corruption.'): t for k, t in tensors.items() if k.startswith('corruption.')}
         corruption = Corruption.from_dict(meta['corruption'], held)
-    need(corruption.is_described(meta['corruption']), f"corruption={corruption} is not the one that made {str(path)!r}: {meta['corruption']}")
+    require(corruption.is_described(meta['corruption']), f"corruption={corruption} is not the one that made {str(path)!r}: {meta['corruption']}")
     return cls(tensors['y'], corruption, _unflat(tensors), meta['about'])

@@ -8,7 +8,7 @@ __all__ = ['phantoms']
 # %% ../../nbs/02a_phantoms.ipynb #2c06b6e9
 import torch
 
-from ..errors import need
+from ..errors import require
 from ..draws import rng
 from ..operators import from_complex
 
@@ -52,6 +52,6 @@ def phantoms(
 ):
     "Complex images of heads (n, 2, H, W); no magnitude is above 1"
     h, w = size if isinstance(size, (tuple, list)) else (size, size)
-    need(all(isinstance(v, int) and v >= 8 for v in (h, w)), f"size={size!r} must be a whole number of pixels, at least 8, or two of them")
+    require(all(isinstance(v, int) and v >= 8 for v in (h, w)), f"size={size!r} must be a whole number of pixels, at least 8, or two of them")
     u = torch.stack([torch.rand(64, generator=rng(seed, i)) for i in (range(n) if index is None else index)])
     return torch.cat([_render(part, h, w) for part in u.split(max(1, 2**20//(h*w)))])

@@ -9,15 +9,15 @@ __all__ = ['distill', 'Distillation', 'distilled_wrong', 'Generator', 'grown', '
 # %% ../../nbs/22c_distill.ipynb #1a71a7eb
 import copy
 
-from ..errors import choose, need, number
+from ..errors import choose, require, number
 from ..draws import Draws
 from ..files import content_hash
 from ..distributed import join_processes
 from ..data import Measurements
-from ..training import at_checkpoints, averaged, fit, known_settings, Learner, Run
+from ..training import at_checkpoints, averaged, fit, known_settings, Learner, RunFolder
 from ..training import shared_plan, speed_up, Teacher
 from ..losses import Loss, SiD
-from .generator import Generator, grown, load_pretrained, with_dropout
+from .generator import Generator, resized_copy, load_pretrained, with_dropout
 from .step import _power, Distillation, set_trainable, step_flops
 from .health import _health_since, distilled_wrong, health, histogram, spectrum
 
@@ -29,7 +29,7 @@ def _networks(teacher, ys, start, dropout, fake, learn, device, compile):
     "The frozen teacher, and the learners of fake and generator"
     defaults = dict(lr=1e-5, betas=(0., .999), clip=None, warmup=0.) | averaged(learn)
     frozen = Teacher(copy.deepcopy(teacher.net).to(device), teacher.objective)
-    nets = dict(fake=copy.deepcopy(frozen.net), generator=grown(start.net.to(device) if start else frozen.net, ys.shape))
+    nets = dict(fake=copy.deepcopy(frozen.net), generator=resized_copy(start.net.to(device) if start else frozen.net, ys.shape))
     nets = {k: with_dropout(net, dropout) for k, net in nets.items()}
     own = dict(fake=defaults | dict(halflife=None) | known_settings(fake or {}), generator=defaults)
     learners = {k: Learner(net.requires_grad_(), **own[k]) for k, net in nets.items()}
@@ -37,14 +37,14 @@ def _networks(teacher, ys, start, dropout, fake, learn, device, compile):
     return frozen, learners
 
 def _check_arguments(teacher, ys, loss, start, dropout, fake, fake_steps):
-    need(isinstance(teacher, Teacher), f"teacher must be a Teacher, but is {type(teacher).__name__}: make one by train, or Teacher.load")
-    need(isinstance(ys, Measurements), f"ys must be Measurements, but is {type(ys).__name__}")
+    require(isinstance(teacher, Teacher), f"teacher must be a Teacher, but is {type(teacher).__name__}: make one by train, or Teacher.load")
+    require(isinstance(ys, Measurements), f"ys must be Measurements, but is {type(ys).__name__}")
     teacher.check(ys)
-    need(start is None or isinstance(start, Generator), f"start={start!r} must be a Generator")
-    need(fake is None or isinstance(fake, dict), f"fake={fake!r} must be a dict of settings, e.g. dict(lr=1e-4)")
+    require(start is None or isinstance(start, Generator), f"start={start!r} must be a Generator")
+    require(fake is None or isinstance(fake, dict), f"fake={fake!r} must be a dict of settings, e.g. dict(lr=1e-4)")
     if dropout is not None: number('dropout', dropout, lambda v: 0 <= v < 1, 'at least 0 and below 1; None: the dropout of the teacher')
-    need(isinstance(loss, Loss), f"loss={loss!r} must be a Loss, e.g. SiD(alpha=1.2)")
-    need(isinstance(fake_steps, int) and fake_steps > 0, f"fake_steps={fake_steps!r} must be a positive whole number")
+    require(isinstance(loss, Loss), f"loss={loss!r} must be a Loss, e.g. SiD(alpha=1.2)")
+    require(isinstance(fake_steps, int) and fake_steps > 0, f"fake_steps={fake_steps!r} must be a positive whole number")
 
 # %% ../../nbs/22c_distill.ipynb #a1b0073f
 def distill(
@@ -86,7 +86,7 @@ def distill(
     G = Generator(learners['generator'].ema.net, teacher.objective, about=plan['about'] | dict(corruption=ys.corruption.to_dict()), **shown)
     first = _power(teacher.objective.compared(ys.corruption, G.sample(64, seed), Draws(seed)).y).sqrt().item()
     step = Distillation(frozen, ys.corruption, loss, *learners.values(), init_sigma, fake_steps, leak)
-    run = Run(out, dict(kind='distill', teacher=content_hash(teacher.net.state_dict()), start=start and content_hash(start.net.state_dict()),
+    run = RunFolder(out, dict(kind='distill', teacher=content_hash(teacher.net.state_dict()), start=start and content_hash(start.net.state_dict()),
                         corruption=ys.corruption.to_dict(), objective=teacher.objective.to_dict(), net=G.net.to_dict(), loss=loss.to_dict(),
                         fake_steps=fake_steps, dropout=dropout, learn={k: l.settings for k, l in learners.items()}, **shown) | plan, resume, ys.corruption.tensors())
     G.held = run.held

@@ -25,7 +25,7 @@ class Distillation:
     def images(self, part):
         "What the generator makes in this part of the batch"
         z = part.draws.normal(torch.empty(part.n, *self.G.shape, device=next(self.G.net.parameters()).device))
-        return self.G(z, new_states(self.objective.states, z, part.draws))
+        return self.G(z, new_states(self.objective.draw_condition, z, part.draws))
 
 # %% ../../nbs/22a_step.ipynb #91dbfe78
 @patch
@@ -43,7 +43,7 @@ def generator_loss(self:Distillation, part):
     y, state = objective.compared(self.corruption, x, part.draws)
     def teacher(y_s, s): return objective.denoise(self.teacher, y_s, s, state)
     def fake(y_s, s): return objective.denoise(self.fake.net, y_s, s, state)
-    loss, gap = self.loss.terms(teacher, fake, y, part.draws, objective.counts(state))
+    loss, gap = self.loss.terms(teacher, fake, y, part.draws, objective.loss_mask(state))
     return loss.mean(), dict(gap=gap.mean(), power=_power(y), outside=_power(x - x.clamp(-1, 1)))
 
 # %% ../../nbs/22a_step.ipynb #6ed277e4
@@ -63,11 +63,11 @@ def __call__(self:Distillation, now):
     fakes = []
     if self.loss.needs_fake:
         for k in range(self.fake_steps):
-            fakes.append(self.fake.descend(self.fake_loss, now, key=1 + k))
+            fakes.append(self.fake.step(self.fake_loss, now, key=1 + k))
 
     set_trainable(self.fake.net, False)
     set_trainable(self.generator.net, True)
-    step = self.generator.descend(self.generator_loss, now)
+    step = self.generator.step(self.generator_loss, now)
 
     refused = torch.stack([s.refused for s in (step, *fakes)]).amax()
     watched = dict(gap=step.watched['gap'], size=self.size(step.watched))

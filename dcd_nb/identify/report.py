@@ -12,7 +12,7 @@ from functools import singledispatch
 import torch
 from fastcore.basics import patch
 
-from ..errors import need
+from ..errors import require
 from ..draws import rng
 from ..show.images import axes, colors, image_grid
 from ..operators import Compose, Corruption, FourierMask, RandomMask
@@ -200,11 +200,11 @@ def identifiability(
     seed=0,
 ) -> Report:
     "Is p(x) determined by such measurements? In words, numbers and pictures"
-    need(isinstance(what, (Corruption, Measurements)), f"what={what!r} must be a Corruption or Measurements")
-    need(isinstance(draws, int) and draws > 1, f"draws={draws!r} must be a whole number, 2 or more")
+    require(isinstance(what, (Corruption, Measurements)), f"what={what!r} must be a Corruption or Measurements")
+    require(isinstance(draws, int) and draws > 1, f"draws={draws!r} must be a whole number, 2 or more")
     if isinstance(what, Measurements): return Report(what.corruption, what.shape, draws, seed, what)
     shape = tuple(shape or getattr(what.op, 'shape', None) or (1, 16, 16)) if not isinstance(shape, int) else (shape,)
-    need(len(shape) == 3, f"shape={shape} must be three numbers (C, H, W)")
+    require(len(shape) == 3, f"shape={shape} must be three numbers (C, H, W)")
     what.op._is_linear('identifiability report')
     return Report(what, shape, draws, seed)
 

@@ -8,7 +8,7 @@ __all__ = ['noise_detail', 'patch_covariance', 'noise_patches', 'noise_range', '
 # %% ../../nbs/26b_unknown.ipynb #1ae71190
 import torch
 
-from ..errors import need
+from ..errors import require
 from ..data import Measurements
 from ..metrics import proximal_fid, spread
 
@@ -22,9 +22,9 @@ def noise_detail(
     return h.abs().median().item()/.6745
 
 def _pictures(y, size):
-    need(torch.is_tensor(y) and y.ndim == 4 and y.is_floating_point() and min(y.shape[2:]) >= size,
+    require(torch.is_tensor(y) and y.ndim == 4 and y.is_floating_point() and min(y.shape[2:]) >= size,
          f"y must be a float tensor of images (N, C, H, W) of {size}x{size} pixels or more, but is {f'{y.dtype} of shape {tuple(y.shape)}' if torch.is_tensor(y) else type(y).__name__}")
-    need(y.isfinite().all(), "y holds NaN or infinity")
+    require(y.isfinite().all(), "y holds NaN or infinity")
 
 # %% ../../nbs/26b_unknown.ipynb #16d045a0
 def patch_covariance(
@@ -56,11 +56,11 @@ def noise_patches(
     _pictures(y, 2)
     n, c, h, w = y.shape
     sizes = [k for k in range(2, min(size, h, w) + 1) if n*(h - k + 1)*(w - k + 1) >= 4*c*k*k]
-    need(sizes, f"y holds {n} images, too few to tell noise from image: their patches are fewer than four times their entries")
+    require(sizes, f"y holds {n} images, too few to tell noise from image: their patches are fewer than four times their entries")
     lam = torch.linalg.eigvalsh(patch_covariance(y, seen, sizes[-1]))
     m = next(m for m in range(len(lam), 0, -1) if lam[:m].quantile(.5) >= lam[:m].mean()*(1 - 1e-9) or m == 1)
     var = lam[:m].mean().item()
-    need(seen is None or var > 0 and lam[0] > 0, f"the smallest eigenvalue of the covariance is {lam[0]:.2g}, so its entries are known too badly to find the noise in it: too few of the {n} images show the same pixels")
+    require(seen is None or var > 0 and lam[0] > 0, f"the smallest eigenvalue of the covariance is {lam[0]:.2g}, so its entries are known too badly to find the noise in it: too few of the {n} images show the same pixels")
     return max(var, 0.)**.5
 
 # %% ../../nbs/26b_unknown.ipynb #9033c52b
@@ -70,7 +70,7 @@ def noise_range(
     "Level of the noise, from what lies outside of [-1, 1]"
     _pictures(y, 1)
     out = torch.cat([y[y < -1] + 1, y[y > 1] - 1])
-    need(len(out), "y has no value outside of [-1, 1]: there is no noise, or it was clipped")
+    require(len(out), "y has no value outside of [-1, 1]: there is no noise, or it was clipped")
     return out.square().mean().item()**.5
 
 # %% ../../nbs/26b_unknown.ipynb #13f02eec
@@ -89,7 +89,7 @@ def fitting(
     **kw,        # arguments of `proximal_fid`: extractor, seed
 ) -> list:
     "The candidates and the proximal distance that each of them leaves, best first"
-    need(len(corruptions), "corruptions is empty: give one candidate or more")
+    require(len(corruptions), "corruptions is empty: give one candidate or more")
     def left(A):
         state = (y != 0).to(y) if A.op.random else None                     # what the distance needs is its shape
         return proximal_fid(x, Measurements(y, A, state), **kw)['proximal']

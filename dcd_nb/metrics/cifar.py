@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..errors import need
+from ..errors import require
 from ..draws import rng
 from ..machine import autocast, pick_device
 from ..data import image_files, load_images
@@ -34,7 +34,7 @@ def labelled(
     "Images, the number of the class of each, and the names of the classes"
     names = [Path(name).parent.name for name, _ in image_files(path)]
     classes = sorted(set(names))
-    need(len(classes) > 1, f"path={str(path)!r} must have one folder for each class, but has {len(classes)}")
+    require(len(classes) > 1, f"path={str(path)!r} must have one folder for each class, but has {len(classes)}")
     return load_images(path), torch.tensor([classes.index(k) for k in names]), classes
 
 def moved(

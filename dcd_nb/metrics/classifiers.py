@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..errors import need
+from ..errors import require
 from ..files import load_tensors
 
 # %% ../../nbs/06a_classifiers.ipynb #32977c42
@@ -59,7 +59,7 @@ class CifarClassifier(nn.Module):
     def trained(cls):
         "The classifier with the weights of this package"
         path = files('dcd_nb')/'weights'/'cifar10'
-        need(path.with_suffix('.json').exists(), "the classifier of images of 32x32 pixels has no weights in this package yet: use spaces=('random', 'pca')")
+        require(path.with_suffix('.json').exists(), "the classifier of images of 32x32 pixels has no weights in this package yet: use spaces=('random', 'pca')")
         net = cls().requires_grad_(False)
         net.load_state_dict({k: t.float() if t.is_floating_point() else t for k, t in load_tensors(path)[0].items()})
         return net.eval()

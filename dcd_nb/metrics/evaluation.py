@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from ..errors import BadInput, need
+from ..errors import BadInput, require
 from ..draws import rng
 from ..files import content_hash, load_tensors, save_tensors
 from ..data.loading import _floats
@@ -29,19 +29,19 @@ def stored(
 ):
     "The images as files hold them: bytes (N, C, H, W)"
     x = load_images(x, dtype=None) if isinstance(x, (str, Path)) else _tensor(x)
-    need(torch.is_tensor(x) and x.ndim == 4 and len(x) > 1, f"{name}: two or more are needed, as a tensor (N, C, H, W), but this is "
+    require(torch.is_tensor(x) and x.ndim == 4 and len(x) > 1, f"{name}: two or more are needed, as a tensor (N, C, H, W), but this is "
          f"{f'one of shape {tuple(x.shape)}' if torch.is_tensor(x) else type(x).__name__}")
     if x.dtype == torch.uint8: return x
     top = x.abs().max().item() if x.is_floating_point() else math.inf
-    need(math.isfinite(top), f"{name}: give bytes or finite floats in [-1, 1], not {'NaN or infinity' if x.is_floating_point() else x.dtype}")
+    require(math.isfinite(top), f"{name}: give bytes or finite floats in [-1, 1], not {'NaN or infinity' if x.is_floating_point() else x.dtype}")
     if x[0, 0].numel() == 1: return x.float()
     if x.shape[1] == 2: x = 2*x.norm(dim=1, keepdim=True) - 1         # complex: magnitudes, of which 1 is white
-    need(top < 10, f"{name}: give bytes or floats in [-1, 1], not values up to {top:.3g}")
+    require(top < 10, f"{name}: give bytes or floats in [-1, 1], not values up to {top:.3g}")
     return (x*127.5 + 128).clamp(0, 255).to(torch.uint8)
 
 def _alike(x, reference):
     size = lambda t: f"{t.shape[3]}x{t.shape[2]} pixels and {t.shape[1]} channel{'s'*(t.shape[1] > 1)}"
-    need(x.shape[1:] == reference.shape[1:], f"images have {size(x)}, but the reference has {size(reference)}: load both with the same size and channels")
+    require(x.shape[1:] == reference.shape[1:], f"images have {size(x)}, but the reference has {size(reference)}: load both with the same size and channels")
 
 def _features(f, x): return torch.cat([f(_floats(part) if part.dtype == torch.uint8 else part) for part in x.split(1000)])
 

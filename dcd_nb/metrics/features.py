@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..errors import BadInput, choose, need
+from ..errors import BadInput, choose, require
 from ..draws import rng
 from ..show.images import to_uint8
 from ..files import content_hash
@@ -38,7 +38,7 @@ class Features:
     @torch.no_grad()
     def __call__(self, x, batch=500):
         x = _tensor(x)
-        need(torch.is_tensor(x) and x.is_floating_point() and tuple(x.shape[1:]) == self.shape,
+        require(torch.is_tensor(x) and x.is_floating_point() and tuple(x.shape[1:]) == self.shape,
              f"images must be a float tensor (N, {', '.join(map(str, self.shape))}) for the features {self.name!r}, "
              f"but are {f'{x.dtype} of shape {tuple(x.shape)}' if torch.is_tensor(x) else type(x).__name__}")
         return torch.cat([self.f(part) for part in x.split(batch)])
@@ -52,7 +52,7 @@ def _pixels(reference): return lambda x: x.flatten(1)
 
 def _pca(reference, k=32, most=2048):
     "The first `k` principal components of at most `most` images of `reference`"
-    need(reference is not None, "reference is missing: the features 'pca' are fitted to a reference set")
+    require(reference is not None, "reference is missing: the features 'pca' are fitted to a reference set")
     x = reference.flatten(1)[spread(len(reference), most).to(reference.device)].double()
     V = torch.linalg.svd(x - x.mean(0), full_matrices=False).Vh[:k].T
     return lambda x: x.flatten(1).double()@V.to(x.device)
@@ -60,9 +60,9 @@ def _pca(reference, k=32, most=2048):
 # %% ../../nbs/06b_features.ipynb #1b2ace22
 def _random(reference):
     "A fixed convolutional network without training: 64 features"
-    need(reference is not None, "reference is missing: the features 'random' need its shape")
+    require(reference is not None, "reference is missing: the features 'random' need its shape")
     c, *size = reference.shape[1:]
-    need(min(size) >= 8, f"reference has images of {size[0]}x{size[1]} pixels, but the features 'random' need 8x8 or more")
+    require(min(size) >= 8, f"reference has images of {size[0]}x{size[1]} pixels, but the features 'random' need 8x8 or more")
     halvings = int(math.log2(min(size)/4))                             # until about 4x4 are left
     widths = [c, 32] + [64]*halvings + [16]
     def uniform(layer, *shape): return 2*torch.rand(*shape, generator=rng(0, layer)) - 1
@@ -81,7 +81,7 @@ _classifiers = {(1, 8, 8): DigitClassifier, (3, 32, 32): CifarClassifier}
 
 def _classifier(reference):
     shape = (1, 8, 8) if reference is None else tuple(reference.shape[1:])
-    need(shape in _classifiers, f"reference has images of shape {shape}, but the features 'classifier' know images of "
+    require(shape in _classifiers, f"reference has images of shape {shape}, but the features 'classifier' know images of "
                                 f"shape {' and '.join(map(str, _classifiers))} only: use spaces=('random', 'pca')")
     net = _classifiers[shape].trained()
     return Features('classifier', lambda x: net.to(x.device).features(x.float()), shape, lambda h: net.out(h), net.label)
@@ -118,7 +118,7 @@ def inception(
     at = lambda p: Path(p)/_inception if Path(p).is_dir() else Path(p)
     places = [at(p) for p in ([weights] if weights else [os.getenv('DCD_INCEPTION') or cache_dir(), cache_dir(), tempfile.gettempdir()])]
     path = next((p for p in places if p.is_file() and p.name == _inception), None)
-    need(path, f"the features 'inception' need the file {_inception}, which is not at {' or '.join(dict.fromkeys(map(str, places)))}: download it once from "
+    require(path, f"the features 'inception' need the file {_inception}, which is not at {' or '.join(dict.fromkeys(map(str, places)))}: download it once from "
                f"https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/{_inception} and set DCD_INCEPTION to its path, or choose other features")
     from cleanfid.inception_torchscript import InceptionV3W
     device = pick_device(device)
@@ -129,7 +129,7 @@ def inception(
 
 def _inception_for(mode):
     def make(reference):
-        need(reference is not None, "reference is missing: the features 'inception' need its shape")
+        require(reference is not None, "reference is missing: the features 'inception' need its shape")
         return inception(reference.shape[1:], mode=mode)
     return make
 
@@ -143,9 +143,9 @@ def features(
 ) -> Features:
     "A feature space by name"
     make, reference = choose('name', name, _spaces), _tensor(reference)
-    need(reference is None or torch.is_tensor(reference) and reference.ndim == 4 and len(reference) > 1,
+    require(reference is None or torch.is_tensor(reference) and reference.ndim == 4 and len(reference) > 1,
          "reference must be images (N, C, H, W) with N > 1")
-    need(reference is not None or name != 'pixels', "reference is missing: the features 'pixels' need its shape")
+    require(reference is not None or name != 'pixels', "reference is missing: the features 'pixels' need its shape")
     f = make(reference)
     return f if isinstance(f, Features) else Features(name, f, reference.shape[1:])
 
@@ -169,7 +169,7 @@ def compare(
     seed=0,                                 # of the halves
 ) -> Distances:
     "Fréchet distances of several sets to one reference, in several spaces"
-    need(isinstance(sets, dict) and sets, "sets must be a dict {name: images} with at least one entry")
+    require(isinstance(sets, dict) and sets, "sets must be a dict {name: images} with at least one entry")
     sets, reference = {name: _tensor(x) for name, x in sets.items()}, _tensor(reference)
     halves = torch.randperm(len(reference), generator=rng(seed)).to(reference.device).chunk(2)
     fd, floor = {}, {}
@@ -193,8 +193,8 @@ def sliced_wasserstein(
 ) -> float:
     "Root mean square, over random directions, of the Wasserstein-2 distance of the projections"
     a, b = (_tensor(t).flatten(1).double() for t in (a, b))
-    need(a.shape[1] == b.shape[1], f"a has {a.shape[1]} coordinates, but b has {b.shape[1]}")
-    need(n_proj >= 1 and len(a) and len(b), f"n_proj={n_proj} must be at least 1, and a and b must not be empty")
+    require(a.shape[1] == b.shape[1], f"a has {a.shape[1]} coordinates, but b has {b.shape[1]}")
+    require(n_proj >= 1 and len(a) and len(b), f"n_proj={n_proj} must be at least 1, and a and b must not be empty")
     w = torch.randn(a.shape[1], n_proj, generator=rng(seed), dtype=torch.float64).to(a.device)
     w = w/w.norm(dim=0)
     n, m = len(a), len(b)

@@ -11,7 +11,7 @@ import warnings
 import numpy as np
 import torch
 
-from ..errors import need
+from ..errors import require
 
 # %% ../../nbs/06_frechet.ipynb #65ff3273
 def _tensor(x):
@@ -46,28 +46,28 @@ def frechet_from_moments(
     mu1, S1, mu2, S2 = (_tensor(t).double() for t in (mu1, S1, mu2, S2))
     _check_moments('1', mu1, S1)
     _check_moments('2', mu2, S2)
-    need(len(mu1) == len(mu2), f"mu1 has {len(mu1)} entries, but mu2 has {len(mu2)}")
+    require(len(mu1) == len(mu2), f"mu1 has {len(mu1)} entries, but mu2 has {len(mu2)}")
     return _distance(mu1, _root(S1), mu2, _root(S2))
 
 # %% ../../nbs/06_frechet.ipynb #e701bfe2
 def _check_moments(i, mu, S):
-    need(mu.ndim == 1 and S.shape == (len(mu), len(mu)),
+    require(mu.ndim == 1 and S.shape == (len(mu), len(mu)),
          f"mu{i} and S{i} must be (d,) and (d, d), but have shapes {tuple(mu.shape)} and {tuple(S.shape)}")
-    need(mu.isfinite().all() and S.isfinite().all(), f"mu{i} or S{i} holds NaN or infinity")
+    require(mu.isfinite().all() and S.isfinite().all(), f"mu{i} or S{i} holds NaN or infinity")
     size = S.abs().max()
-    need((S - S.T).abs().max() <= 1e-6*size, f"S{i} is not symmetric: a covariance is")
-    need(torch.linalg.eigvalsh(S).min() >= -1e-6*size, f"S{i} has a negative eigenvalue: a covariance has none")
+    require((S - S.T).abs().max() <= 1e-6*size, f"S{i} is not symmetric: a covariance is")
+    require(torch.linalg.eigvalsh(S).min() >= -1e-6*size, f"S{i} has a negative eigenvalue: a covariance has none")
 
 # %% ../../nbs/06_frechet.ipynb #2812315b
 def _factor(
     x,  # features (n, d)
 ):
     "Mean (d,) and R (min(n, d), d) with R^T R the covariance; float64"
-    need(torch.is_tensor(x) and x.ndim == 2 and len(x) > 1,
+    require(torch.is_tensor(x) and x.ndim == 2 and len(x) > 1,
          "features must be a tensor (n, d) with n > 1, but are "
          f"{f'of shape {tuple(x.shape)}' if torch.is_tensor(x) else type(x).__name__}")
     mu, (n, d) = x.mean(0, dtype=torch.float64), x.shape
-    need(mu.isfinite().all(), "features hold NaN or infinity: look at the images, or at the network that made them")
+    require(mu.isfinite().all(), "features hold NaN or infinity: look at the images, or at the network that made them")
     R = mu.new_empty(0, d)
     for part in x.split(4*d):
         R = torch.cat([R, part - mu])
@@ -81,7 +81,7 @@ def frechet_distance(
     "The Fréchet distance of two sets of features, in float64"
     a, b = _tensor(a), _tensor(b)
     one, two = _factor(a), _factor(b)
-    need(a.shape[1] == b.shape[1], f"a has {a.shape[1]} features, but b has {b.shape[1]}")
+    require(a.shape[1] == b.shape[1], f"a has {a.shape[1]} features, but b has {b.shape[1]}")
     _warn_few(a, *two)
     _warn_few(b, *one)
     return _distance(*one, *two)

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from fastcore.basics import patch
 
-from ..errors import need
+from ..errors import require
 from ..draws import rng
 from ..files import _pair, content_hash
 from ..operators import Corruption
@@ -38,9 +38,9 @@ def _observations(ys, corruption):
     "Observations as they are stored, and what made them"
     if isinstance(ys, (str, Path)) and _pair(ys)[1].exists() and not Path(ys).is_dir(): ys = Measurements.load(ys)
     if isinstance(ys, Measurements):
-        need(corruption is None, f"corruption={corruption!r} must be left out: the measurements know theirs")
+        require(corruption is None, f"corruption={corruption!r} must be left out: the measurements know theirs")
         return ys.y.cpu(), ys.corruption
-    need(isinstance(corruption, Corruption), f"corruption={corruption!r} must be the Corruption that made the images in ys, e.g. Corruption(Identity(), .2); Measurements know theirs")
+    require(isinstance(corruption, Corruption), f"corruption={corruption!r} must be the Corruption that made the images in ys, e.g. Corruption(Identity(), .2); Measurements know theirs")
     return stored(ys, 'ys'), corruption
 
 # %% ../../nbs/06e_proximal.ipynb #492c2c5a
@@ -54,7 +54,7 @@ class Proximal:
         most=10_000,     # observations that are looked at
     ):
         y, self.corruption = _observations(ys, corruption)
-        need(len(y) > 3, f"ys hold {len(y)} observation{'s'*(len(y) > 1)}: a distance needs 4 or more")
+        require(len(y) > 3, f"ys hold {len(y)} observation{'s'*(len(y) > 1)}: a distance needs 4 or more")
         y = y[spread(len(y), most)]
         self.n, self.one, self.seed, self.hash = len(y), y[:1], seed, content_hash(y)
         self.f = feature_space(extractor or ('random' if min(y.shape[2:]) >= 8 else 'pixels'), y)

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from ..errors import BadInput, need, optional
+from ..errors import BadInput, require, optional
 from .frechet import _tensor
 from .features import spread
 
@@ -23,10 +23,10 @@ def _both(a, b):
     "Two sets of features, as float64"
     a, b = _tensor(a), _tensor(b)
     for name, t in dict(a=a, b=b).items():
-        need(torch.is_tensor(t) and t.ndim == 2 and len(t) > 1, f"{name} must be features (n, d) with n > 1, but "
+        require(torch.is_tensor(t) and t.ndim == 2 and len(t) > 1, f"{name} must be features (n, d) with n > 1, but "
              f"{f'has shape {tuple(t.shape)}' if torch.is_tensor(t) else f'is {type(t).__name__}'}")
-        need(t.isfinite().all(), f"{name} holds NaN or infinity: look at the images, or at the network that made the features")
-    need(a.shape[1] == b.shape[1], f"a has {a.shape[1]} features, but b has {b.shape[1]}")
+        require(t.isfinite().all(), f"{name} holds NaN or infinity: look at the images, or at the network that made the features")
+    require(a.shape[1] == b.shape[1], f"a has {a.shape[1]} features, but b has {b.shape[1]}")
     return a.double(), b.double()
 
 def _parts(a, m):
@@ -68,7 +68,7 @@ def neighbourhoods(
 ) -> Neighbourhoods:
     "Precision, recall, density and coverage, from one table of distances"
     a, b = _both(a, b)
-    need(isinstance(k, int) and 1 <= k < min(len(a), len(b)), f"k={k!r} must be a whole number from 1 to {min(len(a), len(b)) - 1}: there are "
+    require(isinstance(k, int) and 1 <= k < min(len(a), len(b)), f"k={k!r} must be a whole number from 1 to {min(len(a), len(b)) - 1}: there are "
                                                                f"{len(a)} samples and {len(b)} images in the reference")
     ra, rb = _radii(a, k), _radii(b, k)
     found, density, nearest = b.new_zeros(len(b), dtype=torch.bool), [], torch.full_like(rb, torch.inf)
@@ -90,9 +90,9 @@ def inception_score(
 ) -> Interval:
     "Mean score of the parts; the interval is that of their mean"
     p = _tensor(p)
-    need(torch.is_tensor(p) and p.ndim == 2 and p.isfinite().all() and (p >= 0).all() and (p.sum(1) - 1).abs().max() < 1e-3,
+    require(torch.is_tensor(p) and p.ndim == 2 and p.isfinite().all() and (p >= 0).all() and (p.sum(1) - 1).abs().max() < 1e-3,
          "p must be probabilities (n, classes): rows without negative entries whose sum is 1")
-    need(isinstance(splits, int) and 1 <= splits <= len(p), f"splits={splits!r} must be a whole number from 1 to n={len(p)}")
+    require(isinstance(splits, int) and 1 <= splits <= len(p), f"splits={splits!r} must be a whole number from 1 to n={len(p)}")
     entropy = lambda q: -torch.special.xlogy(q, q).sum(-1)
     s = torch.stack([(entropy(part.mean(0)) - entropy(part).mean()).exp() for part in p.double().tensor_split(splits)])
     error = 1.645*s.std().item()/splits**.5 if splits > 1 else float('nan')
@@ -121,8 +121,8 @@ def nearest(
 ) -> Nearest:
     "The nearest image in `b` of each image in `a`"
     a, b, seen_a, seen_b, skip = map(_tensor, (a, b, seen_a, seen_b, skip))
-    need(a.shape[1:] == b.shape[1:], f"a holds images of shape {tuple(a.shape[1:])}, but b of shape {tuple(b.shape[1:])}")
-    need(len(b) > (skip is not None), f"there are {len(b)} images to search for neighbours, which is not enough")
+    require(a.shape[1:] == b.shape[1:], f"a holds images of shape {tuple(a.shape[1:])}, but b of shape {tuple(b.shape[1:])}")
+    require(len(b) > (skip is not None), f"there are {len(b)} images to search for neighbours, which is not enough")
     gap, index = torch.full((len(a),), torch.inf).double(), torch.zeros(len(a)).long()
     for i in range(0, len(a), 4096):
         for j in range(0, len(b), 4096):
@@ -153,9 +153,9 @@ def copies(
 # %% ../../nbs/06c_quality.ipynb #043a0f7e
 def _pairs(x, ref):
     x, ref = _tensor(x), _tensor(ref)
-    need(torch.is_tensor(x) and torch.is_tensor(ref) and x.shape == ref.shape and x.ndim == 4,
+    require(torch.is_tensor(x) and torch.is_tensor(ref) and x.shape == ref.shape and x.ndim == 4,
          f"x and ref must be images (N, C, H, W) of one shape, but have {tuple(getattr(x, 'shape', ()))} and {tuple(getattr(ref, 'shape', ()))}")
-    need(x.isfinite().all() and ref.isfinite().all(), "x or ref holds NaN or infinity")
+    require(x.isfinite().all() and ref.isfinite().all(), "x or ref holds NaN or infinity")
     return x.double(), ref.double()
 
 def psnr(x, ref, peak=2.): "Peak signal-to-noise ratio of each image (N,), in dB"; x, ref = _pairs(x, ref); return 10*(peak**2/(x - ref).square().flatten(1).mean(1)).log10()
@@ -183,9 +183,9 @@ def lpips(
 ):
     "Perceptual distance of each image (N,) to its reference"
     package, (x, ref) = optional('lpips', 'lpips'), _pairs(x, ref)
-    need(min(x.shape[2:]) >= 32, f"images have {x.shape[3]}x{x.shape[2]} pixels, but LPIPS needs 32x32 or more")
+    require(min(x.shape[2:]) >= 32, f"images have {x.shape[3]}x{x.shape[2]} pixels, but LPIPS needs 32x32 or more")
     path = Path(torch.hub.get_dir())/'checkpoints'/_alexnet
-    need(path.is_file(), f"LPIPS needs AlexNet's weights, which are not at {path}: download them once to that place from https://download.pytorch.org/models/{_alexnet}")
+    require(path.is_file(), f"LPIPS needs AlexNet's weights, which are not at {path}: download them once to that place from https://download.pytorch.org/models/{_alexnet}")
     try:
         with warnings.catch_warnings(action='ignore'): net = package.LPIPS(net='alex', verbose=False).to(x.device)
     except Exception as e: raise BadInput(f"{path} cannot be read ({str(e).splitlines()[0][:80]}): download it again") from e

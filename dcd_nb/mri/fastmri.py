@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import torch
 import torch.nn.functional as F
 
-from ..errors import BadInput, need, optional
+from ..errors import BadInput, require, optional
 from ..draws import rng
 from ..files import _hidden, _pair, allocate, commit, load_meta, load_tensors, save_tensors
 from ..files import saving
@@ -56,7 +56,7 @@ def open_scan(
 ):
     "Its k-space (slices, coils, H, W), read when indexed, and its attributes with `recon`, the size of the image"
     h5py, path = optional('h5py', 'mri'), Path(path)
-    bad = lambda why: need(False, f"{path} {why}")
+    bad = lambda why: require(False, f"{path} {why}")
     if not path.exists(): bad('does not exist: give an HDF5 file of fastMRI')
     try:
         with h5py.File(path, 'r') as f:
@@ -74,7 +74,7 @@ def _recon_size(f, path):
         m = ElementTree.fromstring(f['ismrmrd_header'][()]).find('.//{*}encoding/{*}reconSpace/{*}matrixSize')
         return int(m.find('{*}x').text), int(m.find('{*}y').text)
     except (ElementTree.ParseError, AttributeError, TypeError, ValueError) as e:
-        need(False, f"{path} has an 'ismrmrd_header' that cannot be read ({str(e)[:60]}): repair it or leave it out")
+        require(False, f"{path} has an 'ismrmrd_header' that cannot be read ({str(e)[:60]}): repair it or leave it out")
 
 # %% ../../nbs/03b_fastmri.ipynb #46fb6553
 def fit_to(
@@ -95,10 +95,10 @@ def prepare_slice(
     z, acs = ifftc(k), acs or size[1]//16
     y = from_coils(fftc(fit_to(fit_to(z, recon or z.shape[1:]), size))[None])
     scale = acs_scale(y, acs)
-    need(0 < scale < float('inf'), "the middle of k-space is 0 or not finite: leave it out")
+    require(0 < scale < float('inf'), "the middle of k-space is 0 or not finite: leave it out")
     y = compress_coils(y/scale, coils, acs)[0]
     maps = espirit(y, acs)[0]
-    need(maps.any(), f"acs={acs} lines in the centre were not enough to find coil maps: take more")
+    require(maps.any(), f"acs={acs} lines in the centre were not enough to find coil maps: take more")
     return y, maps
 
 # %% ../../nbs/03b_fastmri.ipynb #0e8bbd02
@@ -127,13 +127,13 @@ def prepare_scans(
     "One shard for each volume; returns their paths"
     source, out = Path(source), Path(out)
     found = sorted(source.glob('*.h5')) if source.is_dir() else [source]
-    need(found, f"source={str(source)!r} holds no .h5 file: give a folder of fastMRI, e.g. multicoil_train")
+    require(found, f"source={str(source)!r} holds no .h5 file: give a folder of fastMRI, e.g. multicoil_train")
     settings, shards = dict(size=list(size), coils=coils, acs=acs, slices=slices), []
     for path in progress(found, desc='prepare', leave=False, **(dict(disable=True) if quiet else {})):
         if len(shards) == files: break
         shard = _prepare_volume(path, out/path.stem, settings, acquisition)
         if shard: shards.append(shard)
-    need(shards, f"acquisition={acquisition!r} is the kind of no file in {str(source)!r}: leave it out to take all")
+    require(shards, f"acquisition={acquisition!r} is the kind of no file in {str(source)!r}: leave it out to take all")
     return shards
 
 # %% ../../nbs/03b_fastmri.ipynb #209655c6
@@ -149,7 +149,7 @@ def _prepare_volume(path, shard, settings, acquisition):
             try: parts.append(prepare_slice(torch.from_numpy(k[i]), about['recon'], **args))
             except BadInput as e: raise BadInput(f"{path}, slice {i}: {e}") from None
     y, maps = map(torch.cat, zip(*parts))
-    need(y.isfinite().all(), f"{path} holds values that are not finite: leave it out")
+    require(y.isfinite().all(), f"{path} holds values that are not finite: leave it out")
     save_tensors(shard, dict(kspace=y, maps=maps), dict(kind='scans', acquisition=str(about.get('acquisition', '')), sign=_sign(path, settings)))
     return shard
 
@@ -159,10 +159,10 @@ def _shards(folder, only=None):
     found = sorted(only or (p.with_suffix('') for p in Path(folder).glob('*.json')))
     about = [load_meta(p)['meta'] for p in found]
     found = [(p, m['sign']) for p, m in zip(found, about) if m.get('kind') == 'scans']
-    need(found, f"folder={str(folder)!r} holds no prepared scans: make them by dcd_fastmri")
+    require(found, f"folder={str(folder)!r} holds no prepared scans: make them by dcd_fastmri")
     same = lambda m: (m['size'], m['coils'])
     odd = next((p.name for p, m in found if same(m) != same(found[0][1])), None)
-    need(odd is None, f"folder={str(folder)!r} holds scans of several sizes or numbers of coils ({odd} differs from {found[0][0].name}): prepare them into an empty folder")
+    require(odd is None, f"folder={str(folder)!r} holds scans of several sizes or numbers of coils ({odd} differs from {found[0][0].name}): prepare them into an empty folder")
     return [p for p, _ in found], found[0][1]
 
 # %% ../../nbs/03b_fastmri.ipynb #c712432c

@@ -11,7 +11,7 @@ import math
 import torch
 from fastcore.basics import patch
 
-from ..errors import BadInput, choose, need
+from ..errors import BadInput, choose, require
 from ..operators.operator import _hide
 from ..operators import fftc, FourierMask, from_complex, ifftc, Operator, through_lines
 from ..operators import to_complex
@@ -50,7 +50,7 @@ class MultiCoilMRI(Operator):
         maps='ring',    # of fresh scans: 'ring' draws them, else a file of measurements that has some
     ):
         self.one, self.R, self.acs = FourierMask(R, acs), R, acs
-        need(isinstance(coils, int) and coils > 0, f"coils={coils!r} must be a positive whole number")
+        require(isinstance(coils, int) and coils > 0, f"coils={coils!r} must be a positive whole number")
         self.coils, self.lines, self.maps = coils, choose('lines', lines, ['random', 'equispaced']), str(maps)
     def out_shape(self, shape): return (2*self.coils, *shape[1:])
     def in_shape(self, shape): return (2, *shape[1:])
@@ -95,7 +95,7 @@ def _pool(self:MultiCoilMRI, n, shape, generator):
     "Maps of real scans, chosen at random"
     if '_kept' not in vars(self): self._kept = Measurements.load(self.maps).state['maps']
     pool = self._kept
-    need(pool.shape[1] == 2*self.coils and pool.shape[2:] == tuple(shape[1:]), f"maps={self.maps!r} holds {pool.shape[1]//2} maps of "
+    require(pool.shape[1] == 2*self.coils and pool.shape[2:] == tuple(shape[1:]), f"maps={self.maps!r} holds {pool.shape[1]//2} maps of "
          f"{tuple(pool.shape[2:])} for each image, but {self.coils} of {tuple(shape[1:])} are needed")
     return pool[torch.randint(len(pool), (n,), generator=generator, device=generator.device).cpu()].to(generator.device)
 
@@ -129,7 +129,7 @@ def sense(
 # %% ../../nbs/03_multicoil.ipynb #4f294e0d
 @patch
 def inverse(self:MultiCoilMRI, y, state, rcond=None):
-    need(rcond is None, f"rcond={rcond} cannot be used: {self} has no singular value decomposition at hand")
+    require(rcond is None, f"rcond={rcond} cannot be used: {self} has no singular value decomposition at hand")
     return sense(self, y.double(), {k: t.double() for k, t in state.items()}, steps=500, tol=1e-7).to(y)
 
 # %% ../../nbs/03_multicoil.ipynb #024f90d4
@@ -144,7 +144,7 @@ def to_fftmod(
 ):
     "Centred k-space and its state as codes with a plain FFT, a centred mask and modulated maps want it; and back"
     h, w = y.shape[2:]
-    need(h%2 == 0 and w%2 == 0, f"y has {h}x{w} pixels: only even sizes have the other convention")
+    require(h%2 == 0 and w%2 == 0, f"y has {h}x{w} pixels: only even sizes have the other convention")
     Q = chessboard(h, w, y)
     return y*Q*(-1)**(h//2 + w//2), state | dict(maps=state['maps']*Q)
 

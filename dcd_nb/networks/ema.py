@@ -11,7 +11,7 @@ import copy
 import torch
 from torch import nn
 
-from ..errors import need
+from ..errors import require
 
 # %% ../../nbs/05d_ema.ipynb #c37d32da
 class EMA:
@@ -20,7 +20,7 @@ class EMA:
         halflife=500_000, # in images
         rampup=.05,       # at most this fraction of the images seen so far; None or 0: no limit
     ):
-        for k, v in dict(halflife=halflife, rampup=rampup or 1).items(): need(v > 0, f"{k}={v!r} must be positive")
+        for k, v in dict(halflife=halflife, rampup=rampup or 1).items(): require(v > 0, f"{k}={v!r} must be positive")
         self.halflife, self.rampup, self.live = halflife, rampup, net
         self.net = copy.deepcopy(net).float().eval().requires_grad_(False)
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn
 
-from ..errors import need
+from ..errors import require
 from .network import _whole, Conditioned, xavier
 
 # %% ../../nbs/05b_mlp.ipynb #981c015b
@@ -36,11 +36,11 @@ class MLP(Conditioned):
         linear=False,     # with a linear path beside the blocks: for tiny images
     ):
         shape = tuple(shape)
-        need(len(shape) == 3, f"shape={shape} must be the three numbers (C, H, W)")
+        require(len(shape) == 3, f"shape={shape} must be the three numbers (C, H, W)")
         (c, h, w), in_channels = shape, in_channels or shape[0]
         super().__init__(locals())
         _whole(C=c, H=h, W=w, in_channels=in_channels, width=width, blocks=blocks)
-        need(width >= 4 and width % 2 == 0, f"width={width} must be even, at least 4")
+        require(width >= 4 and width % 2 == 0, f"width={width} must be even, at least 4")
         self.shape, self.in_channels, self.out_channels = shape, in_channels, c
         self._condition(min(width, 64), width, augment_dim, classes)
         self.first, self.gain = xavier(nn.Linear(in_channels*h*w, width)), xavier(nn.Linear(width, width)) if linear else None

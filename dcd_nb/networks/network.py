@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn
 
-from ..errors import BadInput, need
+from ..errors import BadInput, require
 from ..named import Named
 
 # %% ../../nbs/05_network.ipynb #cb431277
@@ -57,7 +57,7 @@ class Conditioned(Network, abstract=True):
         e = positional(self.frequency*noise_label, self.map_layer0.in_features)
         if self.map_label is not None:
             k = self.map_label.in_features
-            need(class_labels is not None, f"class_labels=None: the network has {k} classes, give that of each image")
+            require(class_labels is not None, f"class_labels=None: the network has {k} classes, give that of each image")
             one_hot = F.one_hot(class_labels, k) if class_labels.ndim == 1 else class_labels
             e = e + self.map_label(one_hot.to(e)*k**.5)
         if self.map_augment is not None:
@@ -76,7 +76,7 @@ def _fits(self:Network, x, factor=1):
 def _whole(**kw):
     "Check that all are positive whole numbers"
     for name, v in kw.items():
-        need(isinstance(v, int) and v > 0, f"{name}={v!r} must be a positive whole number")
+        require(isinstance(v, int) and v > 0, f"{name}={v!r} must be a positive whole number")
 
 # %% ../../nbs/05_network.ipynb #67c336f9
 def _sides(resolution): return tuple(resolution) if isinstance(resolution, (tuple, list)) else (resolution, resolution)

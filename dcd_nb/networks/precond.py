@@ -10,7 +10,7 @@ import torch
 from fastcore.basics import patch
 from torch import nn
 
-from ..errors import BadInput, need, number
+from ..errors import BadInput, require, number
 from ..machine import autocast
 from ..diffusion import edm_weight, per_image
 from .network import Network
@@ -24,7 +24,7 @@ class Precond(nn.Module):
         precision=None,  # of the network: 'fp32' or 'bf16'; None: bf16 on a GPU that has it
     ):
         super().__init__()
-        need(isinstance(net, Network), f"net={type(net).__name__} must be a Network, e.g. UNet.named('small')")
+        require(isinstance(net, Network), f"net={type(net).__name__} must be a Network, e.g. UNet.named('small')")
         sigma_d = number('sigma_d', sigma_d, lambda v: v > 0, 'a positive number')
         autocast('cpu', precision)       # complains about unknown names
         self.net, self.sigma_d, self.precision = net, sigma_d, precision
@@ -70,7 +70,7 @@ def _extra(self:Precond, x, extra):
     "The channels beside the image, as a list of none or one"
     room = self.net.in_channels - self.net.out_channels
     if not room: return []
-    need(extra is not None, f"mask=None: the network takes {room} channels beside the image; pass mask= or extra=")
+    require(extra is not None, f"mask=None: the network takes {room} channels beside the image; pass mask= or extra=")
     k = extra.shape[1]
     if k not in (1, room): raise BadInput(f"mask or extra has {k} channels, but the network takes {room} beside the image")
     return [extra.to(x).expand(len(x), room, *x.shape[2:])]

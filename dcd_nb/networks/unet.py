@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn
 
-from ..errors import choose, need
+from ..errors import choose, require
 from .network import _sides, _whole, Conditioned, xavier
 
 # %% ../../nbs/05a_unet.ipynb #cd008abd
@@ -141,13 +141,13 @@ def _check(self:UNet, resolution, in_channels, out_channels, channels, mult, blo
     for r in _sides(resolution): _whole(resolution=r)
     _whole(in_channels=in_channels, out_channels=out_channels, blocks=blocks)
     good = mult and all(isinstance(m, int) and m > 0 for m in mult)
-    need(good, f"mult={mult} must be positive whole numbers, one for each size of the image")
+    require(good, f"mult={mult} must be positive whole numbers, one for each size of the image")
     f = 2**self.halvings
-    need(not any(r % f for r in _sides(resolution)), f"resolution={resolution} cannot be halved {self.halvings} times, "
+    require(not any(r % f for r in _sides(resolution)), f"resolution={resolution} cannot be halved {self.halvings} times, "
                               f"as mult={mult} asks: use a multiple of {f}, or a shorter mult")
     good = isinstance(channels, int) and channels >= 4 and channels % 2 == 0
-    need(good, f"channels={channels!r} must be even, at least 4")
-    need(0 <= dropout < 1, f"dropout={dropout!r} must be at least 0 and below 1")
+    require(good, f"channels={channels!r} must be even, at least 4")
+    require(0 <= dropout < 1, f"dropout={dropout!r} must be at least 0 and below 1")
 
 # %% ../../nbs/05a_unet.ipynb #5c34373b
 UNet.sizes = dict(

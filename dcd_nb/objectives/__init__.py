@@ -9,7 +9,7 @@ __all__ = ['objective_for', 'AmbientFourier', 'AmbientInpainting', 'AmbientTweed
 # %% ../../nbs/15_objectives.ipynb #5e925632
 import inspect
 
-from ..errors import choose, need
+from ..errors import choose, require
 from ..operators import Compose, Corruption, Operator, RandomMask
 from .objective import At, best_matrix, fresh, gaussian_world, Matrix, Objective
 from .objective import Standard
@@ -28,15 +28,15 @@ def objective_for(
     **kw,       # further arguments of the objective, e.g. levels or delta
 ) -> Objective:
     "The objective that suits `corruption`"
-    need(isinstance(corruption, Corruption), f"corruption={corruption!r} must be a Corruption, e.g. Corruption(RandomMask(.6))")
+    require(isinstance(corruption, Corruption), f"corruption={corruption!r} must be a Corruption, e.g. Corruption(RandomMask(.6))")
     op, sigma = corruption.op, corruption.sigma
     anyway = "; Standard() models the observations as they are, whatever made them"
     if isinstance(op, RandomMask): kind, args = AmbientInpainting, dict(missing=op.missing, sigma=sigma)
     elif op.hides == 'lines' and op.can_hide_more:
-        need(not sigma, f"sigma={sigma:g} with {op} has no objective: AmbientFourier is for scans without noise{anyway}")
+        require(not sigma, f"sigma={sigma:g} with {op} has no objective: AmbientFourier is for scans without noise{anyway}")
         kind, args = AmbientFourier, dict(op=op)
     else:
-        need(not op.random, f"{op} has no objective of its own: random parts can be filled if RandomMask or FourierMask is all there is{anyway}")
+        require(not op.random, f"{op} has no objective of its own: random parts can be filled if RandomMask or FourierMask is all there is{anyway}")
         kind, args = (AmbientTweedie, dict(sigma=sigma)) if sigma and not _own_noise(op) else (Standard, {})
     for k in kw: choose(f'argument of {kind.__name__}', k, list(inspect.signature(kind).parameters))
     return kind(**args | kw)

@@ -11,7 +11,7 @@ import math
 import torch
 from fastcore.basics import patch
 
-from ..errors import choose, need, number
+from ..errors import choose, require, number
 from ..operators import Batch, map_state
 from ..diffusion import karras, Levels, LogNormal, per_image
 from .objective import fresh
@@ -45,7 +45,7 @@ class LogNormalBelow(LogNormal):
 # %% ../../nbs/12_consistency.ipynb #0a7c6b8e
 class Consistency(AmbientTweedie):
     "Ambient Tweedie, and below `sigma` a denoiser that agrees with itself at `sigma`"
-    floor = 0.
+    lowest_level = 0.
     def __init__(self,
         sigma,         # noise of the observations
         weight=1.,     # of the penalty
@@ -59,9 +59,9 @@ class Consistency(AmbientTweedie):
         super().__init__(number('sigma', sigma, lambda v: v > 0, 'a positive number: without noise every level is learned'), levels)
         self.weight = number('weight', weight, lambda v: v >= 0, 'a finite number, at least 0')
         self.low, self.through = low or LogNormalBelow(sigma), bool(through)
-        need(isinstance(self.low, Levels), f"low={low!r} must be Levels, e.g. LogNormalBelow({sigma})")
+        require(isinstance(self.low, Levels), f"low={low!r} must be Levels, e.g. LogNormalBelow({sigma})")
         for k, v, least in (('copies', copies, 1), ('nodes', nodes, 2)):
-            need(isinstance(v, int) and v >= least, f"{k}={v!r} must be a whole number, at least {least}")
+            require(isinstance(v, int) and v >= least, f"{k}={v!r} must be a whole number, at least {least}")
         self.copies, self.nodes, self.every = copies, nodes, choose('every', every, [1, 2, 4, 8, 16])
 
     def loss(self, net, batch, draws=None):

@@ -9,7 +9,7 @@ __all__ = ['AmbientInpainting']
 import torch
 from fastcore.basics import patch
 
-from ..errors import need, number
+from ..errors import require, number
 from ..draws import rng
 from ..operators import RandomMask
 from ..diffusion import TruncatedLogNormal
@@ -18,8 +18,8 @@ from .objective import fresh, Objective
 # %% ../../nbs/13_inpainting.ipynb #0b16f7f2
 class AmbientInpainting(Objective):
     "Fill the holes of randomly masked observations; the network is given the mask"
-    extra, whole = 1, True
-    floor = property(lambda self: self.sigma, doc="Below the noise of the observations nothing was learned")
+    extra_channels, predicts_images = 1, True
+    lowest_level = property(lambda self: self.sigma, doc="Below the noise of the observations nothing was learned")
     def __init__(self,
         missing,     # part of the pixels that the observations have lost
         sigma=0.,    # noise of the others
@@ -32,14 +32,14 @@ class AmbientInpainting(Objective):
         self.delta = number('delta', delta, lambda v: 0 < v < 1, 'above 0 and below 1: without further holes nothing is learned')
         self.levels = TruncatedLogNormal(sigma) if levels is None else levels
 
-    def view(self, x, s, state=None):
-        need(state is not None, "state=None: this objective needs the mask of what the network sees")
+    def network_inputs(self, x, s, state=None):
+        require(state is not None, "state=None: this objective needs the mask of what the network sees")
         return dict(x=x*state.to(x), mask=state.to(x))
 
-    def states(self, n, shape, generator): return self.op.further(self.op.draw(n, shape, generator), generator, self.delta)
-    def counts(self, state): return state
+    def draw_condition(self, n, shape, generator): return self.op.further(self.op.draw(n, shape, generator), generator, self.delta)
+    def loss_mask(self, state): return state
 
-    def conditions(self, n, shape, seed=0):
+    def sampling_conditions(self, n, shape, seed=0):
         drawn = [torch.rand(1, *shape[1:], generator=rng(seed, i, 2)) < .5 for i in range(n)]
         half = torch.stack(drawn).float()
         return {'mask as in training': None, 'mask that keeps half': half, 'mask without holes': torch.ones_like(half)}

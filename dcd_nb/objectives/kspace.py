@@ -10,7 +10,7 @@ from functools import partial
 
 from fastcore.basics import patch
 
-from ..errors import need, number
+from ..errors import require, number
 from ..operators import join_states, map_state, Operator
 from ..diffusion import LogNormal
 from .objective import fresh, Objective
@@ -18,36 +18,36 @@ from .objective import fresh, Objective
 # %% ../../nbs/14_kspace.ipynb #fef050c1
 class AmbientFourier(Objective):
     "Fill the lines that a scan has skipped; the network is given the image of the others, and their mask"
-    extra, whole = 1, True
+    extra_channels, predicts_images = 1, True
     def __init__(self,
         op,          # of the observations: FourierMask, or another that can hide further lines
         R=None,      # acceleration after hiding further; None: that of the operator, plus 1
         levels=None, # of the noise; None: log-normal
     ):
-        need(isinstance(op, Operator) and op.linear and op.hides == 'lines' and op.can_hide_more,
+        require(isinstance(op, Operator) and op.linear and op.hides == 'lines' and op.can_hide_more,
              f"op={op!r} must be an operator that can hide more of k-space (hides = 'lines', and further), e.g. FourierMask(4)")
         self.op, self.R, self.levels = op, R, LogNormal() if levels is None else levels
-        if R is not None: need(number('R', R) > op.R, f"R={R!r} must be above {op.R}, or nothing more is hidden")
+        if R is not None: require(number('R', R) > op.R, f"R={R!r} must be above {op.R}, or nothing more is hidden")
 
     def further(self, state, generator):
         "The same scans with fewer lines"
         return self.op.further(state, generator, **{} if self.R is None else {'R': self.R})
 
-    def states(self, n, shape, generator): return self.further(self.op.draw(n, shape, generator), generator)
+    def draw_condition(self, n, shape, generator): return self.further(self.op.draw(n, shape, generator), generator)
 
     def seen(self, x, state): "What the lines say of images"; return self.op.gram(x, state)
 
     def given(self, z, state):
         "What the network is given if the lines say `z`"
-        need(state is not None, "state=None: this objective needs the lines that the network sees")
+        require(state is not None, "state=None: this objective needs the lines that the network sees")
         lines = self.op.observed(state).to(z)
         return dict(x=z, mask=partial(self.seen, state=state), extra=lines.expand(len(z), 1, *z.shape[2:]))
 
-    def view(self, x, s, state=None, z=None): return self.given(self.seen(x, state) if z is None else z, state)
+    def network_inputs(self, x, s, state=None, z=None): return self.given(self.seen(x, state) if z is None else z, state)
 
     def denoise(self, net, x, s, state=None, z=None):
         "The denoised image of `x`; in training nobody has `x`, only `z`, what its lines say of it"
-        return net(s=s, **self.view(x, s, state, z))
+        return net(s=s, **self.network_inputs(x, s, state, z))
 
 # %% ../../nbs/14_kspace.ipynb #529a2eba
 @patch

@@ -9,7 +9,7 @@ __all__ = ['Objective', 'fresh', 'Standard', 'At', 'Matrix', 'best_matrix', 'gau
 import torch
 from fastcore.basics import patch
 
-from ..errors import need
+from ..errors import require
 from ..named import Named
 from ..draws import Draws, rng
 from ..operators import Batch, map_state, new_states
@@ -18,9 +18,9 @@ from ..diffusion import Levels, LogNormal, per_image
 # %% ../../nbs/10_objective.ipynb #8b0eefe2
 class Objective(Named, family='objective'):
     "What a denoiser is trained to do, given observations alone"
-    extra = 0   # channels the network is given beside the image
-    floor = 0.  # the lowest level at which the denoiser is right
-    whole = False # are the denoised images whole, or A(x)?
+    extra_channels = 0   # channels the network is given beside the image
+    lowest_level = 0.  # the lowest level at which the denoiser is right
+    predicts_images = False # are the denoised images whole, or A(x)?
 
     @property
     def levels(self):
@@ -29,20 +29,20 @@ class Objective(Named, family='objective'):
 
     @levels.setter
     def levels(self, levels):
-        need(isinstance(levels, Levels), f"levels={levels!r} must be Levels, e.g. LogNormal()")
+        require(isinstance(levels, Levels), f"levels={levels!r} must be Levels, e.g. LogNormal()")
         self._levels = levels
 
-    def states(self, n, shape, generator):
+    def draw_condition(self, n, shape, generator):
         "What the network is given beside `n` new images of `shape` (C, H, W); None: nothing"
         return None
 
-    def view(self, x, s, state=None):
+    def network_inputs(self, x, s, state=None):
         "What the network sees of `x` at level `s`: its arguments besides the level"
         return dict(x=x)
 
     def denoise(self, net, x, s, state=None):
         "The denoised image"
-        return net(s=s, **self.view(x, s, state))
+        return net(s=s, **self.network_inputs(x, s, state))
 
     def loss(self, net, batch, draws=None):
         "One number for each observation in `batch`"
@@ -50,7 +50,7 @@ class Objective(Named, family='objective'):
 
     def compared(self, corruption, x, draws):
         "What Phase II compares of a generator's images `x`, and what the networks are given beside it"
-        if self.whole: return Batch(x, new_states(self.states, x, draws))
+        if self.predicts_images: return Batch(x, new_states(self.draw_condition, x, draws))
         return corruption.recorrupt(x, draws, noise=False)
 
     def level(self, y, draws):
@@ -61,21 +61,21 @@ class Objective(Named, family='objective'):
 @patch
 def check(self:Objective, corruption):
     "Complain about observations that it cannot learn from"
-    need(not self.extra or isinstance(corruption.op, type(self.op)), f"{self!r} cannot learn from observations through {corruption.op!r}: "
+    require(not self.extra_channels or isinstance(corruption.op, type(self.op)), f"{self!r} cannot learn from observations through {corruption.op!r}: "
          "choose an objective by objective_for(corruption)")
 
 @patch
 def size(self:Objective, ys):
     "(C, H, W) of what its network makes of measurements `ys`: the images, or what is seen of them"
-    return tuple(ys.shape if self.whole else ys.y.shape[1:])
+    return tuple(ys.shape if self.predicts_images else ys.y.shape[1:])
 
 @patch
-def conditions(self:Objective, n, shape, seed=0):
+def sampling_conditions(self:Objective, n, shape, seed=0):
     "Ways to sample `n` images of `shape` (C, H, W): {name: what the network is given}; None: `states`, as in training"
     return {'full': None}
 
 @patch
-def counts(self:Objective, state):
+def loss_mask(self:Objective, state):
     "Weights of the entries of an image in a distillation loss, given what the network is given; None: all count"
     return None
 

@@ -19,7 +19,7 @@ class AmbientTweedie(Objective):
     ):
         self.sigma, self.levels = number('sigma', sigma, lambda v: v >= 0, 'a finite number, at least 0'), TruncatedLogNormal(sigma) if levels is None else levels
 
-    floor = property(lambda self: self.sigma, doc="Below the noise of the observations nothing was learned")
+    lowest_level = property(lambda self: self.sigma, doc="Below the noise of the observations nothing was learned")
 
     def loss(self, net, batch, draws=None):
         y, draws = batch.y, fresh(draws, batch.y)

@@ -8,16 +8,16 @@ __all__ = ['Compose']
 # %% ../../nbs/01a_compose.ipynb #7a5b0ef9
 from fastcore.basics import patch
 
-from ..errors import BadInput, need
+from ..errors import BadInput, require
 from .operator import Operator
 
 # %% ../../nbs/01a_compose.ipynb #8657dd85
 class Compose(Operator):
     "`ops` one after the other: the first is applied first"
     def __init__(self, *ops):
-        need(ops and all(isinstance(o, Operator) for o in ops), f"ops={ops!r} must be one or more operators, e.g. Compose(GaussianBlur(), RandomMask(.5))")
+        require(ops and all(isinstance(o, Operator) for o in ops), f"ops={ops!r} must be one or more operators, e.g. Compose(GaussianBlur(), RandomMask(.5))")
         self.ops = tuple(p for o in ops for p in (o.ops if isinstance(o, Compose) else (o,)))
-        for o in self.ops[:-1]: need('noise' not in vars(type(o)), f"{o} has noise of its own, which only the last operator may have: put it last")
+        for o in self.ops[:-1]: require('noise' not in vars(type(o)), f"{o} has noise of its own, which only the last operator may have: put it last")
         self.linear, self.random = all(o.linear for o in self.ops), any(o.random for o in self.ops)
         self.channelwise = all(o.channelwise for o in self.ops)
     def _parts(self, state):

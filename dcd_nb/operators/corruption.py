@@ -11,7 +11,7 @@ from collections import namedtuple
 import torch
 from fastcore.basics import patch
 
-from ..errors import need, number
+from ..errors import require, number
 from ..named import same_description
 from .operator import map_state, new_states, Operator
 
@@ -25,7 +25,7 @@ class Corruption:
         op,       # the operator A
         sigma=0., # level of the noise, in units of pixels in [-1, 1]; for complex images, per real channel
     ):
-        need(isinstance(op, Operator), f"op={op!r} must be an operator, e.g. RandomMask(missing=.6)")
+        require(isinstance(op, Operator), f"op={op!r} must be an operator, e.g. RandomMask(missing=.6)")
         self.op, self.sigma = op, number('sigma', sigma, lambda v: v >= 0, 'a finite number, at least 0')
 
     def batch(self, x, generator):

@@ -10,7 +10,7 @@ import hashlib, inspect, json
 
 import torch
 
-from ..errors import BadInput, need, optional
+from ..errors import BadInput, require, optional
 from ..named import _plain
 from .operator import Operator
 
@@ -18,7 +18,7 @@ from .operator import Operator
 class FromDeepinv(Operator):
     "A linear physics of deepinv, fixed as it is"
     def __init__(self, physics, shape, sha256=None): # sha256: in files only
-        need(not isinstance(physics, str), f"this corruption was made with deepinv's {physics}, which cannot be kept in a file: "
+        require(not isinstance(physics, str), f"this corruption was made with deepinv's {physics}, which cannot be kept in a file: "
              "make it again, and pass it as Measurements.load(path, corruption=...)")
         self.physics, self.shape = physics, tuple(shape)
     def _to(self, x):
@@ -51,10 +51,10 @@ def from_deepinv(
 ) -> Operator:
     "A linear physics of deepinv as an operator"
     dinv = optional('deepinv', 'deepinv')
-    need(isinstance(physics, dinv.physics.LinearPhysics), f"physics={type(physics).__name__} must be a LinearPhysics of deepinv")
+    require(isinstance(physics, dinv.physics.LinearPhysics), f"physics={type(physics).__name__} must be a LinearPhysics of deepinv")
     try: y = physics.A(torch.zeros(1, *shape, device=_device(physics)))
     except Exception as e: raise BadInput(f"{type(physics).__name__} does not take images of shape={tuple(shape)} ({str(e)[:100]})") from e
-    need(torch.is_tensor(y) and y.ndim == 4, f"{type(physics).__name__} gives measurements {'of shape ' + str(tuple(y.shape)) if torch.is_tensor(y) else 'as ' + type(y).__name__}, "
+    require(torch.is_tensor(y) and y.ndim == 4, f"{type(physics).__name__} gives measurements {'of shape ' + str(tuple(y.shape)) if torch.is_tensor(y) else 'as ' + type(y).__name__}, "
                                              "but only (B, C, H, W) tensors can be bridged")
     return FromDeepinv(physics, shape)
 
@@ -67,7 +67,7 @@ def to_deepinv(
     "An operator as a `LinearPhysics` of deepinv"
     dinv = optional('deepinv', 'deepinv')
     op._is_linear('deepinv physics')
-    need(state is not None or not op.random, f"{op} is random: pass the state that the physics shall have")
+    require(state is not None or not op.random, f"{op} is random: pass the state that the physics shall have")
     class Physics(dinv.physics.LinearPhysics):
         def A(self, x, **kw): return op(x, state)
         def A_adjoint(self, y, **kw): return op.adjoint(y, state)

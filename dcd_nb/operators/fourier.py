@@ -11,7 +11,7 @@ import math
 import torch
 from fastcore.basics import patch
 
-from ..errors import BadInput, need
+from ..errors import BadInput, require
 from .operator import _hide, _ones_first, Operator
 
 # %% ../../nbs/01d_fourier.ipynb #8df8c918
@@ -48,13 +48,13 @@ class FourierMask(Operator):
         R,         # acceleration: one line in R is measured
         acs=None,  # lines in the centre that are always measured; None: a sixteenth of all
     ):
-        need(isinstance(R, (int, float)) and 1 <= R < math.inf, f"R={R!r} must be a number, 1 or more")
-        need(acs is None or isinstance(acs, int) and acs >= 0, f"acs={acs!r} must be a number of lines, or None")
+        require(isinstance(R, (int, float)) and 1 <= R < math.inf, f"R={R!r} must be a number, 1 or more")
+        require(acs is None or isinstance(acs, int) and acs >= 0, f"acs={acs!r} must be a number of lines, or None")
         self.R, self.acs = R, acs
     def _centre(self, w):
         "First ACS line, and the line after the last"
         n = max(1, w//16) if self.acs is None else self.acs
-        need(n <= w, f"acs={n} lines are more than the {w} there are")
+        require(n <= w, f"acs={n} lines are more than the {w} there are")
         return w//2 - n//2, w//2 - n//2 + n
     def forward(self, x, state): return _hide(self, fft2c(x), state)
     def transpose(self, y, state): return ifft2c(_hide(self, y, state))
@@ -71,14 +71,14 @@ def draw(self:FourierMask, n, shape, generator): return self._thin(torch.ones(n,
 def further(self:FourierMask, state, generator, R=None):
     "Drop lines until `W//R` are left; by default for R + 1"
     w, R = state.shape[-1], self.R + 1 if R is None else R
-    need(w//R < w//self.R, f"R={R} hides nothing further: {int(w//R)} of {w} lines are left, as with R={self.R}; take a larger R")
+    require(w//R < w//self.R, f"R={R} hides nothing further: {int(w//R)} of {w} lines are left, as with R={self.R}; take a larger R")
     return self._thin(state, R, generator)
 
 @patch
 def _thin(self:FourierMask, state, R, generator):
     w = state.shape[-1]
     (first, last), lines = self._centre(w), int(w//R)
-    need(last - first <= lines, f"R={R} leaves {lines} of {w} lines, fewer than the {last - first} in the centre: take a smaller R or acs")
+    require(last - first <= lines, f"R={R} leaves {lines} of {w} lines, fewer than the {last - first} in the centre: take a smaller R or acs")
     score = state.float()*torch.rand(state.shape, generator=generator, device=generator.device).to(state.device)
     score[..., first:last] += 2
     return state*torch.zeros_like(state).scatter_(-1, score.topk(lines, -1).indices, 1)

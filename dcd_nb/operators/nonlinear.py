@@ -8,7 +8,7 @@ __all__ = ['Saturation', 'Quantise', 'Poisson']
 # %% ../../nbs/01e_nonlinear.ipynb #8266430a
 import torch
 
-from ..errors import need, number
+from ..errors import require, number
 from .operator import Operator
 
 # %% ../../nbs/01e_nonlinear.ipynb #a9d3350f
@@ -26,7 +26,7 @@ class Quantise(Operator):
     "Round to `2**bits` levels in [-1, 1]; the gradient passes straight through"
     linear = False
     def __init__(self, bits:int=4):
-        need(isinstance(bits, int) and 1 <= bits <= 16, f"bits={bits!r} must be a whole number from 1 to 16")
+        require(isinstance(bits, int) and 1 <= bits <= 16, f"bits={bits!r} must be a whole number from 1 to 16")
         self.bits = bits
     def forward(self, x, state):
         steps = (2**self.bits - 1)/2

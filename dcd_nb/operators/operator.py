@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 
-from ..errors import BadInput, need, number
+from ..errors import BadInput, require, number
 from ..named import Named
 
 # %% ../../nbs/01_operator.ipynb #69363f15
@@ -170,7 +170,7 @@ def matrix(self:Operator, shape, state=None):
     "A as a float64 matrix, for one image of `shape` (C, H, W)"
     self._is_linear('matrix')
     d = math.prod(shape)
-    need(d <= 4096, f"shape={tuple(shape)} makes a matrix with {d} columns, more than 4096: take a smaller image")
+    require(d <= 4096, f"shape={tuple(shape)} makes a matrix with {d} columns, more than 4096: take a smaller image")
     unit = torch.eye(d, dtype=torch.float64).view(d, *shape)
     return self(unit, map_state(lambda t: t[:1].cpu(), state)).flatten(1).T
 

@@ -13,7 +13,7 @@ from ..named import Named
 from ..machine import peaks
 from ..networks import flops, num_params, Precond
 from ..losses import SiD
-from ..distill import grown, step_flops
+from ..distill import resized_copy, step_flops
 from .recipe import network_for, Recipe
 from .library import add_recipe, make, name, official_scale, p, R, recipe, recipes, s
 from .library import tail
@@ -28,8 +28,8 @@ def cost(self:Recipe, shape=None):
     d = self['distill']
     loss = Named.from_dict(d['loss']) if d.get('loss') else SiD()
     with torch.device('meta'):
-        net = self.network(self.made(shape), self.objective().extra)
-        one, other = flops(net), flops(grown(Precond(net, 1.), self.made(shape, whole=True)))
+        net = self.network(self.made(shape), self.objective().extra_channels)
+        one, other = flops(net), flops(resized_copy(Precond(net, 1.), self.made(shape, whole=True)))
     def card(one, images):
         work = one*images
         return dict(gflop_per_image=one/1e9, images=images, pflop=work/1e15, hours={k: work/(t*1e12/3)/3600 for k, t in peaks.items() if k in ('H200', 'A100', '4090')})

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fastcore.basics import patch
 
-from ..errors import BadInput, choose, need
+from ..errors import BadInput, choose, require
 from ..named import _family, Named
 from ..draws import seeded
 from ..files import _pair, load_meta
@@ -20,7 +20,7 @@ from ..data import load_images, Measurements
 from ..networks.network import _sides
 from ..networks import MLP, Network, UNet
 from ..objectives import objective_for
-from ..training import known_settings, Learner, train, with_room
+from ..training import known_settings, Learner, train, with_extra_channels
 from ..distill import distill
 
 # %% ../../nbs/23_recipe.ipynb #33cbe6b4
@@ -54,14 +54,14 @@ def _follow(d, old, sigma):
 
 # %% ../../nbs/23_recipe.ipynb #9f0c2189
 def _entry(part, k, name):
-    need(isinstance(part, dict) and k in part, f"{name!r} names nothing in this recipe; there is {', '.join(part) if isinstance(part, dict) else part!r}")
+    require(isinstance(part, dict) and k in part, f"{name!r} names nothing in this recipe; there is {', '.join(part) if isinstance(part, dict) else part!r}")
     return part[k]
 
 _ours = ('ys', 'net', 'teacher', 'start', 'monitor', 'objective', 'out', 'resume', 'quiet', 'about', 'learn')  # not a recipe's business
 
 def _known(path, last, part, name):
     "Complain about a name that nobody would read"
-    need(isinstance(part, dict), f"{name!r} names nothing in this recipe: {'.'.join(path)} is {part!r}")
+    require(isinstance(part, dict), f"{name!r} names nothing in this recipe: {'.'.join(path)} is {part!r}")
     if path == ['distill']: choose('distill', last, [k for f in (distill, Learner) for k in inspect.signature(f).parameters if k not in _ours])
     elif path == ['distill', 'fake']: known_settings([last])
     elif path == ['train']: choose('train', last, [k for f in (train, Learner) for k in inspect.signature(f).parameters if k not in _ours])
@@ -86,7 +86,7 @@ def network_for(
     "A network that suits images of that shape: an MLP for vectors and tiny images, else a U-Net"
     c, h, w = shape
     if h*w <= 64: return MLP(shape, linear=h*w > 1)
-    need(h % 4 == 0 and w % 4 == 0, f"images of {h}x{w} pixels suit no network here: crop or pad their sides to multiples of 4")
+    require(h % 4 == 0 and w % 4 == 0, f"images of {h}x{w} pixels suit no network here: crop or pad their sides to multiples of 4")
     halvings = max(1, min(3, int(math.log2(min(h, w)/8))))
     while h % 2**halvings or w % 2**halvings: halvings -= 1
     return UNet(h if h == w else (h, w), c, channels=64, mult=(1, *[2]*halvings), blocks=2)
@@ -94,13 +94,13 @@ def network_for(
 @patch(as_prop=True)
 def corruption(self:Recipe):
     "How its data are corrupted"
-    need(self['corruption'] is not None, f"recipe {self['name']!r} has no corruption of its own: that of the measurements counts")
+    require(self['corruption'] is not None, f"recipe {self['name']!r} has no corruption of its own: that of the measurements counts")
     return Corruption.from_dict(self['corruption'])
 
 @patch
 def objective(self:Recipe, corruption=None):
     "The objective for its own corruption, or for that of given measurements"
-    need(isinstance(self['objective'], dict), f"objective={self['objective']!r} must be an objective, or a dict of its settings")
+    require(isinstance(self['objective'], dict), f"objective={self['objective']!r} must be an objective, or a dict of its settings")
     if 'objective' in self['objective']: return Named.from_dict(self['objective'])
     d = {k: Named.from_dict(v) if isinstance(v, dict) else v for k, v in self['objective'].items()}
     try: return objective_for(corruption or self.corruption, **d)
@@ -114,7 +114,7 @@ def made(self:Recipe, shape=None, whole=False):
     side = d['size'] or (net or {}).get('resolution') if not isinstance(net, str) else d['size']
     if not shape: shape = (d['channels'] or 1, *_sides(side)) if side else (1, 8, 8) if d['source'] == 'digits' else (2, 1, 1)
     seen = op.out_shape(tuple(shape))
-    return op.in_shape(seen) if whole or self.objective().whole else seen
+    return op.in_shape(seen) if whole or self.objective().predicts_images else seen
 
 @patch
 def network(self:Recipe, shape, extra=0):
@@ -124,7 +124,7 @@ def network(self:Recipe, shape, extra=0):
         if net is None: net = network_for(shape)
         elif isinstance(net, str): net = UNet.named(net, resolution=shape[1] if shape[1] == shape[2] else shape[1:], in_channels=shape[0])
         else: net = Network.from_dict(net)
-        return with_room(net, extra)
+        return with_extra_channels(net, extra)
 
 # %% ../../nbs/23_recipe.ipynb #27303fa0
 @patch
@@ -135,7 +135,7 @@ def measurements(self:Recipe,
     "Observations to train on"
     if data and _holds_measurements(data): return Measurements.load(data)
     x = self.images(data)
-    need(self['corruption'] is not None, f"recipe {self['name']!r} takes measurements, but {str(data)!r} holds none: make them by dcd_corrupt")
+    require(self['corruption'] is not None, f"recipe {self['name']!r} takes measurements, but {str(data)!r} holds none: make them by dcd_corrupt")
     return self.corruption.measure(x, self['train'].get('seed', 0) if seed is None else seed)
 
 @patch
@@ -145,9 +145,9 @@ def images(self:Recipe,
     "Clean images, as bytes: to simulate measurements, and to compare with"
     d = self['data']
     source = data or d['source']
-    need(source is not None, f"recipe {self['name']!r} needs data ({self['about']}): pass measurements, or images as a folder, archive or file")
-    need(not data or not _holds_measurements(data), f"data={str(data)!r} holds measurements: clean images to compare with must be given as reference")
-    need(d['n'] is None or isinstance(d['n'], int) and d['n'] > 0, f"data.n={d['n']!r} must be a positive whole number of images, or None for all")
+    require(source is not None, f"recipe {self['name']!r} needs data ({self['about']}): pass measurements, or images as a folder, archive or file")
+    require(not data or not _holds_measurements(data), f"data={str(data)!r} holds measurements: clean images to compare with must be given as reference")
+    require(d['n'] is None or isinstance(d['n'], int) and d['n'] > 0, f"data.n={d['n']!r} must be a positive whole number of images, or None for all")
     return load_images(source, d['size'], d['channels'], dtype=None)[:d['n']]
 
 def _holds_measurements(path):
@@ -163,7 +163,7 @@ def teacher(self:Recipe,
     "Phase I: the teacher"
     ys = self.measurements() if ys is None else ys
     objective = self.objective(ys.corruption)
-    net = copy.deepcopy(start.net).requires_grad_() if start else self.network(objective.size(ys), objective.extra)
+    net = copy.deepcopy(start.net).requires_grad_() if start else self.network(objective.size(ys), objective.extra_channels)
     return train(ys, net, objective, about=dict(recipe=dict(self)), **_args(self['train'], kw))
 
 

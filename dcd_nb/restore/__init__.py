@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from ..errors import need
+from ..errors import require
 from ..draws import Draws
 from ..operators import map_state
 from ..diffusion import device_of
@@ -38,18 +38,18 @@ def restore(
     _ready(prior, ys, n, seed)
     if method is None: method = Sample() if isinstance(prior, Generator) else Anneal()
     method = Method.parse(method) if isinstance(method, str) else method
-    need(isinstance(method, Method), f"method={method!r} must be a Method, e.g. {', '.join(f'{k}()' for k in Method.known)}")
-    need(isinstance(prior, method.needs), f"method={method!r} needs a {method.needs.__name__} as prior, but this is a {type(prior).__name__}")
+    require(isinstance(method, Method), f"method={method!r} must be a Method, e.g. {', '.join(f'{k}()' for k in Method.known)}")
+    require(isinstance(prior, method.needs), f"method={method!r} needs a {method.needs.__name__} as prior, but this is a {type(prior).__name__}")
     device = device_of(prior.net)
     ys = ys.to(device)
-    need(rows is None or isinstance(rows, int) and rows > 0 and rows%16 == 0, f"rows={rows!r} must be a positive multiple of 16")
+    require(rows is None or isinstance(rows, int) and rows > 0 and rows%16 == 0, f"rows={rows!r} must be a positive multiple of 16")
     if rows is None: rows = max(16, 2**23//(n*_size(ys))//16*16)
     method, found = method.prepared(prior, ys, seed), []
     for i in range(0, len(ys), rows):
         part = _rows(ys, slice(i, i + rows))
-        states = map_state(lambda t: t.to(device), prior.states(range(i*n, (i + len(part))*n), seed))
+        states = map_state(lambda t: t.to(device), prior.conditions(range(i*n, (i + len(part))*n), seed))
         found.append(method(prior, part, n, Draws(seed, start=i, device=device), states))
     samples, means, about = zip(*found)
-    need(all(s.isfinite().all() for s in samples), "prior makes NaN or infinity: look at its weights")
+    require(all(s.isfinite().all() for s in samples), "prior makes NaN or infinity: look at its weights")
     about = {k: sum(a[k]*len(m) for a, m in zip(about, means))/len(ys) for k in about[0]}
     return Restored(torch.cat(samples).cpu(), ys.to('cpu'), torch.cat(means).cpu(), about)

@@ -9,7 +9,7 @@ __all__ = ['Anneal']
 import torch
 from fastcore.basics import patch
 
-from ..errors import need, number
+from ..errors import require, number
 from ..named import written
 from ..operators import Identity, map_state
 from ..diffusion import karras
@@ -26,20 +26,20 @@ class Anneal(Method):
         hi=10.,    # the first of them
     ):
         self.steps, self.hi = steps, number('hi', hi, lambda v: v > 0, 'a positive number')
-        need(isinstance(steps, int) and steps > 1, f"steps={steps!r} must be a whole number, at least 2")
+        require(isinstance(steps, int) and steps > 1, f"steps={steps!r} must be a whole number, at least 2")
 
     def prepared(self, T, ys, seed):
         op = T.data['corruption']['op'] if T.data.get('corruption') else Identity().to_dict()
-        need(T.objective.whole or op == Identity().to_dict(), f"prior is a teacher of images behind {written(op)}, not of images: distil it, and pass the generator")
-        need(T.objective.floor < self.hi, f"hi={self.hi} must be above {T.objective.floor}, the lowest level that the teacher has learned")
+        require(T.objective.predicts_images or op == Identity().to_dict(), f"prior is a teacher of images behind {written(op)}, not of images: distil it, and pass the generator")
+        require(T.objective.lowest_level < self.hi, f"hi={self.hi} must be above {T.objective.lowest_level}, the lowest level that the teacher has learned")
         return self
 
 # %% ../../nbs/25c_anneal.ipynb #ff116446
 @patch
 @torch.no_grad()
 def __call__(self:Anneal, T, ys, n, draws, states):
-    need(not isinstance(states, dict), f"prior is shown more than a mask ({T.objective!r}): Anneal cannot say what belongs to a whole image")
-    whole, lo = map_state(torch.ones_like, states), max(T.objective.floor, .01)
+    require(not isinstance(states, dict), f"prior is shown more than a mask ({T.objective!r}): Anneal cannot say what belongs to a whole image")
+    whole, lo = map_state(torch.ones_like, states), max(T.objective.lowest_level, .01)
     x0 = torch.zeros(len(ys), n, *ys.shape, device=ys.y.device)
     D = lambda x, s: T.denoise(x.flatten(0, 1), torch.full((len(ys)*n,), s, device=x.device), whole).view_as(x)
     for s in (karras(v, lo, self.hi) for v in torch.linspace(1, 0, self.steps).tolist()):

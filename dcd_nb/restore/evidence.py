@@ -11,7 +11,7 @@ import math
 import torch
 from fastcore.basics import patch
 
-from ..errors import BadInput, need
+from ..errors import BadInput, require
 from ..baselines import _parts
 from .method import _repeat, _size
 
@@ -65,7 +65,7 @@ class Iterative(Evidence):
     "For white r, images of any size, and operators without a matrix"
     def __init__(self, ys, cov, steps=50):
         self.ys, self.steps, self.cov, self.noise = ys, steps, torch.as_tensor(cov, device=ys.y.device).float(), _floor(ys.sigma)
-        need(self.cov.ndim < 2, f"misfit has a matrix of shape {tuple(self.cov.shape)}, which only fits small images and operators that hide entries of a fixed linear map: pass a number")
+        require(self.cov.ndim < 2, f"misfit has a matrix of shape {tuple(self.cov.shape)}, which only fits small images and operators that hide entries of a fixed linear map: pass a number")
 
     def _run(self, f, v):
         "`f` of (N, n, C, H, W), with the state of each measurement"

@@ -11,7 +11,7 @@ import math
 import torch
 from fastcore.basics import patch
 
-from ..errors import need, number
+from ..errors import require, number
 from ..named import Named
 from ..draws import hash32
 from ..operators import map_state
@@ -58,11 +58,11 @@ class Method(Named, family='method'):
 # %% ../../nbs/25_method.ipynb #1c0f674c
 def _ready(prior, ys, n, seed):
     "Border control"
-    need(isinstance(prior, (Generator, Teacher)), f"prior={type(prior).__name__} must be a Generator, a Teacher, or a path or name of one")
-    need(isinstance(ys, Measurements), f"ys={type(ys).__name__} must be Measurements, e.g. Measurements(y, Corruption(RandomMask(.5), .1), masks)")
-    need(tuple(prior.shape) == tuple(ys.shape), f"ys are of images of shape {tuple(ys.shape)}, but the prior makes images of shape {tuple(prior.shape)}")
-    need(not _own_noise(ys.op), f"ys come from {ys.op}, whose noise is not Gaussian: only Gaussian noise can be weighed here")
-    need(isinstance(n, int) and not isinstance(n, bool) and n > 0, f"n={n!r} must be a positive whole number of samples")
+    require(isinstance(prior, (Generator, Teacher)), f"prior={type(prior).__name__} must be a Generator, a Teacher, or a path or name of one")
+    require(isinstance(ys, Measurements), f"ys={type(ys).__name__} must be Measurements, e.g. Measurements(y, Corruption(RandomMask(.5), .1), masks)")
+    require(tuple(prior.shape) == tuple(ys.shape), f"ys are of images of shape {tuple(ys.shape)}, but the prior makes images of shape {tuple(prior.shape)}")
+    require(not _own_noise(ys.op), f"ys come from {ys.op}, whose noise is not Gaussian: only Gaussian noise can be weighed here")
+    require(isinstance(n, int) and not isinstance(n, bool) and n > 0, f"n={n!r} must be a positive whole number of samples")
     hash32(seed)
 
 # %% ../../nbs/25_method.ipynb #433221d6
@@ -97,7 +97,7 @@ class Optimise(Method):
     "Move latents downhill until the residual has the size of the noise"
     def __init__(self, steps=300, lr=.05):
         self.steps, self.lr = steps, number('lr', lr, lambda v: v > 0, 'a positive number')
-        need(isinstance(steps, int) and steps > 0, f"steps={steps!r} must be a positive whole number")
+        require(isinstance(steps, int) and steps > 0, f"steps={steps!r} must be a positive whole number")
 
 # %% ../../nbs/25_method.ipynb #48d51843
 @patch

@@ -11,7 +11,7 @@ import math
 import torch
 from fastcore.basics import patch
 
-from ..errors import need, number
+from ..errors import require, number
 from ..draws import Draws
 from ..operators import map_state
 from ..diffusion import device_of
@@ -81,7 +81,7 @@ class Sample(Method):
     ):
         self.misfit, self.leaps, self.moves, self.last = misfit, leaps, moves, last
         if misfit is not None and not isinstance(misfit, Misfit): number('misfit', misfit, lambda v: v >= 0, 'a Misfit, or a standard deviation of at least 0')
-        for k in ('leaps', 'moves', 'last'): need(isinstance(getattr(self, k), int) and getattr(self, k) > 0, f"{k}={getattr(self, k)!r} must be a positive whole number")
+        for k in ('leaps', 'moves', 'last'): require(isinstance(getattr(self, k), int) and getattr(self, k) > 0, f"{k}={getattr(self, k)!r} must be a positive whole number")
 
     def prepared(self, G, ys, seed):
         if isinstance(self.misfit, Misfit): self.misfit.check(G)
@@ -108,7 +108,7 @@ class Misfit:
     sd = property(lambda self: float((self.cov.diagonal().mean() if self.cov.ndim == 2 else self.cov)**.5), doc="of a pixel")
     def check(self, G):
         d = math.prod(G.shape)
-        need(self.cov.ndim < 2 or len(self.cov) == d, f"misfit has a matrix for images of {len(self.cov)} values, but the prior makes images of {d}")
+        require(self.cov.ndim < 2 or len(self.cov) == d, f"misfit has a matrix for images of {len(self.cov)} values, but the prior makes images of {d}")
     def __repr__(self): return f"Misfit(sd={self.sd:.3f})"
 
 # %% ../../nbs/25b_sampler.ipynb #79af48f6
@@ -124,7 +124,7 @@ def learn_misfit(
     _ready(G, ys, n, seed)
     ys, rows = ys.to(device_of(G.net)), torch.linspace(0, len(ys) - 1, min(most, len(ys))).long()
     ys = _rows(ys, rows)
-    states = map_state(lambda t: t.to(ys.y.device), G.states(range(len(ys)*n), seed))
+    states = map_state(lambda t: t.to(ys.y.device), G.conditions(range(len(ys)*n), seed))
     cov, draws = .1*ys.y.double().var(), Draws(seed, step=1, device=ys.y.device)
     walk = Walk(G, ys, n, draws, states, _evidence(ys, cov))
     while (walk.beta < 1).any():

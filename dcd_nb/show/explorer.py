@@ -10,7 +10,7 @@ import base64, html
 
 import torch
 
-from ..errors import need
+from ..errors import require
 from ..draws import rng
 from .images import axes, color_of, colors, image_grid, photos, png
 from ..operators import Corruption, Downsample, FourierMask, from_complex, GaussianBlur
@@ -24,9 +24,9 @@ def four_images(
     rcond=None,  # singular values below `rcond` times the largest count as 0 in A^+; None: the operator's default
 ):
     "x, y, A^T y and A^+ y by name, and the singular values of A"
-    need(isinstance(corruption, Corruption), f"corruption={corruption!r} must be a Corruption, e.g. Corruption(RandomMask(.6), sigma=.1)")
-    need(torch.is_tensor(x) and x.ndim == 4 and len(x), "x must be a tensor of images (B, C, H, W) with B > 0")
-    need(rcond is None or 0 <= rcond < 1, f"rcond={rcond!r} must be at least 0 and below 1, or None")
+    require(isinstance(corruption, Corruption), f"corruption={corruption!r} must be a Corruption, e.g. Corruption(RandomMask(.6), sigma=.1)")
+    require(torch.is_tensor(x) and x.ndim == 4 and len(x), "x must be a tensor of images (B, C, H, W) with B > 0")
+    require(rcond is None or 0 <= rcond < 1, f"rcond={rcond!r} must be at least 0 and below 1, or None")
     op, x = corruption.op, x[:1]
     y, state = corruption.batch(x, rng(seed))
     images = dict(x=x, y=y, adjoint=op.adjoint(y, state), pinv=op.pinv(y, state, rcond))
@@ -162,7 +162,7 @@ def explorer(
     "Choose an operator, move its sliders, see what is left; needs a running Jupyter"
     import ipywidgets as w
     x = photos(64)[:1] if x is None else x
-    need(torch.is_tensor(x) and x.ndim == 4 and len(x) and x.shape[1] <= 3 and min(x.shape[2:]) >= 8,
+    require(torch.is_tensor(x) and x.ndim == 4 and len(x) and x.shape[1] <= 3 and min(x.shape[2:]) >= 8,
          "x must be a tensor of images (B, C, H, W) with 1 to 3 channels and at least 8x8 pixels")
     controls = _controls([f for f in (2, 4, 8) if not any(n%f for n in x.shape[2:])])
     picture, words = w.HTML(), w.HTML()

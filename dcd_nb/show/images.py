@@ -11,7 +11,7 @@ import io, math
 import numpy as np
 import torch
 
-from ..errors import need
+from ..errors import require
 
 # %% ../../nbs/00c_images.ipynb #b6df8900
 def to_uint8(
@@ -19,7 +19,7 @@ def to_uint8(
 ):
     "What a PNG would hold: (B, H, W) or (B, H, W, 3), 8 bits"
     x = x.detach().float().cpu()
-    need(x.ndim == 4 and x.shape[1] in (1, 2, 3),
+    require(x.ndim == 4 and x.shape[1] in (1, 2, 3),
          f"x must be images (B, C, H, W) with 1, 2 or 3 channels, but has shape {tuple(x.shape)}")
     if x.shape[1] == 2: x = 2*x.norm(dim=1, keepdim=True) - 1
     x = (x*127.5 + 128).clamp(0, 255).to(torch.uint8)

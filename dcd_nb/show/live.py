@@ -10,7 +10,7 @@ import base64, json
 
 import torch
 
-from ..errors import need
+from ..errors import require
 from ..diffusion import karras_grid
 from ..networks import MLP
 
@@ -33,7 +33,7 @@ def packed(
 ):
     "The network as plain values: weights in half precision as base64, and where each begins"
     good = isinstance(net.net, MLP) and net.net.gain is not None and net.net.in_channels == net.net.out_channels
-    need(good, f"net={net!r} must be an MLP(..., linear=True) that sees the image alone")
+    require(good, f"net={net!r} must be an MLP(..., linear=True) that sees the image alone")
     body = {k: t.half().flatten() for k, t in net.net.state_dict().items() if not k.startswith(('map_', 'gain')) and '.affine.' not in k}
     starts = torch.tensor([0] + [len(t) for t in body.values()]).cumsum(0).tolist()
     scales, vectors = _levels(net, levels)

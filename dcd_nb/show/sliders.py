@@ -10,7 +10,7 @@ import base64, html, json, zlib
 
 import torch
 
-from ..errors import need
+from ..errors import require
 from .images import image_grid, png
 
 # %% ../../nbs/00g_sliders.ipynb #1a3a1713
@@ -21,7 +21,7 @@ def slider(
 ):
     "Pictures under a slider, alive in a static page"
     from IPython.display import HTML
-    need(len(frames) > 0, 'frames={} holds no picture: give at least one')
+    require(len(frames) > 0, 'frames={} holds no picture: give at least one')
     pics, labels = [], [html.escape(str(o)) for o in frames]
     for i, (label, f) in enumerate(zip(labels, frames.values())):
         data = base64.b64encode(f if isinstance(f, bytes) else png(image_grid(f) if torch.is_tensor(f) else f, height, few=True)).decode()
@@ -38,7 +38,7 @@ def slider(
 def _control(name, label, values, start):
     "One control as HTML; where it stands is an index into `values`"
     values, label = [*values], html.escape(label)
-    need(start in values, f"knobs: {name!r} starts at {start!r}, which is not one of its values {values}")
+    require(start in values, f"knobs: {name!r} starts at {start!r}, which is not one of its values {values}")
     i, box = values.index(start), 'display:inline-block;margin:.2em 1.2em .2em 0;max-width:100%'
     if isinstance(start, str):
         options = ''.join(f'<option value="{k}"{" selected" if k == i else ""}>{html.escape(v)}</option>' for k, v in enumerate(values))
@@ -70,7 +70,7 @@ def alive(
 ):
     "Controls, HTML and a script that follows them, for a page without Python"
     from IPython.display import HTML
-    need(len(knobs) > 0, 'knobs={} holds no control: give at least one')
+    require(len(knobs) > 0, 'knobs={} holds no control: give at least one')
     plain = lambda v: json.dumps(v, allow_nan=False).replace('</', '<\\/')
     load = ''.join(f'const {k} = {plain(v)};\n' for k, v in dict(knobs={k: [*v[1]] for k, v in knobs.items()}, **data).items())
     body = ''.join(_control(k, *v) for k, v in knobs.items()) + body
@@ -134,7 +134,7 @@ def sliders(
 ):
     "A menu above pictures under a slider"
     from IPython.display import HTML
-    need(len(groups) > 0, 'groups={} holds no pictures: give at least one group')
+    require(len(groups) > 0, 'groups={} holds no pictures: give at least one group')
     move = "this.closest('div').querySelectorAll('figure').forEach((f,i)=>f.style.display=i==this.value?'block':'none')"
     options = ''.join(f'<option value="{i}">{html.escape(k)}</option>' for i, k in enumerate(groups))
     figures = [slider(frames, k, **kw).data.replace('<figure ', f'<figure style="margin:.5em 0;display:{"none" if i else "block"}" ', 1) for i, (k, frames) in enumerate(groups.items())]

@@ -12,7 +12,7 @@ import math
 
 import torch
 
-from ..errors import need
+from ..errors import require
 from ..draws import rng
 from ..metrics import frechet_from_moments
 from .gaussian import _spd, exact_check, exact_normal, normal, off, shrink
@@ -40,7 +40,7 @@ def schedule_spectrum(
     "The student's eigenvalues g_i, by bisection"
     theta, s2 = torch.as_tensor(theta, dtype=torch.float64), torch.as_tensor(levels, dtype=torch.float64).view(-1, 1)**2
     w = torch.ones_like(s2) if weights is None else torch.as_tensor(weights, dtype=torch.float64).view(-1, 1)
-    need(theta.ndim == 2 and len(theta) == len(s2) == len(w), f"theta must be a matrix with a row for each of the {len(s2)} levels and {len(w)} weights")
+    require(theta.ndim == 2 and len(theta) == len(s2) == len(w), f"theta must be a matrix with a row for each of the {len(s2)} levels and {len(w)} weights")
     lo, hi = theta.amin(0).clamp(min=0), theta.amax(0).clamp(min=0)
     for _ in range(100):
         g = (lo + hi)/2

@@ -9,7 +9,7 @@ __all__ = ['closed_forms', 'World', 'normal', 'shrink', 'standard_minimiser', 't
 # %% ../../nbs/30_gaussian.ipynb #4797da5f
 import torch
 
-from ..errors import need, number
+from ..errors import require, number
 from ..draws import Draws, rng
 from ..operators import Batch, FourierMask, RandomMask
 from ..objectives import AmbientFourier, AmbientInpainting, AmbientTweedie, At, Matrix
@@ -25,10 +25,10 @@ class World:
         m=None,                # rows of A, which is random; None: A = I
         seed=0,                # of E and A
     ):
-        need(len(lam) > 0 and all(number('lam', l) > 0 for l in lam) and sorted(lam, reverse=True) == list(lam),
+        require(len(lam) > 0 and all(number('lam', l) > 0 for l in lam) and sorted(lam, reverse=True) == list(lam),
              f"lam={lam!r} must be positive variances, the largest first")
-        need(isinstance(d, int) and len(lam) <= d, f"d={d!r} must be a whole number, at least the rank {len(lam)}")
-        need(m is None or isinstance(m, int) and 0 < m <= d, f"m={m!r} must be a whole number from 1 to d={d}, or None")
+        require(isinstance(d, int) and len(lam) <= d, f"d={d!r} must be a whole number, at least the rank {len(lam)}")
+        require(m is None or isinstance(m, int) and 0 < m <= d, f"m={m!r} must be a whole number from 1 to d={d}, or None")
         g = rng(seed)
         self.lam, self.sigma = torch.tensor(lam, dtype=torch.float64), number('sigma', sigma, lambda v: v >= 0, 'a finite number, at least 0')
         self.E = torch.linalg.qr(normal(g, d, len(lam))).Q

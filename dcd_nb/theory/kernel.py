@@ -9,7 +9,7 @@ __all__ = ['seen', 'smallest_student', 'plain_student', 'eigenspace_error', 'twi
 # %% ../../nbs/32_kernel.ipynb #bf6d3b77
 import torch
 
-from ..errors import need
+from ..errors import require
 from ..draws import rng
 from .gaussian import exact_check, normal, off, World
 from .eigenspace import angle, gap, minimise, student
@@ -55,7 +55,7 @@ def twin(A1, A2, F, R):
 def three_suffice(A1, A2, A3, F):
     "The smallest singular value of the rank condition, over the largest: above 0, three operators determine F F^T"
     B = torch.cat([A1, A2])
-    need(torch.linalg.matrix_rank(B) == B.shape[1], f"A1 on top of A2 must have rank {B.shape[1]}, not {torch.linalg.matrix_rank(B)}")
+    require(torch.linalg.matrix_rank(B) == B.shape[1], f"A1 on top of A2 must have rank {B.shape[1]}, not {torch.linalg.matrix_rank(B)}")
     C = A3@torch.linalg.pinv(B)
     s = torch.linalg.svdvals(torch.cat([C[:, :len(A1)]@A1@F, C[:, len(A1):]@A2@F], 1))
     return (s[-1]/s[0]).item()

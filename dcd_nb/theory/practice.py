@@ -8,7 +8,7 @@ __all__ = ['sid_slope', 'sid_gradient', 'basin_edge', 'stochastic_student', 'wid
 # %% ../../nbs/33_practice.ipynb #abb5978c
 import torch
 
-from ..errors import need
+from ..errors import require
 from ..draws import Draws, rng
 from ..show.images import axes, colors
 from ..operators import Batch
@@ -114,7 +114,7 @@ def theory_view(
     rows=32,      # of a random A; 64: A = I
 ):
     "A figure: variances and distances without an operator, and what an operator sees"
-    need(isinstance(rank, int) and 1 <= rank <= 64, f"rank={rank!r} must be a whole number from 1 to 64")
+    require(isinstance(rank, int) and 1 <= rank <= 64, f"rank={rank!r} must be a whole number from 1 to 64")
     i = torch.arange(1, 9, dtype=torch.float64)
     lam = 2/i**decay
     g = student_spectrum(torch.cat([lam, torch.zeros(56, dtype=torch.float64)]), sigma, assumed)

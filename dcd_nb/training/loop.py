@@ -14,12 +14,12 @@ import torch.distributed as dist
 from fastcore.basics import patch
 
 from .. import checkpoint
-from ..errors import need
+from ..errors import require
 from ..draws import Draws, hash32
 from ..files import alone, atomic, content_hash
 from ..machine import made_with, peaks, progress
 from ..distributed import _agreed, _share, processes
-from .learner import _part, Now
+from .learner import _part, StepContext
 from .folder import _key, load_weights, not_fatal
 
 # %% ../../nbs/20c_loop.ipynb #3c3126b7
@@ -54,13 +54,13 @@ class Loop:
         plan, world = run.plan, processes()[1]
         parts = world*plan.get('accumulate', 1)
         good = plan['batch'] % parts == 0 and (parts == 1 or plan['batch']//parts % Draws.group == 0)
-        need(good, f"batch={plan['batch']} cannot be cut into {parts} parts of a multiple of {Draws.group} images: "
+        require(good, f"batch={plan['batch']} cannot be cut into {parts} parts of a multiple of {Draws.group} images: "
                    f"use a multiple of {parts*Draws.group}")
 
     def now(self, total=None):
         "Where the run stands"
         p, again = self.run.plan, self.at['rollbacks']
-        return Now(self.at['step'], p['batch'], total or self.steps*p['batch'], hash32(p['seed'], again) if again else p['seed'],
+        return StepContext(self.at['step'], p['batch'], total or self.steps*p['batch'], hash32(p['seed'], again) if again else p['seed'],
                    p.get('accumulate', 1), .5**again, self.device)
 
     images = property(lambda self: self.at['step']*self.run.plan['batch'])
@@ -160,7 +160,7 @@ def roll_back(self:Loop, why):
     tensors, at = self.keep
     images, again = self.images, at['step']*self.run.plan['batch']
     self.run.log(dict(images=images, event='rollback', to=again, why=why, lr_factor=.5**(self.at['rollbacks'] + 1)))
-    need(self.at['rollbacks'] < 5, f"training went wrong six times (now at image {images}: {why}): lower lr, or look at the data")
+    require(self.at['rollbacks'] < 5, f"training went wrong six times (now at image {images}: {why}): lower lr, or look at the data")
     if not self.quiet: warnings.warn(f"{why} at image {images}; going on from image {again} with half the learning rate")
     self.load(tensors)
     self.at = at | {k: self.at[k] for k in ('seconds', 'skipped')} | dict(rollbacks=self.at['rollbacks'] + 1)
@@ -211,7 +211,7 @@ def keep_best(self:Loop, found, images):
     "Keep the average of the weights, if its number is less than all before"
     name = self.run.plan.get('select')
     if name is None: return
-    need(isinstance(found.get(name), (int, float)), f"select={name!r} is none of the numbers that monitor returns: {', '.join(found) or 'there are none'}")
+    require(isinstance(found.get(name), (int, float)), f"select={name!r} is none of the numbers that monitor returns: {', '.join(found) or 'there are none'}")
     if not found[name] < min(self.run.judged(), default=(math.inf,))[0]: return
     part, net = self.average()
     self.best = {f'{part}.{k}': t.detach().to('cpu', copy=True) for k, t in net.state_dict().items()}

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from fastcore.basics import patch
 
-from ..errors import need
+from ..errors import require
 from ..named import written
 from ..draws import rng
 from ..files import load_tensors, save_tensors
@@ -45,7 +45,7 @@ class Teacher:
         A, image = self.data['corruption'], tuple(self.data['image'])
         same = ys.corruption.is_described(A) and image == tuple(ys.shape)
         other = ', which has other tensors' if written(A['op']) == repr(ys.op) and image == tuple(ys.shape) and A['sigma'] == ys.sigma else ''
-        need(same, f"ys are {ys.corruption} of images {tuple(ys.shape)}, but the teacher learned from "
+        require(same, f"ys are {ys.corruption} of images {tuple(ys.shape)}, but the teacher learned from "
              f"Corruption({written(A['op'])}, sigma={A['sigma']}) of {image}{other}: pass the measurements that it was trained on (--data)")
 
     def __repr__(self): return f"Teacher({self.net!r}, {self.objective!r})"
@@ -75,23 +75,23 @@ def sample(self:Teacher, n,
 ):
     "New images (n, C, H, W)"
     index = range(n) if index is None else index
-    if state is None: state = self.states(index, seed)
+    if state is None: state = self.conditions(index, seed)
     device = next(self.net.parameters()).device
-    return sample(partial(self.denoise, leak=leak), (n, *self.shape), seed, until=self.objective.floor if until is None else until,
+    return sample(partial(self.denoise, leak=leak), (n, *self.shape), seed, until=self.objective.lowest_level if until is None else until,
                   index=index, state=state, device=device, **kw)
 
 # %% ../../nbs/20d_model.ipynb #92b6b7be
 @patch
 def nfe(self:Teacher, steps=18, until=None, **kw):
     "Network calls for one image of `sample`"
-    return nfe(steps, self.objective.floor if until is None else until, **kw)
+    return nfe(steps, self.objective.lowest_level if until is None else until, **kw)
 
 @patch
-def states(self:Teacher, index, seed=0):
+def conditions(self:Teacher, index, seed=0):
     "What the network is shown beside samples `index`, or None"
-    if not self.objective.extra: return None
+    if not self.objective.extra_channels: return None
     groups = {k: row for row, k in enumerate(sorted({int(i)//16 for i in index}))}     # drawn 16 at a time, which is faster
-    pool = join_states([self.objective.states(16, self.shape, rng(seed, k, 1)) for k in groups])
+    pool = join_states([self.objective.draw_condition(16, self.shape, rng(seed, k, 1)) for k in groups])
     rows = torch.tensor([16*groups[int(i)//16] + int(i)%16 for i in index])
     return map_state(lambda t: t[rows], pool)
 
@@ -106,13 +106,13 @@ def load_model(path, kind, device='cpu', precision=None):
     "Network, objective, what else is known, and tensors of the corruption: of the model that was saved, or of the selected or last good checkpoint of a run"
     if Path(path).is_dir():
         meta, part = read_recipe(path), f'{kind}.ema'
-        need(meta.get('kind') == dict(teacher='train', generator='distill')[kind],
+        require(meta.get('kind') == dict(teacher='train', generator='distill')[kind],
              f"path={str(path)!r} is the folder of another kind of run ({meta.get('kind')}), and holds no {kind}")
         tensors, beside = load_weights(path, meta), Path(path)/'corruption'
         held = load_tensors(beside)[0] if beside.with_suffix('.json').exists() else {}
     else:
         (tensors, meta), part = load_tensors(path), 'net'
-        need(meta.get('kind') == kind, f"path={str(path)!r} holds {meta.get('kind') or 'something else'}, not a {kind}")
+        require(meta.get('kind') == kind, f"path={str(path)!r} holds {meta.get('kind') or 'something else'}, not a {kind}")
         held = _part(tensors, 'corruption')
     net = Precond.from_dict(meta['net'], precision)
     net.load_state_dict({k: t.float() for k, t in _part(tensors, part).items()})
