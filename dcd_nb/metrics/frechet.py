@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ..errors import require
+from ..linalg import psd_root
 
 # %% ../../nbs/06_frechet.ipynb #65ff3273
 def _tensor(x):
@@ -30,12 +31,6 @@ def _distance(mu1, R1, mu2, R2):
     d = (mu1 - mu2).square().sum() + R1.square().sum() + R2.square().sum() - 2*cross
     return max(d.item(), 0.)
 
-def _root(S):
-    "R with S = R^T R, without the directions that are rounding errors"
-    lam, U = torch.linalg.eigh(S)
-    tiny = lam.abs().max()*len(S)*torch.finfo(S.dtype).eps
-    return torch.where(lam > tiny, lam, 0.).sqrt()[:, None]*U.T
-
 def frechet_from_moments(
     mu1, # mean (d,) of the first Gaussian
     S1,  # its covariance (d, d)
@@ -47,7 +42,7 @@ def frechet_from_moments(
     _check_moments('1', mu1, S1)
     _check_moments('2', mu2, S2)
     require(len(mu1) == len(mu2), f"mu1 has {len(mu1)} entries, but mu2 has {len(mu2)}")
-    return _distance(mu1, _root(S1), mu2, _root(S2))
+    return _distance(mu1, psd_root(S1), mu2, psd_root(S2))
 
 # %% ../../nbs/06_frechet.ipynb #e701bfe2
 def _check_moments(i, mu, S):

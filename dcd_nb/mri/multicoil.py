@@ -12,6 +12,7 @@ import torch
 from fastcore.basics import patch
 
 from ..errors import BadInput, choose, require
+from ..linalg import conjugate_gradients
 from ..operators.operator import _hide
 from ..operators import fftc, FourierMask, from_complex, ifftc, Operator, through_lines
 from ..operators import to_complex
@@ -113,18 +114,8 @@ def sense(
     tol=1e-6,  # stop when the residual is so much smaller than at the start
 ):
     "The image that minimises |Ax - y|^2 + lam |x|^2"
-    dot = lambda a, b: (a*b).flatten(1).sum(1).view(-1, 1, 1, 1)
-    r = op.adjoint(y, state)
-    x, p, rr = torch.zeros_like(r), r, dot(r, r)
-    start = rr
-    for _ in range(steps):
-        if (rr <= tol**2*start).all(): break
-        q = op.gram(p, state) + lam*p
-        step = rr/dot(p, q).clamp(min=1e-30)
-        x, r = x + step*p, r - step*q
-        rr, old = dot(r, r), rr
-        p = r + rr/old.clamp(min=1e-30)*p
-    return x
+    normal = lambda x: op.gram(x, state) + lam*x
+    return conjugate_gradients(normal, op.adjoint(y, state), steps, tol)
 
 # %% ../../nbs/03_multicoil.ipynb #4f294e0d
 @patch

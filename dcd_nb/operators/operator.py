@@ -14,6 +14,7 @@ from fastcore.basics import patch
 
 from ..errors import BadInput, require, number
 from ..named import Named
+from ..linalg import conjugate_gradients
 
 # %% ../../nbs/01_operator.ipynb #69363f15
 def map_state(
@@ -184,21 +185,11 @@ def spectrum(self:Operator, shape, state=None):
 @patch
 def inverse(self:Operator, y, state, rcond=None, steps=1000, tol=1e-12):
     if rcond is not None: raise BadInput(f"rcond={rcond} cannot be used: {self} has no singular value decomposition at hand")
-    state = map_state(torch.Tensor.double, state)
-    dot = lambda u: u.flatten(1).square().sum(1).view(-1, 1, 1, 1)
-    r = y.double()
-    A = self._like(r)
-    s = p = A.transpose(r, state)
-    x, gamma, start = torch.zeros_like(s), dot(s), dot(s)
-    for _ in range(steps):
-        if (gamma <= tol**2*start).all(): break
-        q = A.forward(p, state)
-        step = gamma/dot(q).clamp(min=1e-300)
-        x, r = x + step*p, r - step*q
-        s = A.transpose(r, state)
-        gamma, old = dot(s), gamma
-        p = s + gamma/old.clamp(min=1e-300)*p
-    return x.to(y)
+    y64, state = y.double(), map_state(torch.Tensor.double, state)
+    A = self._like(y64)
+    forward = lambda x: A.forward(x, state)
+    transpose = lambda y: A.transpose(y, state)
+    return conjugate_gradients(forward, y64, steps, tol, adjoint=transpose).to(y)
 
 # %% ../../nbs/01_operator.ipynb #53f0b0af
 class Identity(Operator):

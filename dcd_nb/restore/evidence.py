@@ -12,6 +12,7 @@ import torch
 from fastcore.basics import patch
 
 from ..errors import BadInput, require
+from ..linalg import conjugate_gradients
 from ..baselines import _parts
 from .method import _repeat, _size
 
@@ -99,17 +100,8 @@ def again(self:Iterative, r, x):
 def solve(self:Iterative, e):
     "K^-1 e, by conjugate gradients for all chains"
     if not self.ys.op.linear: return e/(self.var() + self.noise)
-    dot = lambda a, b: (a*b).flatten(2).sum(2)[..., None, None, None]
-    w, r, p, g = torch.zeros_like(e), e, e, dot(e, e)
-    first = g
-    for _ in range(self.steps):
-        if (g <= 1e-12*first).all(): break
-        q = self.var()*self.A(self.T(p)) + self.noise*p
-        a = g/dot(p, q).clamp(min=1e-30)
-        w, r = w + a*p, r - a*q
-        g, old = dot(r, r), g
-        p = r + g/old.clamp(min=1e-30)*p
-    return w
+    K = lambda v: self.var()*self.A(self.T(v)) + self.noise*v
+    return conjugate_gradients(K, e, self.steps, tol=1e-6, dims=(2, 3, 4))
 
 # %% ../../nbs/25a_evidence.ipynb #6aff7e64
 def _evidence(ys, cov):
