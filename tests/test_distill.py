@@ -42,7 +42,7 @@ def student(folder, name, **kw):
     return run('dcd_distill', 'run', *args, cwd=folder, **kw)
 
 
-def step(k): return ('dcd_nb.training:Learner.move', k)                     # two for each step: that of the fake, then that of the generator
+def step(k): return ('dcd_nb.training:Learner.apply_gradients', k)                     # two for each step: that of the fake, then that of the generator
 
 
 @pytest.fixture(scope='module')
@@ -251,7 +251,7 @@ def test_what_was_a_setting_once_is_forgotten_and_runs_that_had_it_go_on(tmp_pat
     ys, teacher = small(corruptions['noise'])
     go = lambda **kw: distill(teacher, ys, SiD(.5), images=320, batch=32, out=tmp_path/'run', quiet=True, about=dict(recipe=kw.pop('recipe')), **kw)
     with monkeypatch.context() as m:
-        m.setattr('dcd_nb.distill.Run', lambda out, plan, *args: RunFolder(out, plan | dict(noisy=False), *args))
+        m.setattr('dcd_nb.distill.RunFolder', lambda out, plan, *args: RunFolder(out, plan | dict(noisy=False), *args))
         G = go(recipe=dict(distill=dict(noisy=False, lr=1)))
     assert json.loads((tmp_path/'run/recipe.json').read_text())['noisy'] is False
     assert torch.equal(Generator.load(tmp_path/'run').sample(2), G.sample(2))

@@ -226,11 +226,11 @@ def noisy():
 def test_dropout_is_that_of_fake_and_generator_alone(noisy, tmp_path, monkeypatch):
     ys, teacher = noisy
     seen = {}
-    descend = Learner.descend
+    before = Learner.step
     def note(self, loss, now, key=0):
         seen.setdefault(key, {m.p for m in self.net.modules() if isinstance(m, torch.nn.Dropout)})
-        return descend(self, loss, now, key)
-    monkeypatch.setattr(Learner, 'descend', note)
+        return before(self, loss, now, key)
+    monkeypatch.setattr(Learner, 'step', note)
     run = lambda name, **kw: distill(teacher, ys, SiD(.5), images=320, batch=32, lr=1e-3, out=tmp_path/name, quiet=True, monitor=False, **kw)
     run('none', dropout=0.)
     assert seen == {0: {0.}, 1: {0.}} and teacher.net.net.args['dropout'] == .3

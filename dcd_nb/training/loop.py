@@ -240,9 +240,9 @@ def adopt(self:Loop):
 
 # %% ../../nbs/20c_loop.ipynb #30f2a547
 def fit(
-    step,          # `Now` -> `Step`, the same in all processes
+    step,          # `StepContext` -> `Step`, the same in all processes
     learners:dict, # name -> `Learner`; the last one is what the run is for
-    run,           # a `Run`, whose plan has images or minutes, batch and seed
+    run,           # a `RunFolder`, whose plan has images or minutes, batch and seed
     device='cpu',
     on_save=None,  # called with the number of images after a checkpoint; what it returns goes into metrics.jsonl
     wrong=exploded,# (means, recent losses) -> what is wrong, or None
