@@ -22,7 +22,7 @@ def normal_matrices(
     seed=0,
 ):
     "A^T A for some draws of A: (draws, d, d), float64"
-    op._is_linear('normal matrix')
+    op.require_linear('normal matrix')
     d = math.prod(shape)
     require(d <= 1024, f"shape={tuple(shape)} has {d} entries, more than 1024: take a smaller image, the structure is the same")
     out = []
