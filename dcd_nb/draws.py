@@ -83,6 +83,7 @@ def latents(shape, seed=0, index=None):
 
 # %% ../nbs/00b_draws.ipynb #f394f970
 def checked_index(index, n):
+    "The numbers of `n` images, as integers; by default the first ones"
     index = range(n) if index is None else [int(i) for i in index]
     require(len(index) == n, f"index has {len(index)} entries, but shape asks for {n} images")
     return index

@@ -71,6 +71,7 @@ def hidden_path(path, suffix=None):
     return path.with_name(f'.{path.name}.{suffix or f"{os.getpid()}-{threading.get_ident()}"}')
 
 def flush_to_disk(path):
+    "Wait until `path` is on the disk"
     fd = os.open(path, os.O_RDONLY)
     try: os.fsync(fd)
     finally: os.close(fd)

@@ -16,7 +16,9 @@ from tqdm import tqdm
 from .errors import BadInput, choose, require
 
 # %% ../nbs/00e_machine.ipynb #53d40213
-def is_kernel(ip): return type(ip).__name__ == 'ZMQInteractiveShell'
+def is_kernel(ip):
+    "Is this IPython shell the kernel of a notebook?"
+    return type(ip).__name__ == 'ZMQInteractiveShell'
 
 def in_notebook():
     "Is a Jupyter front end watching?"

@@ -51,6 +51,7 @@ class Named:
 def _several(make): return [p.name for p in inspect.signature(make).parameters.values() if p.kind is p.VAR_POSITIONAL]
 
 def to_plain(v):
+    "An argument as values that JSON can hold"
     if isinstance(v, Named): return v.to_dict()
     if torch.is_tensor(v): return dict(tensor=_described(v))
     require(not isinstance(v, np.ndarray), f"an argument is a NumPy array of shape {np.shape(v)}, which cannot be kept in a file: make it a tensor, by torch.from_numpy")
@@ -75,7 +76,9 @@ def _held(v, name=''):
     if not isinstance(v, dict): return {}
     return {k: t for key, o in v.items() for k, t in _held(o, f'{name}.{key}' if name else str(key)).items()}
 
-def family_of(d): return next((f for f in Named.families if isinstance(d, dict) and isinstance(d.get(f), str)), None)
+def family_of(d):
+    "The family whose member the dict describes, or None"
+    return next((f for f in Named.families if isinstance(d, dict) and isinstance(d.get(f), str)), None)
 
 def _full(v, tensors, name):
     if _is_tensor(v):

@@ -24,7 +24,8 @@ def normal_matrices(
     "A^T A for some draws of A: (draws, d, d), float64"
     op.require_linear('normal matrix')
     d = math.prod(shape)
-    require(d <= 1024, f"shape={tuple(shape)} has {d} entries, more than 1024: take a smaller image, the structure is the same")
+    require(d <= 1024, f"shape={tuple(shape)} has {d} entries, more than 1024: "
+                       "take a smaller image, the structure is the same")
     out = []
     for k in range(draws if op.random else 1):
         A = op.matrix(shape, op.draw(1, shape, rng(seed, k)))

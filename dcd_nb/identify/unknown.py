@@ -23,8 +23,9 @@ def noise_detail(
     return h.abs().median().item()/.6745
 
 def _pictures(y, size):
+    given = f'{y.dtype} of shape {tuple(y.shape)}' if torch.is_tensor(y) else type(y).__name__
     require(torch.is_tensor(y) and y.ndim == 4 and y.is_floating_point() and min(y.shape[2:]) >= size,
-         f"y must be a float tensor of images (N, C, H, W) of {size}x{size} pixels or more, but is {f'{y.dtype} of shape {tuple(y.shape)}' if torch.is_tensor(y) else type(y).__name__}")
+            f"y must be a float tensor of images (N, C, H, W) of {size}x{size} pixels or more, but is {given}")
     require(y.isfinite().all(), "y holds NaN or infinity")
 
 # %% ../../nbs/26b_unknown.ipynb #16d045a0
@@ -36,10 +37,13 @@ def patch_covariance(
 ):
     "Covariance of patches (C size size), float64"
     per = (y.shape[2] - size + 1)*(y.shape[3] - size + 1)
-    cut = lambda t: t.double().unfold(2, size, 1).unfold(3, size, 1).permute(0, 2, 3, 1, 4, 5).reshape(len(t)*per, -1)
+    def patches(t):
+        windows = t.double().unfold(2, size, 1).unfold(3, size, 1)         # (N, C, rows, columns, size, size)
+        return windows.permute(0, 2, 3, 1, 4, 5).reshape(len(t)*per, -1)
     def parts():
         for rows in spread(len(y), max(2, most//per)).split(max(1, 50_000//per)):
-            yield cut(y[rows]), cut(torch.ones_like(y[rows]) if seen is None else (seen[rows] != 0).expand_as(y[rows]))
+            shown = torch.ones_like(y[rows]) if seen is None else (seen[rows] != 0).expand_as(y[rows])
+            yield patches(y[rows]), patches(shown)
     return covariance_with_gaps(parts)[1]
 
 # %% ../../nbs/26b_unknown.ipynb #429427f3
@@ -52,11 +56,14 @@ def noise_patches(
     _pictures(y, 2)
     n, c, h, w = y.shape
     sizes = [k for k in range(2, min(size, h, w) + 1) if n*(h - k + 1)*(w - k + 1) >= 4*c*k*k]
-    require(sizes, f"y holds {n} images, too few to tell noise from image: their patches are fewer than four times their entries")
+    require(sizes, f"y holds {n} images, too few to tell noise from image: "
+                   "their patches are fewer than four times their entries")
     lam = torch.linalg.eigvalsh(patch_covariance(y, seen, sizes[-1]))
     m = next(m for m in range(len(lam), 0, -1) if lam[:m].quantile(.5) >= lam[:m].mean()*(1 - 1e-9) or m == 1)
     var = lam[:m].mean().item()
-    require(seen is None or var > 0 and lam[0] > 0, f"the smallest eigenvalue of the covariance is {lam[0]:.2g}, so its entries are known too badly to find the noise in it: too few of the {n} images show the same pixels")
+    require(seen is None or var > 0 and lam[0] > 0,
+            f"the smallest eigenvalue of the covariance is {lam[0]:.2g}, so its entries are known too badly "
+            f"to find the noise in it: too few of the {n} images show the same pixels")
     return max(var, 0.)**.5
 
 # %% ../../nbs/26b_unknown.ipynb #9033c52b

@@ -42,10 +42,13 @@ def stored(
     return (x*127.5 + 128).clamp(0, 255).to(torch.uint8)
 
 def require_alike(x, reference):
+    "Check that the images have the shape of the reference"
     size = lambda t: f"{t.shape[3]}x{t.shape[2]} pixels and {t.shape[1]} channel{'s'*(t.shape[1] > 1)}"
     require(x.shape[1:] == reference.shape[1:], f"images have {size(x)}, but the reference has {size(reference)}: load both with the same size and channels")
 
-def features_in_parts(f, x): return torch.cat([f(bytes_to_floats(part) if part.dtype == torch.uint8 else part) for part in x.split(1000)])
+def features_in_parts(f, x):
+    "The features `f` of images, a thousand at a time"
+    return torch.cat([f(to_floats(part)) for part in x.split(1000)])
 
 # %% ../../nbs/06d_evaluation.ipynb #e5b69059
 def feature_space(
@@ -88,6 +91,7 @@ def frechet_interval(
     return bootstrap_distance(a, *factor_of(b), reps, seed)
 
 def bootstrap_distance(a, mu, R, reps, seed):
+    "The Fréchet distance of features to the Gaussian of `mu` and `R`, and its interval from `reps` samples of the features"
     value, g, n = frechet_of_factors(*factor_of(a), mu, R), rng(seed), len(a)
     if reps < 2: return Bootstrap(value, None, None, None)
     again = torch.tensor([frechet_of_factors(*factor_of(a[torch.randint(n, (n,), generator=g).to(a.device)]), mu, R) for _ in range(reps)]).double()
@@ -154,4 +158,6 @@ def evaluate(
     if find_copies: found['copies'] = dict(images=copies(*(to_floats(t) for t in (x[spread(len(x), 1000)], reference))))
     return Evaluation(found | dict(seed=seed, seconds=round(time.time() - start, 2)))
 
-def to_floats(t): return bytes_to_floats(t) if t.dtype == torch.uint8 else t
+def to_floats(t):
+    "Images as floats in [-1, 1]: bytes are converted, floats are returned as they are"
+    return bytes_to_floats(t) if t.dtype == torch.uint8 else t

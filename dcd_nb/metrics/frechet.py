@@ -21,8 +21,8 @@ def to_tensor(x):
     try: a = np.ascontiguousarray(x)
     except (TypeError, ValueError, RuntimeError): return x
     if a.dtype.kind not in 'fiub': return x
-    a = a.astype(a.dtype.newbyteorder('='), copy=not a.flags.writeable)          # PyTorch takes neither foreign bytes nor what must not be written
-    return torch.from_numpy(a)
+    a = a.astype(a.dtype.newbyteorder('='), copy=not a.flags.writeable)     # PyTorch takes no foreign bytes
+    return torch.from_numpy(a)                                              # and nothing that must not be written
 
 # %% ../../nbs/06_frechet.ipynb #fc8a5aa4
 def frechet_of_factors(mu1, R1, mu2, R2):

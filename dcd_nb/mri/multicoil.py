@@ -11,7 +11,7 @@ import math
 import torch
 from fastcore.basics import patch
 
-from ..errors import BadInput, choose, require
+from ..errors import choose, require
 from ..linalg import conjugate_gradients
 from ..operators.operator import hide_entries
 from ..operators import fftc, FourierMask, from_complex, ifftc, Operator, through_lines
@@ -35,8 +35,13 @@ def coil_maps(
     S = to.conj()/(to.abs()**2 + .1)
     return from_coils(S/(S.abs()**2).sum(1, keepdim=True).sqrt())
 
-def from_coils(z): "Complex coils (B, N, H, W) as real channels (B, 2*N, H, W): real parts, then imaginary parts"; return torch.cat([z.real, z.imag], 1)
-def to_coils(t): "The inverse of `from_coils`"; return torch.complex(*t.chunk(2, 1))
+def from_coils(z):
+    "Complex coils (B, N, H, W) as real channels (B, 2*N, H, W): real parts, then imaginary parts"
+    return torch.cat([z.real, z.imag], 1)
+
+def to_coils(t):
+    "The inverse of `from_coils`"
+    return torch.complex(*t.chunk(2, 1))
 
 # %% ../../nbs/03_multicoil.ipynb #f8af55a8
 class MultiCoilMRI(Operator):
@@ -52,17 +57,22 @@ class MultiCoilMRI(Operator):
     ):
         self.one, self.R, self.acs = FourierMask(R, acs), R, acs
         require(isinstance(coils, int) and coils > 0, f"coils={coils!r} must be a positive whole number")
-        self.coils, self.lines, self.maps = coils, choose('lines', lines, ['random', 'equispaced']), str(maps)
+        self.coils, self.maps = coils, str(maps)
+        self.lines = choose('lines', lines, ['random', 'equispaced'])
     def out_shape(self, shape): return (2*self.coils, *shape[1:])
     def in_shape(self, shape): return (2, *shape[1:])
     def observed(self, state): return state['mask']
-    def forward(self, x, state): return hide_entries(self, from_coils(fftc(self._maps(state)*to_complex(x)[:, None])), state['mask'])
-    def transpose(self, y, state): return self._join(ifftc(to_coils(hide_entries(self, y, state['mask']))), state)
-    def square(self, x, state): return self._join(through_lines(self._maps(state)*to_complex(x)[:, None], state['mask']), state)
+    def forward(self, x, state):
+        return hide_entries(self, from_coils(fftc(self._split(x, state))), state['mask'])
+    def transpose(self, y, state):
+        return self._join(ifftc(to_coils(hide_entries(self, y, state['mask']))), state)
+    def square(self, x, state):
+        return self._join(through_lines(self._split(x, state), state['mask']), state)
+    def _split(self, x, state): return self._maps(state)*to_complex(x)[:, None]
     def _join(self, z, state): return from_complex((self._maps(state).conj()*z).sum(1))
     def _maps(self, state):
         S = to_coils(state['maps'])
-        if S.shape[1] != self.coils: raise BadInput(f"state of {self} has {S.shape[1]} maps, but coils={self.coils}")
+        require(S.shape[1] == self.coils, f"state of {self} has {S.shape[1]} maps, but coils={self.coils}")
         return S
 
 # %% ../../nbs/03_multicoil.ipynb #a054f9f6
@@ -70,7 +80,8 @@ class MultiCoilMRI(Operator):
 def draw(self:MultiCoilMRI, n, shape, generator):
     mask = self.one.draw(n, shape, generator)
     if self.lines == 'equispaced': mask = self._even(mask, generator)
-    maps = coil_maps(n, self.coils, shape[1:], generator) if self.maps == 'ring' else self._pool(n, shape, generator)
+    if self.maps == 'ring': maps = coil_maps(n, self.coils, shape[1:], generator)
+    else: maps = self._pool(n, shape, generator)
     return dict(mask=mask, maps=maps)
 
 @patch
@@ -80,7 +91,8 @@ def _even(self:MultiCoilMRI, mask, generator):
     outer = torch.tensor([*range(first), *range(last, w)], device=mask.device)
     k = int(mask[0].sum()) - (last - first)
     start = torch.rand(n, 1, generator=generator, device=generator.device)
-    at = outer[((torch.arange(k, device=mask.device) + start)*len(outer)/max(k, 1)).long().clamp(max=len(outer) - 1)]
+    at = ((torch.arange(k, device=mask.device) + start)*len(outer)/max(k, 1)).long()
+    at = outer[at.clamp(max=len(outer) - 1)]
     new = torch.zeros(n, w, device=mask.device).scatter_(1, at, 1)
     new[:, first:last] = 1
     return new.view_as(mask)
@@ -96,9 +108,11 @@ def _pool(self:MultiCoilMRI, n, shape, generator):
     "Maps of real scans, chosen at random"
     if '_kept' not in vars(self): self._kept = Measurements.load(self.maps).state['maps']
     pool = self._kept
-    require(pool.shape[1] == 2*self.coils and pool.shape[2:] == tuple(shape[1:]), f"maps={self.maps!r} holds {pool.shape[1]//2} maps of "
-         f"{tuple(pool.shape[2:])} for each image, but {self.coils} of {tuple(shape[1:])} are needed")
-    return pool[torch.randint(len(pool), (n,), generator=generator, device=generator.device).cpu()].to(generator.device)
+    require(pool.shape[1] == 2*self.coils and pool.shape[2:] == tuple(shape[1:]),
+            f"maps={self.maps!r} holds {pool.shape[1]//2} maps of {tuple(pool.shape[2:])} for each image, "
+            f"but {self.coils} of {tuple(shape[1:])} are needed")
+    i = torch.randint(len(pool), (n,), generator=generator, device=generator.device)
+    return pool[i.cpu()].to(generator.device)
 
 # %% ../../nbs/03_multicoil.ipynb #cba994cb
 def rss(y):
@@ -121,7 +135,8 @@ def sense(
 @patch
 def inverse(self:MultiCoilMRI, y, state, rcond=None):
     require(rcond is None, f"rcond={rcond} cannot be used: {self} has no singular value decomposition at hand")
-    return sense(self, y.double(), {k: t.double() for k, t in state.items()}, steps=500, tol=1e-7).to(y)
+    state = {k: t.double() for k, t in state.items()}
+    return sense(self, y.double(), state, steps=500, tol=1e-7).to(y)
 
 # %% ../../nbs/03_multicoil.ipynb #024f90d4
 def chessboard(h, w, like):

@@ -79,7 +79,9 @@ def require_whole(**kw):
         require(isinstance(v, int) and v > 0, f"{name}={v!r} must be a positive whole number")
 
 # %% ../../nbs/05_network.ipynb #67c336f9
-def height_and_width(resolution): return tuple(resolution) if isinstance(resolution, (tuple, list)) else (resolution, resolution)
+def height_and_width(resolution):
+    "The two sides of images whose `resolution` is one number or two"
+    return tuple(resolution) if isinstance(resolution, (tuple, list)) else (resolution, resolution)
 
 # %% ../../nbs/05_network.ipynb #a10ebf65
 def flops(

@@ -58,13 +58,23 @@ class Operator(Named, family='operator'):
     linear = True  # has it an adjoint?
     random = False # does it differ from image to image?
     channelwise = False # does it treat all channels alike and apart?
-    hides = None   # 'pixels' or 'lines' (of k-space), if hiding some of them is what makes it random: an objective can fill them
+    hides = None   # 'pixels' or 'lines' (of k-space), if it is random by hiding some: an objective can fill them
 
-    def forward(self, x, state):        "A(x)"; raise NotImplementedError(f'{type(self).__name__}.forward')
-    def draw(self, n, shape, generator): "State for `n` images of `shape` (C, H, W)"; return None
-    def out_shape(self, shape):         "Shape of y for x of `shape`"; return tuple(shape)
-    def in_shape(self, shape):          "Shape of x for y of `shape`"; return tuple(shape)
-    def observed(self, state):          "1 where an entry of y exists, 0 where it is hidden; None: all exist"; return None
+    def forward(self, x, state):
+        "A(x)"
+        raise NotImplementedError(f'{type(self).__name__}.forward')
+    def draw(self, n, shape, generator):
+        "State for `n` images of `shape` (C, H, W)"
+        return None
+    def out_shape(self, shape):
+        "Shape of y for x of `shape`"
+        return tuple(shape)
+    def in_shape(self, shape):
+        "Shape of x for y of `shape`"
+        return tuple(shape)
+    def observed(self, state):
+        "1 where an entry of y exists, 0 where it is hidden; None: all exist"
+        return None
     def further(self, state, generator):
         raise BadInput(f"{self} has no further: RandomMask and FourierMask can hide more of what they observe")
     can_hide_more = property(lambda self: self.hides is not None and type(self).further is not Operator.further,
@@ -77,7 +87,8 @@ class Operator(Named, family='operator'):
 def __call__(self:Operator, x, state=None):
     y = self._run('forward', x, state)
     if tuple(y.shape[1:]) != tuple(self.out_shape(tuple(x.shape[1:]))):
-        raise BadInput(f"{self} made {tuple(y.shape[1:])} of {tuple(x.shape[1:])}, but its out_shape says otherwise: define out_shape and in_shape")
+        raise BadInput(f"{self} made {tuple(y.shape[1:])} of {tuple(x.shape[1:])}, "
+                       "but its out_shape says otherwise: define out_shape and in_shape")
     return y
 
 @patch
@@ -85,19 +96,25 @@ def _run(self:Operator, method, x, state, *args):
     "The method of that name for checked images and their state"
     x = _images(x)
     if self.random and state is None:
-        raise BadInput(f"{self} is random: pass the state that belongs to the images, from draw(n, shape, generator)")
+        raise BadInput(f"{self} is random: pass the state that belongs to the images, "
+                       "from draw(n, shape, generator)")
     def fit(t):
-        if not torch.is_tensor(t): raise BadInput(f"state of {self} must be made of tensors, but holds {type(t).__name__}")
-        if len(t) not in (1, len(x)): raise BadInput(f"state of {self} is for {len(t)} images, but there are {len(x)}")
+        if not torch.is_tensor(t):
+            raise BadInput(f"state of {self} must be made of tensors, but holds {type(t).__name__}")
+        if len(t) not in (1, len(x)):
+            raise BadInput(f"state of {self} is for {len(t)} images, but there are {len(x)}")
         return t.to(x)
-    with torch.autocast(x.device.type, enabled=False): return getattr(self._like(x), method)(x, map_state(fit, state), *args)
+    state = map_state(fit, state)
+    with torch.autocast(x.device.type, enabled=False):
+        return getattr(self._like(x), method)(x, state, *args)
 
 @patch
 def _like(self:Operator, x):
     "This operator, with the tensors that are its attributes in the type and on the device of `x`"
     origin = vars(self).get('_origin', self)               # not a copy of a copy, which may have lost digits
     mine = dict(vars(origin))
-    new = {k: origin._matched(k, v, x) for k, v in mine.items() if torch.is_tensor(v) or isinstance(v, (Operator, tuple, list))}
+    held = {k: v for k, v in mine.items() if torch.is_tensor(v) or isinstance(v, (Operator, tuple, list))}
+    new = {k: origin._matched(k, v, x) for k, v in held.items()}
     if all(new[k] is mine[k] for k in new): return origin
     other = copy.copy(origin)
     vars(other).update(new, _origin=origin)
@@ -146,6 +163,7 @@ def null(self:Operator, x, state=None):
 
 @patch
 def require_linear(self:Operator, what):
+    "Only what is linear has a `what`"
     if not self.linear: raise BadInput(f"{self} is not linear: it has no {what}")
 
 # %% ../../nbs/01_operator.ipynb #9a3e08b2
@@ -153,9 +171,12 @@ def require_linear(self:Operator, what):
 def transpose(self:Operator, y, state):
     with torch.inference_mode(False), torch.enable_grad():
         y, state = y.clone(), map_state(torch.clone, state)
-        x = torch.zeros(len(y), *self.in_shape(y.shape[1:]), dtype=y.dtype, device=y.device, requires_grad=True)
+        shape = self.in_shape(y.shape[1:])
+        x = torch.zeros(len(y), *shape, dtype=y.dtype, device=y.device, requires_grad=True)
         out = self.forward(x, state)
-        if out.shape != y.shape: raise BadInput(f"{self} makes {tuple(out.shape[1:])} of {tuple(x.shape[1:])}, but y is {tuple(y.shape[1:])}: define in_shape")
+        if out.shape != y.shape:
+            raise BadInput(f"{self} makes {tuple(out.shape[1:])} of {tuple(shape)}, but y is {tuple(y.shape[1:])}: "
+                           "define in_shape")
         return torch.autograd.grad(out, x, y, create_graph=y.requires_grad)[0]
 
 @patch
@@ -173,7 +194,8 @@ def matrix(self:Operator, shape, state=None):
     "A as a float64 matrix, for one image of `shape` (C, H, W)"
     self.require_linear('matrix')
     d = math.prod(shape)
-    require(d <= 4096, f"shape={tuple(shape)} makes a matrix with {d} columns, more than 4096: take a smaller image")
+    require(d <= 4096, f"shape={tuple(shape)} makes a matrix with {d} columns, more than 4096: "
+                       "take a smaller image")
     unit = torch.eye(d, dtype=torch.float64).view(d, *shape)
     return self(unit, map_state(lambda t: t[:1].cpu(), state)).flatten(1).T
 
@@ -186,7 +208,7 @@ def spectrum(self:Operator, shape, state=None):
 # %% ../../nbs/01_operator.ipynb #b31b28ed
 @patch
 def inverse(self:Operator, y, state, rcond=None, steps=1000, tol=1e-12):
-    if rcond is not None: raise BadInput(f"rcond={rcond} cannot be used: {self} has no singular value decomposition at hand")
+    require(rcond is None, f"rcond={rcond} cannot be used: {self} has no singular value decomposition at hand")
     y64, state = y.double(), map_state(torch.Tensor.double, state)
     A = self._like(y64)
     forward = lambda x: A.forward(x, state)
@@ -209,7 +231,8 @@ class RandomMask(Operator):
     def __init__(self, missing:float):
         self.missing = number('missing', missing, lambda v: 0 <= v < 1, 'at least 0 and below 1')
     def draw(self, n, shape, generator):
-        return (torch.rand(n, 1, *shape[1:], generator=generator, device=generator.device) >= self.missing).float()
+        u = torch.rand(n, 1, *shape[1:], generator=generator, device=generator.device)
+        return (u >= self.missing).float()
     def forward(self, x, state): return hide_entries(self, x, state)
     def transpose(self, y, state): return hide_entries(self, y, state)
     def inverse(self, y, state, rcond=None): return hide_entries(self, y, state)
@@ -220,7 +243,8 @@ class RandomMask(Operator):
 def hide_entries(op, y, mask):
     "`y` where `mask` is 1, exactly 0 elsewhere"
     if mask.ndim != 4 or any(m not in (1, n) for m, n in zip(mask.shape[1:], y.shape[1:])):
-        raise BadInput(f"state of {op} has shape {tuple(mask.shape)}, which does not fit images of shape {tuple(y.shape)}")
+        raise BadInput(f"state of {op} has shape {tuple(mask.shape)}, "
+                       f"which does not fit images of shape {tuple(y.shape)}")
     return y.masked_fill(mask == 0, 0.)
 
 def mask_spectrum(mask, shape):
@@ -231,7 +255,8 @@ def mask_spectrum(mask, shape):
 @patch
 def further(self:RandomMask, state, generator, delta=.1):
     "Hide each observed pixel with probability `delta`"
-    return state*(torch.rand(state.shape, generator=generator, device=generator.device) >= delta).to(state)
+    u = torch.rand(state.shape, generator=generator, device=generator.device)
+    return state*(u >= delta).to(state)
 
 # %% ../../nbs/01_operator.ipynb #626a638f
 @patch

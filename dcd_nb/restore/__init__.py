@@ -39,11 +39,14 @@ def restore(
     require_restorable(prior, ys, n, seed)
     if method is None: method = Sample() if isinstance(prior, Generator) else Anneal()
     method = Method.parse(method) if isinstance(method, str) else method
-    require(isinstance(method, Method), f"method={method!r} must be a Method, e.g. {', '.join(f'{k}()' for k in Method.known)}")
-    require(isinstance(prior, method.needs), f"method={method!r} needs a {method.needs.__name__} as prior, but this is a {type(prior).__name__}")
+    require(isinstance(method, Method),
+            f"method={method!r} must be a Method, e.g. {', '.join(f'{k}()' for k in Method.known)}")
+    require(isinstance(prior, method.needs),
+            f"method={method!r} needs a {method.needs.__name__} as prior, but this is a {type(prior).__name__}")
     device = device_of(prior.net)
     ys = ys.to(device)
-    require(rows is None or isinstance(rows, int) and rows > 0 and rows%16 == 0, f"rows={rows!r} must be a positive multiple of 16")
+    require(rows is None or isinstance(rows, int) and rows > 0 and rows%16 == 0,
+            f"rows={rows!r} must be a positive multiple of 16")
     if rows is None: rows = max(16, 2**23//(n*most_entries(ys))//16*16)
     method, found = method.prepared(prior, ys, seed), []
     for i in range(0, len(ys), rows):

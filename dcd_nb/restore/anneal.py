@@ -30,18 +30,23 @@ class Anneal(Method):
 
     def prepared(self, T, ys, seed):
         op = T.data['corruption']['op'] if T.data.get('corruption') else Identity().to_dict()
-        require(T.objective.predicts_images or op == Identity().to_dict(), f"prior is a teacher of images behind {written(op)}, not of images: distil it, and pass the generator")
-        require(T.objective.lowest_level < self.hi, f"hi={self.hi} must be above {T.objective.lowest_level}, the lowest level that the teacher has learned")
+        require(T.objective.predicts_images or op == Identity().to_dict(),
+                f"prior is a teacher of images behind {written(op)}, not of images: distil it, and pass the generator")
+        require(T.objective.lowest_level < self.hi,
+                f"hi={self.hi} must be above {T.objective.lowest_level}, the lowest level that the teacher has learned")
         return self
 
 # %% ../../nbs/25c_anneal.ipynb #ff116446
 @patch
 @torch.no_grad()
 def __call__(self:Anneal, T, ys, n, draws, states):
-    require(not isinstance(states, dict), f"prior is shown more than a mask ({T.objective!r}): Anneal cannot say what belongs to a whole image")
+    require(not isinstance(states, dict), f"prior is shown more than a mask ({T.objective!r}): "
+                                          "Anneal cannot say what belongs to a whole image")
     whole, lo = map_state(torch.ones_like, states), max(T.objective.lowest_level, .01)
     x0 = torch.zeros(len(ys), n, *ys.shape, device=ys.y.device)
-    D = lambda x, s: T.denoise(x.flatten(0, 1), torch.full((len(ys)*n,), s, device=x.device), whole).view_as(x)
+    def D(x, s):
+        levels = torch.full((len(ys)*n,), s, device=x.device)
+        return T.denoise(x.flatten(0, 1), levels, whole).view_as(x)
     for s in (karras(v, lo, self.hi) for v in torch.linspace(1, 0, self.steps).tolist()):
         x = x0 + s*draws.normal(x0)
         d, eps = D(x, s), draws.normal(x)

@@ -19,12 +19,17 @@ from .method import most_entries, repeated
 # %% ../../nbs/25a_evidence.ipynb #dd4fa90a
 class Evidence:
     "What measurements say of r in x + r, for r with covariance `cov`"
-    def error(self, x): "y - A x for all chains"; raise NotImplementedError
-    def mean(self, x): "E[r | y, x]"; return self.back(self.error(x)).view_as(x)
+    def error(self, x):
+        "y - A x for all chains"
+        raise NotImplementedError
+    def mean(self, x):
+        "E[r | y, x]"
+        return self.back(self.error(x)).view_as(x)
     def draw(self, x, draws):
         "r, given y and x"
         r = self.prior(draws.normal(x))
-        return (r + self.back(self.error(x + r.view_as(x)) - self.noise**.5*self.seen(draws.normal(self.error(x))))).view_as(x)
+        e = self.error(x + r.view_as(x))
+        return (r + self.back(e - self.noise**.5*self.seen(draws.normal(e)))).view_as(x)
 
 def _floor(sigma): return max(sigma**2, 1e-6)
 
@@ -48,7 +53,10 @@ class Dense(Evidence):
         self.gain = self.cov@self.B.mT@self.Kinv
 
     def error(self, x): return self.y[:, None] - x.flatten(2)@self.B.mT
-    def log(self, x): "log p(y | x) up to a constant, (N, n)"; e = self.error(x); return -.5*(e@self.Kinv*e).sum(-1)
+    def log(self, x):
+        "log p(y | x) up to a constant, (N, n)"
+        e = self.error(x)
+        return -.5*(e@self.Kinv*e).sum(-1)
     def back(self, e): return e@self.gain.mT
     def prior(self, eps): return eps.flatten(2)@self.half.mT.float()
     def seen(self, e): return e                                           # `back` does not look at hidden entries
@@ -65,8 +73,10 @@ def again(self:Dense, r, x):
 class Iterative(Evidence):
     "For white r, images of any size, and operators without a matrix"
     def __init__(self, ys, cov, steps=50):
-        self.ys, self.steps, self.cov, self.noise = ys, steps, torch.as_tensor(cov, device=ys.y.device).float(), _floor(ys.sigma)
-        require(self.cov.ndim < 2, f"misfit has a matrix of shape {tuple(self.cov.shape)}, which only fits small images and operators that hide entries of a fixed linear map: pass a number")
+        self.ys, self.steps, self.noise = ys, steps, _floor(ys.sigma)
+        self.cov = torch.as_tensor(cov, device=ys.y.device).float()
+        require(self.cov.ndim < 2, f"misfit has a matrix of shape {tuple(self.cov.shape)}, which only fits small images "
+                                   "and operators that hide entries of a fixed linear map: pass a number")
 
     def _run(self, f, v):
         "`f` of (N, n, C, H, W), with the state of each measurement"
@@ -76,7 +86,9 @@ class Iterative(Evidence):
     def var(self): return self.cov.view(-1, 1, 1, 1, 1)
     def error(self, x): return self.ys.y[:, None] - self.A(x)
     def prior(self, eps): return self.var().sqrt()*eps*self.ys.op.linear
-    def back(self, e): return self.var()*self.T(self.solve(e)) if self.ys.op.linear else torch.zeros(*e.shape[:2], *self.ys.shape).to(e)
+    def back(self, e):
+        if not self.ys.op.linear: return torch.zeros(*e.shape[:2], *self.ys.shape).to(e)
+        return self.var()*self.T(self.solve(e))
     def seen(self, e):
         m = self.ys.op.observed(self.ys.state)
         return e if m is None else e*(m != 0)[:, None]
@@ -92,7 +104,8 @@ def log(self:Iterative, x):
 def again(self:Iterative, r, x):
     if self.ys.op.linear: return r.double().square().mean()
     e = self.error(x)
-    return (e.double().square().sum()/self.seen(torch.ones_like(e)).sum() - self.ys.sigma**2).clamp(min=1e-6)
+    mean = e.double().square().sum()/self.seen(torch.ones_like(e)).sum()
+    return (mean - self.ys.sigma**2).clamp(min=1e-6)
 
 # %% ../../nbs/25a_evidence.ipynb #2a7e640c
 @patch

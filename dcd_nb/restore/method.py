@@ -36,7 +36,9 @@ class Restored:
         gap = ((ys.op(self.mean.to(ys.y), ys.state) - ys.y)*w).square().flatten(1).sum(1)
         self.residual = (gap/w.flatten(1).sum(1).clamp(min=1)).sqrt().cpu()
 
-    def __repr__(self): return f"{len(self.mean)} restored images, {self.samples.shape[1]} samples each; residual {self.residual.square().mean().sqrt():.3f}; {self.about}"
+    def __repr__(self):
+        residual = self.residual.square().mean().sqrt()
+        return f"{len(self.mean)} restored images, {self.samples.shape[1]} samples each; residual {residual:.3f}; {self.about}"
 
 # %% ../../nbs/25_method.ipynb #aeb6b482
 @patch
@@ -51,24 +53,37 @@ def interval(self:Restored, level=.9):
 class Method(Named, family='method'):
     "How to restore"
     needs = Generator  # the prior it works with
-    def prepared(self, prior, ys, seed): "The method, ready for these measurements"; return self
-    def __call__(self, prior, ys, n, draws, states): "Images (N, n, C, H, W), their mean, and numbers worth a look"; raise NotImplementedError(type(self).__name__)
+    def prepared(self, prior, ys, seed):
+        "The method, ready for these measurements"
+        return self
+    def __call__(self, prior, ys, n, draws, states):
+        "Images (N, n, C, H, W), their mean, and numbers worth a look"
+        raise NotImplementedError(type(self).__name__)
 
 # %% ../../nbs/25_method.ipynb #1c0f674c
 def require_restorable(prior, ys, n, seed):
     "Border control"
-    require(isinstance(prior, (Generator, Teacher)), f"prior={type(prior).__name__} must be a Generator, a Teacher, or a path or name of one")
-    require(isinstance(ys, Measurements), f"ys={type(ys).__name__} must be Measurements, e.g. Measurements(y, Corruption(RandomMask(.5), .1), masks)")
-    require(tuple(prior.shape) == tuple(ys.shape), f"ys are of images of shape {tuple(ys.shape)}, but the prior makes images of shape {tuple(prior.shape)}")
-    require(not ys.op.own_noise, f"ys come from {ys.op}, whose noise is not Gaussian: only Gaussian noise can be weighed here")
-    require(isinstance(n, int) and not isinstance(n, bool) and n > 0, f"n={n!r} must be a positive whole number of samples")
+    require(isinstance(prior, (Generator, Teacher)),
+            f"prior={type(prior).__name__} must be a Generator, a Teacher, or a path or name of one")
+    require(isinstance(ys, Measurements),
+            f"ys={type(ys).__name__} must be Measurements, e.g. Measurements(y, Corruption(RandomMask(.5), .1), masks)")
+    require(tuple(prior.shape) == tuple(ys.shape),
+            f"ys are of images of shape {tuple(ys.shape)}, but the prior makes images of shape {tuple(prior.shape)}")
+    require(not ys.op.own_noise,
+            f"ys come from {ys.op}, whose noise is not Gaussian: only Gaussian noise can be weighed here")
+    require(isinstance(n, int) and not isinstance(n, bool) and n > 0,
+            f"n={n!r} must be a positive whole number of samples")
     hash32(seed)
 
 # %% ../../nbs/25_method.ipynb #433221d6
-def rows_of(ys, i): return Measurements(ys.y[i], ys.corruption, map_state(lambda t: t[i], ys.state))
+def rows_of(ys, i):
+    "The measurements number `i`"
+    return Measurements(ys.y[i], ys.corruption, map_state(lambda t: t[i], ys.state))
 
 # %% ../../nbs/25_method.ipynb #2244dde9
-def most_entries(ys): return max(ys.y[0].numel(), math.prod(ys.shape))
+def most_entries(ys):
+    "Entries of an observation or of its image, whichever has more"
+    return max(ys.y[0].numel(), math.prod(ys.shape))
 
 # %% ../../nbs/25_method.ipynb #e287d06f
 class Chains:
@@ -103,18 +118,25 @@ class Optimise(Method):
 def __call__(self:Optimise, G, ys, n, draws, states):
     chains, (y, state) = Chains(G, ys, n, draws, states), repeated(ys, n)
     seen = ys.op.observed(state)
-    m = (torch.ones_like(y) if seen is None else (seen != 0).expand_as(y)).flatten(1).sum(1).view(-1, n)
-    error = lambda z: (y - ys.op(chains.images(z).flatten(0, 1), state)).square().flatten(1).sum(1).view(-1, n)
-    z, final, done = chains.z.clone().requires_grad_(), chains.z.clone(), torch.zeros_like(m, dtype=torch.bool)
+    total = lambda t: t.flatten(1).sum(1).view(-1, n)              # over the entries of an observation
+    m = total(torch.ones_like(y) if seen is None else (seen != 0).expand_as(y))
+    error = lambda z: total((y - ys.op(chains.images(z).flatten(0, 1), state)).square())
+    z, final = chains.z.clone().requires_grad_(), chains.z.clone()
+    done = torch.zeros_like(m, dtype=torch.bool)
     opt = torch.optim.Adam([z], self.lr)
     for _ in range(self.steps):
         e = error(z)
-        final, done = torch.where(over_pixels(done), final, z.detach()), done | (e <= ys.sigma**2*m)
+        final = torch.where(over_pixels(done), final, z.detach())
+        done = done | (e <= ys.sigma**2*m)
         if done.all(): break
         opt.zero_grad()
         e.sum().backward()
         opt.step()
-    with torch.no_grad(): x, cost = chains.images(final), error(final)/max(ys.sigma**2, 1e-6) + final.flatten(2).square().sum(2)
+    with torch.no_grad():
+        x = chains.images(final)
+        cost = error(final)/max(ys.sigma**2, 1e-6) + final.flatten(2).square().sum(2)
     return x, x[torch.arange(len(x)), cost.argmin(1)], dict(stopped=done.float().mean().item())
 
-def over_pixels(t): return t[..., None, None, None]
+def over_pixels(t):
+    "Values of single images, to be combined with the pixels of these"
+    return t[..., None, None, None]

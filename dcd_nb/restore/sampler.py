@@ -42,7 +42,8 @@ def heat(self:Walk):
     lo, hi = self.beta, torch.ones_like(self.beta)
     for _ in range(20):
         mid = torch.where(share(hi) >= .5, hi, (lo + hi)/2)
-        lo, hi = torch.where(share(mid) >= .5, mid, lo), torch.where(share(mid) >= .5, torch.maximum(hi, mid), mid)
+        enough = share(mid) >= .5
+        lo, hi = torch.where(enough, mid, lo), torch.where(enough, torch.maximum(hi, mid), mid)
     weights = ((lo - self.beta)[:, None]*self.log).softmax(1)
     at = (self.draws.uniform(len(lo)).to(lo)[:, None] + torch.arange(self.n, device=lo.device))/self.n
     i = torch.searchsorted(weights.cumsum(1), at).clamp(max=self.n - 1)
@@ -65,7 +66,9 @@ def move(self:Walk, leaps, adapt):
         log, grad = self.look(z)
         p = p + step/2*(wide(self.beta)*grad - z)
     ok = torch.special.log_ndtr(self.draws.normal(before)) < energy(log, z, p) - before
-    self.z, self.grad, self.log = torch.where(over_pixels(ok), z, self.z), torch.where(over_pixels(ok), grad, self.grad), torch.where(ok, log, self.log)
+    self.z = torch.where(over_pixels(ok), z, self.z)
+    self.grad = torch.where(over_pixels(ok), grad, self.grad)
+    self.log = torch.where(ok, log, self.log)
     rate = ok.float().mean(1)
     self.step = torch.where(adapt, (self.step*(.5*(rate - .75)).exp()).clamp(1e-4, .6), self.step)
     return rate
@@ -74,41 +77,53 @@ def move(self:Walk, leaps, adapt):
 class Sample(Method):
     "Sample latents from the posterior, with a misfit of the generator"
     def __init__(self,
-        misfit=None, # a `Misfit`, or the standard deviation of a pixel; None: learned from the measurements that are to be restored
+        misfit=None, # a `Misfit`, or the standard deviation of a pixel; None: learned from what is to be restored
         leaps=5,     # of a move
         moves=2,     # at each temperature
         last=6,      # times as many moves at the end
     ):
         self.misfit, self.leaps, self.moves, self.last = misfit, leaps, moves, last
-        if misfit is not None and not isinstance(misfit, Misfit): number('misfit', misfit, lambda v: v >= 0, 'a Misfit, or a standard deviation of at least 0')
-        for k in ('leaps', 'moves', 'last'): require(isinstance(getattr(self, k), int) and getattr(self, k) > 0, f"{k}={getattr(self, k)!r} must be a positive whole number")
+        if misfit is not None and not isinstance(misfit, Misfit):
+            number('misfit', misfit, lambda v: v >= 0, 'a Misfit, or a standard deviation of at least 0')
+        for name, v in dict(leaps=leaps, moves=moves, last=last).items():
+            require(isinstance(v, int) and v > 0, f"{name}={v!r} must be a positive whole number")
 
     def prepared(self, G, ys, seed):
         if isinstance(self.misfit, Misfit): self.misfit.check(G)
-        return Sample(learn_misfit(G, ys, seed=seed), self.leaps, self.moves, self.last) if self.misfit is None else self
+        if self.misfit is not None: return self
+        return Sample(learn_misfit(G, ys, seed=seed), self.leaps, self.moves, self.last)
 
 # %% ../../nbs/25b_sampler.ipynb #5ccf0271
 @patch
 def __call__(self:Sample, G, ys, n, draws, states):
-    cov = self.misfit.cov if isinstance(self.misfit, Misfit) else self.misfit**2
+    known = isinstance(self.misfit, Misfit)
+    cov = self.misfit.cov if known else self.misfit**2
     walk, rates = Walk(G, ys, n, draws, states, evidence_for(ys, cov)), []
     while (walk.beta < 1).any():
         walk.heat()
         for _ in range(self.moves): walk.move(self.leaps, adapt=walk.beta < 1)
-    for k in range(self.last*self.moves): rates.append(walk.move(self.leaps, adapt=walk.beta < (2 if k < self.last else 0)))
+    for k in range(self.last*self.moves):
+        adapt = walk.beta < (2 if k < self.last else 0)
+        rates.append(walk.move(self.leaps, adapt))
     with torch.no_grad():
         x = walk.images(walk.z)
-        r, mean = walk.evidence.draw(x, draws), (x + walk.evidence.mean(x)).mean(1)
-    return x + r, mean, dict(accepted=torch.stack(rates[len(rates)//2:]).mean().item(), misfit=cov.diagonal().mean().sqrt().item() if getattr(cov, 'ndim', 0) == 2 else float(cov)**.5)
+        r = walk.evidence.draw(x, draws)
+        mean = (x + walk.evidence.mean(x)).mean(1)
+    accepted = torch.stack(rates[len(rates)//2:]).mean().item()
+    return x + r, mean, dict(accepted=accepted, misfit=self.misfit.sd if known else float(self.misfit))
 
 # %% ../../nbs/25b_sampler.ipynb #c58a52a6
 class Misfit:
     "What a generator cannot make: the covariance of x - G(z)"
     def __init__(self, cov): self.cov = cov
-    sd = property(lambda self: float((self.cov.diagonal().mean() if self.cov.ndim == 2 else self.cov)**.5), doc="of a pixel")
+    @property
+    def sd(self):
+        "Standard deviation of a pixel"
+        return float((self.cov.diagonal().mean() if self.cov.ndim == 2 else self.cov)**.5)
     def check(self, G):
         d = math.prod(G.shape)
-        require(self.cov.ndim < 2 or len(self.cov) == d, f"misfit has a matrix for images of {len(self.cov)} values, but the prior makes images of {d}")
+        require(self.cov.ndim < 2 or len(self.cov) == d,
+                f"misfit has a matrix for images of {len(self.cov)} values, but the prior makes images of {d}")
     def __repr__(self): return f"Misfit(sd={self.sd:.3f})"
 
 # %% ../../nbs/25b_sampler.ipynb #79af48f6

@@ -133,7 +133,9 @@ _kinds = {  # name: (how the values of the sliders make the operator, which of t
     'Fourier mask':  (lambda v: FourierMask(v['R']), ('R',)),
 }
 
-def tidy_number(v): return float(f'{v:.4g}') if isinstance(v, float) else v    # a browser's .65 is 0.6500000000000001
+def tidy_number(v):
+    "Four digits of a number"
+    return float(f'{v:.4g}') if isinstance(v, float) else v    # a browser's .65 is 0.6500000000000001
 
 def _controls(factors):
     "The widgets by name; dragging redraws when the slider is let go"
