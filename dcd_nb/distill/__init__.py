@@ -18,8 +18,8 @@ from ..training import at_checkpoints, averaged, fit, known_settings, Learner, R
 from ..training import shared_plan, speed_up, Teacher
 from ..losses import Loss, SiD
 from .generator import Generator, resized_copy, load_pretrained, with_dropout
-from .step import _power, Distillation, set_trainable, step_flops
-from .health import _health_since, distilled_wrong, health, histogram, spectrum
+from .step import Distillation, mean_square, set_trainable, step_flops
+from .health import distilled_wrong, health, health_since, histogram, spectrum
 
 _all_ = ['Distillation', 'distilled_wrong', 'Generator', 'health', 'histogram',
          'load_pretrained', 'resized_copy', 'set_trainable', 'spectrum', 'step_flops', 'with_dropout']
@@ -84,13 +84,13 @@ def distill(
     device = join_processes(device)
     frozen, learners = _networks(teacher, ys, start, dropout, fake, learn, device, compile)
     G = Generator(learners['generator'].ema.net, teacher.objective, about=plan['about'] | dict(corruption=ys.corruption.to_dict()), **shown)
-    first = _power(teacher.objective.compared(ys.corruption, G.sample(64, seed), Draws(seed)).y).sqrt().item()
+    first = mean_square(teacher.objective.compared(ys.corruption, G.sample(64, seed), Draws(seed)).y).sqrt().item()
     step = Distillation(frozen, ys.corruption, loss, *learners.values(), init_sigma, fake_steps, leak)
     run = RunFolder(out, dict(kind='distill', teacher=content_hash(teacher.net.state_dict()), start=start and content_hash(start.net.state_dict()),
                         corruption=ys.corruption.to_dict(), objective=teacher.objective.to_dict(), net=G.net.to_dict(), loss=loss.to_dict(),
                         fake_steps=fake_steps, dropout=dropout, learn={k: l.settings for k, l in learners.items()}, **shown) | plan, resume, ys.corruption.tensors())
     G.held = run.held
-    watch = _health_since(G, ys, 5000 if select else 1000) if monitor is None else monitor
+    watch = health_since(G, ys, 5000 if select else 1000) if monitor is None else monitor
     G.run = fit(step, learners, run, device, at_checkpoints(G, run, grid, watch), distilled_wrong(frozen.net.sigma_d, first), step.work(), quiet)
     G.history = run.lines
     return G

@@ -21,7 +21,7 @@ from ..operators import join_states, map_state
 from ..diffusion import nfe, sample
 from ..networks import Precond
 from ..objectives import Objective
-from .learner import _part
+from .learner import tensors_below
 from .folder import load_weights, read_recipe
 
 # %% ../../nbs/20d_model.ipynb #9fcf74fd
@@ -113,9 +113,9 @@ def load_model(path, kind, device='cpu', precision=None):
     else:
         (tensors, meta), part = load_tensors(path), 'net'
         require(meta.get('kind') == kind, f"path={str(path)!r} holds {meta.get('kind') or 'something else'}, not a {kind}")
-        held = _part(tensors, 'corruption')
+        held = tensors_below(tensors, 'corruption')
     net = Precond.from_dict(meta['net'], precision)
-    net.load_state_dict({k: t.float() for k, t in _part(tensors, part).items()})
+    net.load_state_dict({k: t.float() for k, t in tensors_below(tensors, part).items()})
     return net.to(pick_device(device)).eval().requires_grad_(False), Objective.from_dict(meta['objective']), meta, held
 
 # %% ../../nbs/20d_model.ipynb #75efbb63
