@@ -22,7 +22,7 @@ from .networks import num_params
 from .metrics.frechet import _distance, _factor
 from .metrics.features import _classifiers
 from .metrics.evaluation import _bootstrap, _plain_floats
-from .metrics import features, spread, stored
+from .metrics import features, evenly_spaced, stored
 from .training import Teacher
 from .distill import Generator
 from .recipes import Recipe, recipe
@@ -158,7 +158,7 @@ def _write(folder, r, results, judge, models, shown):
 def _on_the_way(folder, phase, zoom, most=4):
     "Some of the pictures that a phase made at its checkpoints, a pixel for a pixel"
     found = sorted((folder.parent/phase/'samples').glob('*.png'))
-    for p in [found[i] for i in spread(len(found), most)] if found else ():
+    for p in [found[i] for i in evenly_spaced(len(found), most)] if found else ():
         with atomic(folder/'samples'/f'{phase}-{p.name}') as tmp: tmp.write_bytes(png(_picture(p)[::zoom, ::zoom]))
 
 def _picture(path):

@@ -266,7 +266,7 @@ def test_what_is_watched_is_of_the_whole_batch(name):
         fake, G = (Learner(copy.deepcopy(net).requires_grad_(), lr=1e-9, halflife=None) for net in (teacher.net, start))
         with torch.no_grad():
             for i, p in enumerate([*fake.net.parameters(), *G.net.parameters()]): p += .1*torch.randn(p.shape, generator=torch.Generator().manual_seed(i))
-        return Distillation(teacher, ys.corruption, SiD(.5), fake, G, 2.5, 2, leak=.1)(training.StepContext(0, 64, 640, accumulate=accumulate))
+        return Distillation(teacher, ys.corruption, SiD(.5), fake, G, 2.5, 2, outside_slope=.1)(training.StepContext(0, 64, 640, accumulate=accumulate))
     one, four = step(1), step(4)
     assert set(one.watched) == {'gap', 'size', 'fake_loss', 'fake_grad'} and one.watched['gap'] > 0
     numbers = lambda s: torch.stack([s.loss, s.grad_norm, s.refused, *(s.watched[k] for k in one.watched)])

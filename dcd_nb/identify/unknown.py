@@ -10,7 +10,7 @@ import torch
 
 from ..errors import require
 from ..data import Measurements
-from ..metrics import proximal_fid, spread
+from ..metrics import proximal_fid, evenly_spaced
 
 # %% ../../nbs/26b_unknown.ipynb #62696d22
 def noise_detail(
@@ -37,7 +37,7 @@ def patch_covariance(
     per = (y.shape[2] - size + 1)*(y.shape[3] - size + 1)
     cut = lambda t: t.double().unfold(2, size, 1).unfold(3, size, 1).permute(0, 2, 3, 1, 4, 5).reshape(len(t)*per, -1)
     def parts():
-        for rows in spread(len(y), max(2, most//per)).split(max(1, 50_000//per)):
+        for rows in evenly_spaced(len(y), max(2, most//per)).split(max(1, 50_000//per)):
             yield cut(y[rows]), cut(torch.ones_like(y[rows]) if seen is None else (seen[rows] != 0).expand_as(y[rows]))
     total, n = (sum(t) for t in zip(*((p.sum(0), q.sum(0)) for p, q in parts())))
     mean, S, pairs = total/n.clamp(min=1), 0, 0

@@ -8,13 +8,13 @@ __all__ = ['accuracy', 'Bootstrap', 'CifarClassifier', 'cleanfid_features', 'com
            'features', 'fid', 'fit_classifier', 'frechet_distance', 'frechet_from_moments', 'frechet_interval',
            'inception', 'inception_score', 'Interval', 'kid', 'labelled', 'lpips', 'moved', 'Nearest', 'nearest',
            'neighbourhoods', 'Neighbourhoods', 'nmse', 'patch_directions', 'precision_recall', 'Proximal',
-           'proximal_fid', 'psnr', 'reference_statistics', 'sliced_wasserstein', 'spread', 'ssim', 'stored']
+           'proximal_fid', 'psnr', 'reference_statistics', 'sliced_wasserstein', 'evenly_spaced', 'ssim', 'stored']
 
 # %% ../../nbs/06h_metrics.ipynb #b4b39980
 from .frechet import frechet_distance, frechet_from_moments
 from .classifiers import CifarClassifier, DigitClassifier
 from .features import cleanfid_features, compare, Distances, Features, features
-from .features import inception, sliced_wasserstein, spread
+from .features import inception, sliced_wasserstein, evenly_spaced
 from .quality import copies, density_coverage, inception_score, Interval, kid, lpips
 from .quality import Nearest, nearest, Neighbourhoods, neighbourhoods, nmse
 from .quality import precision_recall, psnr, ssim
@@ -29,5 +29,5 @@ _all_ = ['accuracy', 'Bootstrap', 'CifarClassifier', 'cleanfid_features', 'compa
          'frechet_distance', 'frechet_from_moments', 'frechet_interval', 'inception',
          'inception_score', 'Interval', 'kid', 'labelled', 'lpips', 'moved', 'Nearest', 'nearest',
          'neighbourhoods', 'Neighbourhoods', 'nmse', 'patch_directions', 'precision_recall',
-         'Proximal', 'proximal_fid', 'psnr', 'reference_statistics', 'sliced_wasserstein', 'spread',
+         'Proximal', 'proximal_fid', 'psnr', 'reference_statistics', 'sliced_wasserstein', 'evenly_spaced',
          'ssim', 'stored']
