@@ -22,8 +22,8 @@ from .networks import num_params
 from .metrics.frechet import _distance, _factor
 from .metrics.features import _classifiers
 from .metrics.evaluation import _bootstrap, _plain_floats
-from .metrics import features, evenly_spaced, stored
-from .training import Teacher
+from .metrics import evenly_spaced, features, stored
+from .training import in_new_words, Teacher
 from .distill import Generator
 from .recipes import Recipe, recipe
 from .quickstart import baselines_of, ways_to_sample
@@ -191,7 +191,8 @@ class Record:
     "What a run left: its `results`, its `recipe`, and the `lines` that both phases wrote"
     def __init__(self, folder):
         self.folder, self.results = Path(folder), _results(folder)
-        self.recipe = json.loads((self.folder/'recipe.json').read_text())
+        parts = json.loads((self.folder/'recipe.json').read_text())             # the recipe, and the plans of both phases
+        self.recipe = {k: in_new_words(entries) for k, entries in parts.items()}
         self.lines = [json.loads(l) for l in (self.folder/'metrics.jsonl').read_text().splitlines()]
         self.shape = tuple(load_meta(self.folder/'reference')['meta']['image'])
 

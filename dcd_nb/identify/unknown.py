@@ -10,7 +10,7 @@ import torch
 
 from ..errors import require
 from ..data import Measurements
-from ..metrics import proximal_fid, evenly_spaced
+from ..metrics import evenly_spaced, proximal_fid
 
 # %% ../../nbs/26b_unknown.ipynb #62696d22
 def noise_detail(
