@@ -65,7 +65,7 @@ def _model(source, device):
 def _in_y(found, x, path, seed):
     "Add what the measurements at `path` can tell: the proximal distance, and how many samples are copies"
     ys, near, floats = Measurements.load(path), metrics.proximal_fid(x, path, seed=seed), x.float() if x.is_floating_point() else x/127.5 - 1
-    again, seen = ys.corruption.recorrupt(floats[metrics.spread(len(x), 1000)], Draws(seed)), ys.op.observed
+    again, seen = ys.corruption.recorrupt(floats[metrics.evenly_spaced(len(x), 1000)], Draws(seed)), ys.op.observed
     if found: found |= {k: near[k] for k in ('proximal', 'floor')}
     else: found = near
     found.setdefault('copies', {})['measurements'] = metrics.copies(again.y, ys.y, seen(again.state), seen(ys.state))
