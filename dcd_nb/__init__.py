@@ -10,5 +10,5 @@ __version__ = "0.0.1"
 
 def load_ipython_extension(ip):
     "What `%load_ext dcd_nb` does: slow cells show what is stored for them"
-    from dcd_nb.show.notebook import _keep_slow_cells
-    _keep_slow_cells(ip)
+    from dcd_nb.show.notebook import keep_slow_cells
+    keep_slow_cells(ip)

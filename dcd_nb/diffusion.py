@@ -16,7 +16,7 @@ import torch
 
 from .errors import choose, require, number
 from .named import Named
-from .draws import _index, rng
+from .draws import checked_index, rng
 from .machine import pick_device, progress
 from .operators import map_state
 
@@ -241,7 +241,7 @@ def sample(
 ):
     "New images (N, C, H, W), on the CPU; they cost `nfe(steps, until, solver)` network calls each"
     n, *size = _shape(shape)
-    index, grid = _index(index, n), karras_grid(steps, lo, hi, rho, until).tolist()
+    index, grid = checked_index(index, n), karras_grid(steps, lo, hi, rho, until).tolist()
     step, device = choose('solver', solver, solvers), pick_device(device or device_of(denoise))
     require(isinstance(batch, int) and batch > 0, f"batch={batch!r} must be a positive whole number")
     state = map_state(partial(_rows, n=n), state)

@@ -15,13 +15,14 @@ from fastcore.basics import patch
 
 from .errors import BadInput, choose, require, number
 from .show.images import axes, png, save_images
-from .files import _pair, atomic, content_hash, load_meta, load_tensors, save_tensors, saving
+from .files import atomic, content_hash, file_pair, load_meta, load_tensors, save_tensors
+from .files import saving
 from .machine import made_with
 from .mri import sense
 from .networks import num_params
-from .metrics.frechet import _distance, _factor
-from .metrics.features import _classifiers
-from .metrics.evaluation import _bootstrap, _plain_floats
+from .metrics.frechet import factor_of, frechet_of_factors
+from .metrics.features import known_classifiers
+from .metrics.evaluation import bootstrap_distance, to_floats
 from .metrics import evenly_spaced, features, stored
 from .training import in_new_words, Teacher
 from .distill import Generator
@@ -31,7 +32,7 @@ from .quickstart import baselines_of, ways_to_sample
 # %% ../nbs/28_runs.ipynb #25a011f5
 def _judged(x):
     "What is compared: of complex images the magnitudes, as files hold them"
-    return _plain_floats(stored(x)) if x.shape[1] == 2 and x[0, 0].numel() > 1 else x
+    return to_floats(stored(x)) if x.shape[1] == 2 and x[0, 0].numel() > 1 else x
 
 # %% ../nbs/28_runs.ipynb #fc35545e
 class Judge:
@@ -42,12 +43,12 @@ class Judge:
         for name in ('classifier', 'random', 'pca'):
             try: self.spaces[name] = features(name, reference)
             except BadInput: pass                                         # the digits' classifier knows digits only
-        self.moments = {k: _factor(f(reference)) for k, f in self.spaces.items()}
+        self.moments = {k: factor_of(f(reference)) for k, f in self.spaces.items()}
 
     def __call__(self, x):
         "{space: distance} of `x`, and of its first images"
         found = {k: f(_judged(x)) for k, f in self.spaces.items()}
-        far = lambda n: {k: _distance(*_factor(a[:n]), *self.moments[k]) for k, a in found.items()}
+        far = lambda n: {k: frechet_of_factors(*factor_of(a[:n]), *self.moments[k]) for k, a in found.items()}
         return far(len(x)), far(self.few)
 
 # %% ../nbs/28_runs.ipynb #5f3cbf3b
@@ -101,7 +102,7 @@ def run_recipe(
     teacher = r.teacher(ys, out=out/'teacher', start=before[0], **kw, **share(.33))
     G = r.student(teacher, ys, out=out/'student', start=before[1], **kw, **share(.45))
     left = minutes and max(1., 57*minutes - (time.time() - start))
-    clean = _plain_floats(r.images(data)) if reference is None else reference
+    clean = to_floats(r.images(data)) if reference is None else reference
     return _record(r, ys, teacher, G, clean, out, n, left, warm and _results(warm)['weights_sha256'])
 
 # %% ../nbs/28_runs.ipynb #4b6de704
@@ -181,7 +182,7 @@ def check_record(
         if space == 'pca': continue
         f = features(space, _judged(torch.zeros(2, *meta['image'])))
         mu, R = tensors[f'{space}.mu'], tensors[f'{space}.R']
-        b = _bootstrap(f(_judged(x)), mu, R, reps, 0)
+        b = bootstrap_distance(f(_judged(x)), mu, R, reps, 0)
         recorded = results['fd_10k'][space]['student']
         found[space] = dict(recorded=recorded, found=b.value, low=b.low, high=b.high, agree=b.low <= recorded <= b.high)
     return found
@@ -198,7 +199,7 @@ class Record:
 
     def label(self, space):
         "The feature space, in words"
-        return _classifiers[self.shape].label if space == 'classifier' else f'{space} features'
+        return known_classifiers[self.shape].label if space == 'classifier' else f'{space} features'
 
     def __repr__(self):
         r, spaces = self.results, list(self.results['fd'])
@@ -261,7 +262,7 @@ def keep_record(
     if seed: name = f'{name}-seed{seed}'
     if (folder/name).exists(): return
     run_recipe(r, folder/f'{name}.run', **kw)
-    for p in [p for k in ('teacher', 'generator') if k not in weights for p in _pair(folder/f'{name}.run/record'/k)]: p.unlink()
+    for p in [p for k in ('teacher', 'generator') if k not in weights for p in file_pair(folder/f'{name}.run/record'/k)]: p.unlink()
     shutil.move(folder/f'{name}.run/record', folder/name)
     shutil.rmtree(folder/f'{name}.run')
 

@@ -26,7 +26,7 @@ def link_names(page, names, to):
 
 if __name__ == '__main__':
     pages = {file: finish(file.read_text(encoding='utf-8')) for file in Path(os.environ['QUARTO_PROJECT_OUTPUT_DIR']).rglob('*.html')}
-    index = next((file for file in pages if file.stem.endswith('names')), None)
+    index = next((file for file in pages if file.stem in ('all', '91_all')), None)
     names = set(re.findall(r'id="name-(\w+)"', pages.get(index, '')))
     for file, page in pages.items():
         if file.parent == getattr(index, 'parent', None) and file != index: page = link_names(page, names, index.name)

@@ -10,6 +10,7 @@ import torch
 
 import dcd_nb
 from dcd_nb.all import *
+from dcd_nb.metrics import copies, density_coverage, frechet_interval, nearest, neighbourhoods
 from dcd_nb.named import Named
 from dcd_nb.identify import coverage, sees_all
 
@@ -80,8 +81,8 @@ def test_a_module_changes_no_other():
 
 
 def test_the_search_for_changes_finds_one():
-    seeded = changes.replace('    after = tables()', "    if name == 'dcd_nb.mri': sys.modules['dcd_nb.operators'].Corruption.extra = 1; sys.modules['dcd_nb.data']._made['x'] = 1\n    after = tables()")
-    assert json.loads(fresh(seeded))[1] == ['dcd_nb.mri changes dcd_nb.data._made', 'dcd_nb.mri changes dcd_nb.operators.Corruption.extra']
+    seeded = changes.replace('    after = tables()', "    if name == 'dcd_nb.mri.coils': sys.modules['dcd_nb.operators.corruption'].Corruption.extra = 1; sys.modules['dcd_nb.data.loading']._made['x'] = 1\n    after = tables()")
+    assert json.loads(fresh(seeded))[1] == ['dcd_nb.mri.coils changes dcd_nb.data.loading._made', 'dcd_nb.mri.coils changes dcd_nb.operators.corruption.Corruption.extra']
 
 
 kernel = '''
@@ -95,7 +96,7 @@ before = steps()
 import dcd_nb.all
 found = [steps() == before]
 ip.run_line_magic('load_ext', 'dcd_nb'); found.append(steps() == before + ['_keep_slow'])
-import dcd_nb.core; dcd_nb.load_ipython_extension(ip); found.append(steps() == before + ['_keep_slow'])
+import dcd_nb.show.notebook; dcd_nb.load_ipython_extension(ip); found.append(steps() == before + ['_keep_slow'])
 found.append('show_stored' in ip.transform_cell('#| slow\\n1/0') and 'show_stored' not in ip.transform_cell('1/0'))
 print(json.dumps(found))
 '''

@@ -127,7 +127,7 @@ def test_a_file_comes_back_as_the_image_that_made_it(volumes):
 
 
 def test_preparation_goes_on_where_it_stopped(volumes, monkeypatch):
-    import dcd_nb.mri as mri
+    import dcd_nb.mri.fastmri as mri
     done, real = [], mri.prepare_slice
     def counting(*args, **kw):
         done.append(1)

@@ -101,3 +101,12 @@ def test_operators_alone_load_nothing_of_training():
     code = "import sys, dcd_nb.operators; print(*{m.split('.')[1] for m in sys.modules if m.startswith('dcd_nb.')})"
     loaded = {*subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.split()}
     assert 'operators' in loaded and not loaded & {'training', 'metrics', 'mri', 'networks', 'objectives', 'distill', 'show'}
+
+
+@pytest.mark.parametrize('path', sorted(library.rglob('*.py')), ids=lambda p: str(p.relative_to(library)))
+def test_no_private_name_leaves_its_file(path):
+    "What begins with an underscore is used by the file that defines it, and by no other"
+    imports = [n for n in ast.walk(ast.parse(path.read_text(encoding='utf-8'))) if isinstance(n, (ast.Import, ast.ImportFrom))]
+    names = [part for n in imports for a in n.names for part in a.name.split('.')]
+    taken = [name for name in names if name.startswith('_') and not name.startswith('__')]
+    assert not taken, f'{path.name} imports {taken}: give them plain names, or move them to where they are used'

@@ -12,7 +12,7 @@ from pathlib import Path
 from fastcore.script import call_parse
 
 from ..errors import require
-from ..files import _hidden, _pair, save_tensors
+from ..files import file_pair, hidden_path, save_tensors
 from ..operators import Corruption, Operator
 from ..data import load_images, measure_to
 from ..mri import hide_lines, prepare_scans, scan_images
@@ -22,9 +22,9 @@ from .options import polite, report
 def _free(out, source, overwrite, resume=False):
     "Complain if measurements cannot be written to `out`"
     require(Path(out).name not in ('', '.', '..'), f"out={out!r} must be the name of a file to write")
-    data, info = _pair(out)
+    data, info = file_pair(out)
     there = [p for p in (data, info) if p.exists()]
-    killed = resume and _hidden(data, 'part.json').exists() and not info.exists()      # between its two files
+    killed = resume and hidden_path(data, 'part.json').exists() and not info.exists()      # between its two files
     require(overwrite or killed or not there, f"out={out!r} would replace {', '.join(p.name for p in there)}: choose another name, or pass --overwrite")
     require(all(p.resolve() != Path(source).resolve() for p in there), f"out={out!r} would replace the source: choose another name")
 
@@ -47,7 +47,7 @@ def corrupt(
     _free(out, source, overwrite, resume)
     x = load_images(source, size, channels, dtype=None)
     ys = measure_to(A, x, out, seed, resume)
-    report(dict(out=str(_pair(out)[0]), n=len(ys), image=list(ys.shape), op=repr(A.op), sigma=A.sigma, seed=seed, hash=ys.hash,
+    report(dict(out=str(file_pair(out)[0]), n=len(ys), image=list(ys.shape), op=repr(A.op), sigma=A.sigma, seed=seed, hash=ys.hash,
                 seconds=round(time.time() - start, 2)), json)
 
 # %% ../../nbs/90a_prepare.ipynb #bcc56bc4
@@ -78,5 +78,5 @@ def fastmri(
     made = prepare_scans(source, shards, (height, width), coils, acs, slices, files, acquisition, quiet=json)
     ys = hide_lines(shards, out, int(R) if R == int(R) else R, acs, lines, seed, made)
     if whole: x = scan_images(shards, made); save_tensors(whole, dict(images=x/x.norm(dim=1, keepdim=True).clamp(min=1)), dict(kind='images', source=str(source)))
-    report(dict(out=str(_pair(out)[0]), n=len(ys), image=list(ys.shape), op=repr(ys.op), volumes=len(made), seed=seed, hash=ys.hash,
+    report(dict(out=str(file_pair(out)[0]), n=len(ys), image=list(ys.shape), op=repr(ys.op), volumes=len(made), seed=seed, hash=ys.hash,
                 seconds=round(time.time() - start, 2)), json)

@@ -17,11 +17,11 @@ from .. import metrics
 from ..errors import BadInput, require
 from ..draws import Draws
 from ..show.images import save_images, to_uint8
-from ..files import _pair, saving
+from ..files import file_pair, saving
 from ..machine import pick_device
 from ..data import known_images, load_images, Measurements
 from ..distill import Generator, load_pretrained
-from ..restore.method import _rows
+from ..restore.method import rows_of
 from ..restore import learn_misfit, Method, restore as run_restore, Sample
 from .options import polite, report
 
@@ -56,10 +56,10 @@ def sample(
 def _model(source, device):
     "The model that `source` names, or None if it names images"
     path = Path(source)
-    if source in known_images or path.exists() and not ((path/'recipe.json').exists() or _pair(path)[1].exists()): return None
+    if source in known_images or path.exists() and not ((path/'recipe.json').exists() or file_pair(path)[1].exists()): return None
     try: return load_pretrained(source, pick_device(device))
     except BadInput as e:
-        if path.exists() or _pair(path)[1].exists(): raise
+        if path.exists() or file_pair(path)[1].exists(): raise
         raise BadInput(f"{str(e).replace('model=', 'source=', 1)}, nor of a data set ({', '.join(known_images)})") from None
 
 def _in_y(found, x, path, seed):
@@ -139,7 +139,7 @@ def restore(
         require(isinstance(prior, Generator) and isinstance(method or Sample(), Sample), "learn is for a generator and the method Sample")
         method = method or Sample()
         method.misfit = learn_misfit(prior, Measurements.load(learn), seed=seed)
-    if images: ys = _rows(ys, slice(images))
+    if images: ys = rows_of(ys, slice(images))
     r = run_restore(prior, ys, method, n, seed)
     keep_restored(r, path)
     report(dict(out=str(path), n=len(ys), samples=n, method=repr(method) if method else None, residual=r.residual.square().mean().sqrt().item(), sigma=ys.sigma, std=r.std.mean().item(), **r.about,

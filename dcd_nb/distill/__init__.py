@@ -19,8 +19,8 @@ from ..training import at_checkpoints, averaged, Checkpoints, fit, Hardware, kno
 from ..training import Learner, RunFolder, shared_plan, speed_up, Teacher
 from ..losses import Loss, SiD
 from .generator import Generator, load_pretrained, resized_copy, Student, with_dropout
-from .step import _power, Distillation, set_trainable, step_flops
-from .health import _health_since, distilled_wrong, health, histogram, spectrum
+from .step import Distillation, mean_square, set_trainable, step_flops
+from .health import distilled_wrong, health, health_since, histogram, spectrum
 
 _all_ = ['Distillation', 'distilled_wrong', 'Generator', 'health', 'histogram', 'load_pretrained',
          'resized_copy', 'set_trainable', 'spectrum', 'step_flops', 'Student', 'with_dropout']
@@ -88,10 +88,10 @@ def distill(
     G.held = run.held
 
     compared = teacher.objective.compared(ys.corruption, G.sample(64, seed), Draws(seed)).y
-    wrong = distilled_wrong(frozen.net.sigma_d, first=_power(compared).sqrt().item())
+    wrong = distilled_wrong(frozen.net.sigma_d, first=mean_square(compared).sqrt().item())
     monitor = checkpoints.monitor
     if monitor is None:
-        monitor = _health_since(G, ys, 5000 if checkpoints.select else 1000)
+        monitor = health_since(G, ys, 5000 if checkpoints.select else 1000)
     look = at_checkpoints(G, run, checkpoints, monitor)
     step = Distillation(frozen, ys.corruption, loss, learners['fake'], learners['generator'],
                         student.init_sigma, fake_steps, student.outside_slope)

@@ -12,6 +12,7 @@ import torch
 
 from ..errors import require
 from ..draws import rng
+from ..linalg import conjugate_gradients
 
 # %% ../../nbs/26_determined.ipynb #9475d56f
 def normal_matrices(
@@ -21,7 +22,7 @@ def normal_matrices(
     seed=0,
 ):
     "A^T A for some draws of A: (draws, d, d), float64"
-    op._is_linear('normal matrix')
+    op.require_linear('normal matrix')
     d = math.prod(shape)
     require(d <= 1024, f"shape={tuple(shape)} has {d} entries, more than 1024: take a smaller image, the structure is the same")
     out = []
@@ -40,14 +41,5 @@ def determined(
     L = lambda S: (Q@S@Q).mean(0)
     S = torch.randn(Q.shape[1:], generator=rng(seed), dtype=Q.dtype)
     S = S + S.T
-    r = p = L(S)
-    est, old = torch.zeros_like(S), r.square().sum()
-    start = old.clone()
-    for _ in range(steps):
-        if old <= 1e-18*start: break
-        q = L(p)
-        step = old/(p*q).sum()
-        est, r = est + step*p, r - step*q
-        new = r.square().sum()
-        p, old = r + new/old*p, new
+    est = conjugate_gradients(L, L(S), steps, tol=1e-9, dims=(0, 1))
     return 1 - ((S - est).square().sum()/S.square().sum()).item()

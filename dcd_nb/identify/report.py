@@ -205,7 +205,7 @@ def identifiability(
     if isinstance(what, Measurements): return Report(what.corruption, what.shape, draws, seed, what)
     shape = tuple(shape or getattr(what.op, 'shape', None) or (1, 16, 16)) if not isinstance(shape, int) else (shape,)
     require(len(shape) == 3, f"shape={shape} must be three numbers (C, H, W)")
-    what.op._is_linear('identifiability report')
+    what.op.require_linear('identifiability report')
     return Report(what, shape, draws, seed)
 
 # %% ../../nbs/26a_report.ipynb #05d5ed82

@@ -9,6 +9,7 @@ __all__ = ['noise_detail', 'patch_covariance', 'noise_patches', 'noise_range', '
 import torch
 
 from ..errors import require
+from ..linalg import covariance_with_gaps
 from ..data import Measurements
 from ..metrics import evenly_spaced, proximal_fid
 
@@ -39,12 +40,7 @@ def patch_covariance(
     def parts():
         for rows in evenly_spaced(len(y), max(2, most//per)).split(max(1, 50_000//per)):
             yield cut(y[rows]), cut(torch.ones_like(y[rows]) if seen is None else (seen[rows] != 0).expand_as(y[rows]))
-    total, n = (sum(t) for t in zip(*((p.sum(0), q.sum(0)) for p, q in parts())))
-    mean, S, pairs = total/n.clamp(min=1), 0, 0
-    for p, q in parts():
-        r = (p - mean)*q
-        S, pairs = S + r.T@r, pairs + q.T@q
-    return S/(pairs - 1).clamp(min=1)
+    return covariance_with_gaps(parts)[1]
 
 # %% ../../nbs/26b_unknown.ipynb #429427f3
 def noise_patches(

@@ -13,12 +13,13 @@ from fastcore.basics import patch
 
 from ..errors import require
 from ..draws import rng
-from ..files import _pair, content_hash
+from ..files import content_hash, file_pair
 from ..operators import Corruption
 from ..data import Measurements
-from .frechet import _distance, _factor, _warn_few
+from .frechet import factor_of, frechet_of_factors, warn_of_few
 from .features import evenly_spaced
-from .evaluation import _alike, _features, _plain_floats, Evaluation, feature_space
+from .evaluation import Evaluation, feature_space, features_in_parts, require_alike
+from .evaluation import to_floats
 from .evaluation import stored
 
 # %% ../../nbs/06e_proximal.ipynb #d7861299
@@ -30,13 +31,13 @@ def corrupted_anew(
 ):
     "Images with new state and new noise"
     whole = torch.is_tensor(x) and x.ndim == 4 and x.shape[1] == 2        # no file holds complex images
-    x = _plain_floats(stored(x) if as_files and not whole else x)
+    x = to_floats(stored(x) if as_files and not whole else x)
     return torch.cat([corruption.batch(part, rng(seed, k, 9)).y for k, part in enumerate(x.split(512))]).float()
 
 # %% ../../nbs/06e_proximal.ipynb #29ef7628
 def _observations(ys, corruption):
     "Observations as they are stored, and what made them"
-    if isinstance(ys, (str, Path)) and _pair(ys)[1].exists() and not Path(ys).is_dir(): ys = Measurements.load(ys)
+    if isinstance(ys, (str, Path)) and file_pair(ys)[1].exists() and not Path(ys).is_dir(): ys = Measurements.load(ys)
     if isinstance(ys, Measurements):
         require(corruption is None, f"corruption={corruption!r} must be left out: the measurements know theirs")
         return ys.y.cpu(), ys.corruption
@@ -58,8 +59,8 @@ class Proximal:
         y = y[evenly_spaced(len(y), most)]
         self.n, self.one, self.seed, self.hash = len(y), y[:1], seed, content_hash(y)
         self.f = feature_space(extractor or ('random' if min(y.shape[2:]) >= 8 else 'pixels'), y)
-        h, halves = _features(self.f, y), torch.randperm(len(y), generator=rng(seed)).chunk(2)
-        self.moments, self.apart = _factor(h), _distance(*_factor(h[halves[0]]), *_factor(h[halves[1]]))
+        h, halves = features_in_parts(self.f, y), torch.randperm(len(y), generator=rng(seed)).chunk(2)
+        self.moments, self.apart = factor_of(h), frechet_of_factors(*factor_of(h[halves[0]]), *factor_of(h[halves[1]]))
 
 def _within(x, yes=True): "Images without values that cannot be; points stay"; return x.clamp(-1, 1) if yes and x[0, 0].numel() > 1 else x
 
@@ -74,11 +75,11 @@ def __call__(self:Proximal,
     if hasattr(x, 'sample'): x = _within(x.sample(n, self.seed), as_files)
     again = corrupted_anew(x, self.corruption, self.seed, as_files)
     if self.one.dtype == torch.uint8: again = stored(_within(again))
-    _alike(again, self.one)
-    h, m = _features(self.f, again), self.n
-    _warn_few(h, *self.moments)
+    require_alike(again, self.one)
+    h, m = features_in_parts(self.f, again), self.n
+    warn_of_few(h, *self.moments)
     return Evaluation(n=len(h), n_reference=m, reference=self.hash, extractor=self.f.name, dimensions=h.shape[1], seed=self.seed,
-                      proximal=_distance(*_factor(h), *self.moments), floor=self.apart*m/4*(1/len(h) + 1/m))
+                      proximal=frechet_of_factors(*factor_of(h), *self.moments), floor=self.apart*m/4*(1/len(h) + 1/m))
 
 # %% ../../nbs/06e_proximal.ipynb #4f36ddad
 def proximal_fid(

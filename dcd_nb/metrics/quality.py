@@ -15,13 +15,13 @@ import torch
 import torch.nn.functional as F
 
 from ..errors import BadInput, require, optional
-from .frechet import _tensor
+from .frechet import to_tensor
 from .features import evenly_spaced
 
 # %% ../../nbs/06c_quality.ipynb #04047320
 def _both(a, b):
     "Two sets of features, as float64"
-    a, b = _tensor(a), _tensor(b)
+    a, b = to_tensor(a), to_tensor(b)
     for name, t in dict(a=a, b=b).items():
         require(torch.is_tensor(t) and t.ndim == 2 and len(t) > 1, f"{name} must be features (n, d) with n > 1, but "
              f"{f'has shape {tuple(t.shape)}' if torch.is_tensor(t) else f'is {type(t).__name__}'}")
@@ -89,7 +89,7 @@ def inception_score(
     splits=10, # parts of which each gets its own score
 ) -> Interval:
     "Mean score of the parts; the interval is that of their mean"
-    p = _tensor(p)
+    p = to_tensor(p)
     require(torch.is_tensor(p) and p.ndim == 2 and p.isfinite().all() and (p >= 0).all() and (p.sum(1) - 1).abs().max() < 1e-3,
          "p must be probabilities (n, classes): rows without negative entries whose sum is 1")
     require(isinstance(splits, int) and 1 <= splits <= len(p), f"splits={splits!r} must be a whole number from 1 to n={len(p)}")
@@ -120,7 +120,7 @@ def nearest(
     skip=None,   # for each image of `a` the one in `b` that does not count: itself
 ) -> Nearest:
     "The nearest image in `b` of each image in `a`"
-    a, b, seen_a, seen_b, skip = map(_tensor, (a, b, seen_a, seen_b, skip))
+    a, b, seen_a, seen_b, skip = map(to_tensor, (a, b, seen_a, seen_b, skip))
     require(a.shape[1:] == b.shape[1:], f"a holds images of shape {tuple(a.shape[1:])}, but b of shape {tuple(b.shape[1:])}")
     require(len(b) > (skip is not None), f"there are {len(b)} images to search for neighbours, which is not enough")
     gap, index = torch.full((len(a),), torch.inf).double(), torch.zeros(len(a)).long()
@@ -143,7 +143,7 @@ def copies(
     most=1000,   # training images that are compared with all others
 ) -> dict:
     "How many samples are as near to a training image as only a share `level` of the training images is to another"
-    a, b, seen_a, seen_b = map(_tensor, (a, b, seen_a, seen_b))
+    a, b, seen_a, seen_b = map(to_tensor, (a, b, seen_a, seen_b))
     rows = evenly_spaced(len(b), most)
     here = nearest(a, b, seen_a, seen_b).distance
     there = nearest(b[rows], b, seen_b if seen_b is None else seen_b[rows], seen_b, rows).distance
@@ -152,7 +152,7 @@ def copies(
 
 # %% ../../nbs/06c_quality.ipynb #043a0f7e
 def _pairs(x, ref):
-    x, ref = _tensor(x), _tensor(ref)
+    x, ref = to_tensor(x), to_tensor(ref)
     require(torch.is_tensor(x) and torch.is_tensor(ref) and x.shape == ref.shape and x.ndim == 4,
          f"x and ref must be images (N, C, H, W) of one shape, but have {tuple(getattr(x, 'shape', ()))} and {tuple(getattr(ref, 'shape', ()))}")
     require(x.isfinite().all() and ref.isfinite().all(), "x or ref holds NaN or infinity")

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 
 from ..errors import BadInput, require, optional
 from ..draws import rng
-from ..files import _hidden, _pair, allocate, commit, load_meta, load_tensors, save_tensors
+from ..files import allocate, commit, file_pair, hidden_path, load_meta, load_tensors
+from ..files import save_tensors
 from ..files import saving
 from ..machine import progress
 from ..operators import Corruption, fftc, from_complex, ifftc
@@ -176,12 +177,12 @@ def hide_lines(
     only=None,     # which shards; None: all
 ):
     "Measurements from prepared scans"
-    (shards, about), (data, _) = _shards(folder, only), _pair(out)
+    (shards, about), (data, _) = _shards(folder, only), file_pair(out)
     A = Corruption(MultiCoilMRI(R, acs, about['coils'], lines, maps=str(out)))
     fresh = MultiCoilMRI(R, acs, 1, lines)
     count, (h, w) = [load_tensors(p)[0]['kspace'].shape[0] for p in shards], about['size']
     n, each = sum(count), (2*about['coils'], h, w)
-    spec, tmp, i = {'y': (torch.float32, (n, *each)), 'state.mask': (torch.float32, (n, 1, 1, w)), 'state.maps': (torch.float32, (n, *each))}, _hidden(data), 0
+    spec, tmp, i = {'y': (torch.float32, (n, *each)), 'state.mask': (torch.float32, (n, 1, 1, w)), 'state.maps': (torch.float32, (n, *each))}, hidden_path(data), 0
     try:
         t = allocate(tmp, spec)
         for p in shards:

@@ -12,10 +12,11 @@ import torch
 from fastcore.basics import patch
 
 from ..errors import BadInput, choose, require
-from ..operators.operator import _hide
+from ..linalg import conjugate_gradients
+from ..operators.operator import hide_entries
 from ..operators import fftc, FourierMask, from_complex, ifftc, Operator, through_lines
 from ..operators import to_complex
-from ..data.phantoms import _grid
+from ..data.phantoms import pixel_grid
 from ..data import Measurements
 
 # %% ../../nbs/03_multicoil.ipynb #a75b369a
@@ -27,7 +28,7 @@ def coil_maps(
 ):
     "Random sensitivity maps (n, 2*coils, H, W), first all real parts, then all imaginary parts; the sum of squares is 1"
     u = 2*torch.rand(n, 3, coils, generator=generator, device=generator.device)[..., None, None] - 1
-    y, x = _grid(*size, u)
+    y, x = pixel_grid(*size, u)
     at = 2*math.pi*(torch.arange(coils, device=u.device)[:, None, None]/coils + u[:, 0, :1]/2) + u[:, 1]/coils
     radius = 1.25 + .15*u[:, 2]
     to = torch.complex(x - radius*at.cos(), y - radius*at.sin())
@@ -55,8 +56,8 @@ class MultiCoilMRI(Operator):
     def out_shape(self, shape): return (2*self.coils, *shape[1:])
     def in_shape(self, shape): return (2, *shape[1:])
     def observed(self, state): return state['mask']
-    def forward(self, x, state): return _hide(self, from_coils(fftc(self._maps(state)*to_complex(x)[:, None])), state['mask'])
-    def transpose(self, y, state): return self._join(ifftc(to_coils(_hide(self, y, state['mask']))), state)
+    def forward(self, x, state): return hide_entries(self, from_coils(fftc(self._maps(state)*to_complex(x)[:, None])), state['mask'])
+    def transpose(self, y, state): return self._join(ifftc(to_coils(hide_entries(self, y, state['mask']))), state)
     def square(self, x, state): return self._join(through_lines(self._maps(state)*to_complex(x)[:, None], state['mask']), state)
     def _join(self, z, state): return from_complex((self._maps(state).conj()*z).sum(1))
     def _maps(self, state):
@@ -75,7 +76,7 @@ def draw(self:MultiCoilMRI, n, shape, generator):
 @patch
 def _even(self:MultiCoilMRI, mask, generator):
     "As many lines as in `mask`, the outer ones at regular distances"
-    (n, _, _, w), (first, last) = mask.shape, self.one._centre(mask.shape[-1])
+    (n, _, _, w), (first, last) = mask.shape, self.one.centre_lines(mask.shape[-1])
     outer = torch.tensor([*range(first), *range(last, w)], device=mask.device)
     k = int(mask[0].sum()) - (last - first)
     start = torch.rand(n, 1, generator=generator, device=generator.device)
@@ -113,18 +114,8 @@ def sense(
     tol=1e-6,  # stop when the residual is so much smaller than at the start
 ):
     "The image that minimises |Ax - y|^2 + lam |x|^2"
-    dot = lambda a, b: (a*b).flatten(1).sum(1).view(-1, 1, 1, 1)
-    r = op.adjoint(y, state)
-    x, p, rr = torch.zeros_like(r), r, dot(r, r)
-    start = rr
-    for _ in range(steps):
-        if (rr <= tol**2*start).all(): break
-        q = op.gram(p, state) + lam*p
-        step = rr/dot(p, q).clamp(min=1e-30)
-        x, r = x + step*p, r - step*q
-        rr, old = dot(r, r), rr
-        p = r + rr/old.clamp(min=1e-30)*p
-    return x
+    normal = lambda x: op.gram(x, state) + lam*x
+    return conjugate_gradients(normal, op.adjoint(y, state), steps, tol)
 
 # %% ../../nbs/03_multicoil.ipynb #4f294e0d
 @patch

@@ -11,7 +11,7 @@ from fastcore.basics import patch
 from torch import nn
 
 from ..errors import require
-from .network import _whole, Conditioned, xavier
+from .network import Conditioned, require_whole, xavier
 
 # %% ../../nbs/05b_mlp.ipynb #981c015b
 class MLPBlock(nn.Module):
@@ -39,7 +39,7 @@ class MLP(Conditioned):
         require(len(shape) == 3, f"shape={shape} must be the three numbers (C, H, W)")
         (c, h, w), in_channels = shape, in_channels or shape[0]
         super().__init__(locals())
-        _whole(C=c, H=h, W=w, in_channels=in_channels, width=width, blocks=blocks)
+        require_whole(C=c, H=h, W=w, in_channels=in_channels, width=width, blocks=blocks)
         require(width >= 4 and width % 2 == 0, f"width={width} must be even, at least 4")
         self.shape, self.in_channels, self.out_channels = shape, in_channels, c
         self._condition(min(width, 64), width, augment_dim, classes)

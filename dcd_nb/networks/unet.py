@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from torch import nn
 
 from ..errors import choose, require
-from .network import _sides, _whole, Conditioned, xavier
+from .network import Conditioned, height_and_width, require_whole, xavier
 
 # %% ../../nbs/05a_unet.ipynb #cd008abd
 class Conv(nn.Conv2d):
@@ -85,7 +85,7 @@ class UNet(Conditioned):
         out_channels, mult, attn = out_channels or in_channels, tuple(mult), tuple(attn)
         super().__init__(locals())
         self.in_channels, self.out_channels, self.halvings = in_channels, out_channels, len(mult) - 1
-        self.shape = (out_channels, *_sides(resolution))
+        self.shape = (out_channels, *height_and_width(resolution))
         self._check(**self.args)
         self._condition(channels, 4*channels, augment_dim, classes)
         make = partial(Block, emb=4*channels, dropout=dropout, conv=Gated if gated else Conv)
@@ -96,7 +96,7 @@ class UNet(Conditioned):
 @patch
 def _encoder(self:UNet, make, resolution, in_channels, channels, mult, blocks, attn, **kw):
     "The way down, and the channels that each of its layers hands across"
-    side = _sides(resolution)[0]
+    side = height_and_width(resolution)[0]
     layers, c, skips = {f'{side}x{side}_conv': Conv(in_channels, channels)}, channels, [channels]
     for level, m in enumerate(mult):
         r = side >> level
@@ -113,7 +113,7 @@ def _decoder(self:UNet, make, skips, resolution, out_channels, channels, mult, b
     "The way up"
     layers, c = {}, channels*mult[-1]
     for level, m in reversed(list(enumerate(mult))):
-        r = _sides(resolution)[0] >> level
+        r = height_and_width(resolution)[0] >> level
         if level < self.halvings: layers[f'{r}x{r}_up'] = make(c, c, resample='up')
         else: layers |= {f'{r}x{r}_in0': make(c, c, attn=True), f'{r}x{r}_in1': make(c, c)}
         for i in range(blocks + 1):
@@ -138,12 +138,12 @@ def forward(self:UNet, x, noise_label, class_labels=None, augment_labels=None):
 @patch
 def _check(self:UNet, resolution, in_channels, out_channels, channels, mult, blocks, dropout, **kw):
     "Border control"
-    for r in _sides(resolution): _whole(resolution=r)
-    _whole(in_channels=in_channels, out_channels=out_channels, blocks=blocks)
+    for r in height_and_width(resolution): require_whole(resolution=r)
+    require_whole(in_channels=in_channels, out_channels=out_channels, blocks=blocks)
     good = mult and all(isinstance(m, int) and m > 0 for m in mult)
     require(good, f"mult={mult} must be positive whole numbers, one for each size of the image")
     f = 2**self.halvings
-    require(not any(r % f for r in _sides(resolution)), f"resolution={resolution} cannot be halved {self.halvings} times, "
+    require(not any(r % f for r in height_and_width(resolution)), f"resolution={resolution} cannot be halved {self.halvings} times, "
                               f"as mult={mult} asks: use a multiple of {f}, or a shorter mult")
     good = isinstance(channels, int) and channels >= 4 and channels % 2 == 0
     require(good, f"channels={channels!r} must be even, at least 4")

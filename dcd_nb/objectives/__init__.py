@@ -10,7 +10,7 @@ __all__ = ['objective_for', 'AmbientFourier', 'AmbientInpainting', 'AmbientTweed
 import inspect
 
 from ..errors import choose, require
-from ..operators import Compose, Corruption, Operator, RandomMask
+from ..operators import Corruption, RandomMask
 from .objective import At, best_matrix, fresh, gaussian_world, Matrix, Objective
 from .objective import Standard
 from .tweedie import AmbientTweedie
@@ -37,8 +37,6 @@ def objective_for(
         kind, args = AmbientFourier, dict(op=op)
     else:
         require(not op.random, f"{op} has no objective of its own: random parts can be filled if RandomMask or FourierMask is all there is{anyway}")
-        kind, args = (AmbientTweedie, dict(sigma=sigma)) if sigma and not _own_noise(op) else (Standard, {})
+        kind, args = (AmbientTweedie, dict(sigma=sigma)) if sigma and not op.own_noise else (Standard, {})
     for k in kw: choose(f'argument of {kind.__name__}', k, list(inspect.signature(kind).parameters))
     return kind(**args | kw)
-
-def _own_noise(op): return type(op.ops[-1] if isinstance(op, Compose) else op).noise is not Operator.noise

@@ -51,8 +51,8 @@ class Corruption:
         index=None,  # which image each one is; None: 0 to N-1
     ):
         "Observe every image once, as `Measurements`. Observation i depends on seed, index and image alone"
-        from dcd_nb.data.measurements import _measure# measurements are made of corruptions, so they come later
-        return _measure(self, x, seed, index)
+        from dcd_nb.data.measurements import measure_images# measurements are made of corruptions, so they come later
+        return measure_images(self, x, seed, index)
 
     def __repr__(self): return f"Corruption({self.op!r}, sigma={self.sigma})"
 

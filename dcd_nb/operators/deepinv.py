@@ -11,7 +11,7 @@ import hashlib, inspect, json
 import torch
 
 from ..errors import BadInput, require, optional
-from ..named import _plain
+from ..named import to_plain
 from .operator import Operator
 
 # %% ../../nbs/01f_deepinv.ipynb #dc7c9e86
@@ -42,7 +42,7 @@ def _kept(physics):
     names = [k for k in inspect.signature(type(physics)).parameters if k not in ('device', 'dtype', 'rng', 'noise_model', 'max_iter', 'tol', 'solver')]
     plain = lambda v: torch.is_tensor(v) or v is None or isinstance(v, (bool, int, float, str)) or isinstance(v, (tuple, list)) and all(map(plain, v))
     found = {k: getattr(physics, k) for k in names if plain(getattr(physics, k, physics))}
-    return hashlib.sha256(json.dumps(_plain(found), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(to_plain(found), sort_keys=True).encode()).hexdigest()
 
 # %% ../../nbs/01f_deepinv.ipynb #9450f4e4
 def from_deepinv(
@@ -66,7 +66,7 @@ def to_deepinv(
 ):
     "An operator as a `LinearPhysics` of deepinv"
     dinv = optional('deepinv', 'deepinv')
-    op._is_linear('deepinv physics')
+    op.require_linear('deepinv physics')
     require(state is not None or not op.random, f"{op} is random: pass the state that the physics shall have")
     class Physics(dinv.physics.LinearPhysics):
         def A(self, x, **kw): return op(x, state)

@@ -12,7 +12,7 @@ import torch
 from fastcore.basics import patch
 
 from ..errors import BadInput, require
-from .operator import _hide, _ones_first, Operator
+from .operator import hide_entries, mask_spectrum, Operator
 
 # %% ../../nbs/01d_fourier.ipynb #8df8c918
 def to_complex(x):
@@ -51,17 +51,17 @@ class FourierMask(Operator):
         require(isinstance(R, (int, float)) and 1 <= R < math.inf, f"R={R!r} must be a number, 1 or more")
         require(acs is None or isinstance(acs, int) and acs >= 0, f"acs={acs!r} must be a number of lines, or None")
         self.R, self.acs = R, acs
-    def _centre(self, w):
+    def centre_lines(self, w):
         "First ACS line, and the line after the last"
         n = max(1, w//16) if self.acs is None else self.acs
         require(n <= w, f"acs={n} lines are more than the {w} there are")
         return w//2 - n//2, w//2 - n//2 + n
-    def forward(self, x, state): return _hide(self, fft2c(x), state)
-    def transpose(self, y, state): return ifft2c(_hide(self, y, state))
+    def forward(self, x, state): return hide_entries(self, fft2c(x), state)
+    def transpose(self, y, state): return ifft2c(hide_entries(self, y, state))
     def square(self, x, state): return from_complex(through_lines(to_complex(x), state[:, 0]))
     def inverse(self, y, state, rcond=None): return self.transpose(y, state)
     def observed(self, state): return state
-    def spectrum(self, shape, state=None): return _ones_first(state, shape)
+    def spectrum(self, shape, state=None): return mask_spectrum(state, shape)
 
 # %% ../../nbs/01d_fourier.ipynb #d5041130
 @patch
@@ -77,7 +77,7 @@ def further(self:FourierMask, state, generator, R=None):
 @patch
 def _thin(self:FourierMask, state, R, generator):
     w = state.shape[-1]
-    (first, last), lines = self._centre(w), int(w//R)
+    (first, last), lines = self.centre_lines(w), int(w//R)
     require(last - first <= lines, f"R={R} leaves {lines} of {w} lines, fewer than the {last - first} in the centre: take a smaller R or acs")
     score = state.float()*torch.rand(state.shape, generator=generator, device=generator.device).to(state.device)
     score[..., first:last] += 2

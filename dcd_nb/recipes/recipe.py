@@ -13,12 +13,12 @@ from pathlib import Path
 from fastcore.basics import patch
 
 from ..errors import BadInput, choose, require
-from ..named import _family, Named
+from ..named import family_of, Named
 from ..draws import seeded
-from ..files import _pair, load_meta
+from ..files import file_pair, load_meta
 from ..operators import Corruption
 from ..data import load_images, Measurements
-from ..networks.network import _sides
+from ..networks.network import height_and_width
 from ..networks import MLP, Network, Precond, UNet
 from ..objectives import objective_for
 from ..training import Checkpoints, Hardware, in_new_words, known_settings, Learner, train
@@ -80,7 +80,7 @@ def distill_arguments(
     about=None, # plain values to note in recipe.json
 ):
     "The same as arguments of `distill`"
-    entries = {k: Named.from_dict(v) if _family(v) else v for k, v in entries.items()}
+    entries = {k: Named.from_dict(v) if family_of(v) else v for k, v in entries.items()}
     student, entries = _taken(entries, _student)
     return dict(student=Student(**student)) | train_arguments(entries, about)
 
@@ -113,14 +113,14 @@ def _known(path, last, part, name):
 # %% ../../nbs/23_recipe.ipynb #f0decf26
 def _lines(d, indent=''):
     for k, v in d.items():
-        if isinstance(v, dict) and v and not _family(v) and k != 'corruption':
+        if isinstance(v, dict) and v and not family_of(v) and k != 'corruption':
             yield f'{indent}{k}'
             yield from _lines(v, indent + '    ')
         else: yield f'{indent}{k:{18 - len(indent)}s} {_show(v)}'
 
 def _show(v):
     if isinstance(v, dict) and 'op' in v: return repr(Corruption.from_dict(v))
-    return repr(Named.from_dict(v)) if _family(v) else f'{v:_}' if type(v) is int else str(v)
+    return repr(Named.from_dict(v)) if family_of(v) else f'{v:_}' if type(v) is int else str(v)
 
 # %% ../../nbs/23_recipe.ipynb #96178045
 def network_for(
@@ -155,7 +155,7 @@ def made(self:Recipe, shape=None, whole=False):
     "(C, H, W) of what its teacher makes, or with `whole` its student, if the images have `shape`; None: as its data or its network say"
     d, net, op = self['data'], self['network'], self.corruption.op
     side = d['size'] or (net or {}).get('resolution') if not isinstance(net, str) else d['size']
-    if not shape: shape = (d['channels'] or 1, *_sides(side)) if side else (1, 8, 8) if d['source'] == 'digits' else (2, 1, 1)
+    if not shape: shape = (d['channels'] or 1, *height_and_width(side)) if side else (1, 8, 8) if d['source'] == 'digits' else (2, 1, 1)
     seen = op.out_shape(tuple(shape))
     return op.in_shape(seen) if whole or self.objective().predicts_images else seen
 
@@ -194,7 +194,7 @@ def images(self:Recipe,
     return load_images(source, d['size'], d['channels'], dtype=None)[:d['n']]
 
 def _holds_measurements(path):
-    return _pair(path)[1].exists() and not Path(path).is_dir() and load_meta(path)['meta'].get('kind') == 'measurements'
+    return file_pair(path)[1].exists() and not Path(path).is_dir() and load_meta(path)['meta'].get('kind') == 'measurements'
 
 # %% ../../nbs/23_recipe.ipynb #b57b2021
 @patch

@@ -16,7 +16,8 @@ from ..draws import Draws
 from ..operators import map_state
 from ..diffusion import device_of
 from ..distill import Generator, load_pretrained
-from .method import _ready, _rows, _size, Chains, Method, Optimise, Restored
+from .method import Chains, Method, most_entries, Optimise, require_restorable
+from .method import Restored, rows_of
 from .evidence import Dense, Evidence, Iterative
 from .sampler import learn_misfit, Misfit, Sample, Walk
 from .anneal import Anneal
@@ -35,7 +36,7 @@ def restore(
 ) -> Restored:
     "The images that measurements may have come from"
     if isinstance(prior, (str, Path)): prior = load_pretrained(prior)
-    _ready(prior, ys, n, seed)
+    require_restorable(prior, ys, n, seed)
     if method is None: method = Sample() if isinstance(prior, Generator) else Anneal()
     method = Method.parse(method) if isinstance(method, str) else method
     require(isinstance(method, Method), f"method={method!r} must be a Method, e.g. {', '.join(f'{k}()' for k in Method.known)}")
@@ -43,10 +44,10 @@ def restore(
     device = device_of(prior.net)
     ys = ys.to(device)
     require(rows is None or isinstance(rows, int) and rows > 0 and rows%16 == 0, f"rows={rows!r} must be a positive multiple of 16")
-    if rows is None: rows = max(16, 2**23//(n*_size(ys))//16*16)
+    if rows is None: rows = max(16, 2**23//(n*most_entries(ys))//16*16)
     method, found = method.prepared(prior, ys, seed), []
     for i in range(0, len(ys), rows):
-        part = _rows(ys, slice(i, i + rows))
+        part = rows_of(ys, slice(i, i + rows))
         states = map_state(lambda t: t.to(device), prior.conditions(range(i*n, (i + len(part))*n), seed))
         found.append(method(prior, part, n, Draws(seed, start=i, device=device), states))
     samples, means, about = zip(*found)

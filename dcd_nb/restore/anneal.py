@@ -15,7 +15,7 @@ from ..operators import Identity, map_state
 from ..diffusion import karras
 from ..training import Teacher
 from .method import Method
-from .evidence import _evidence
+from .evidence import evidence_for
 
 # %% ../../nbs/25c_anneal.ipynb #fe57ea9d
 class Anneal(Method):
@@ -46,6 +46,6 @@ def __call__(self:Anneal, T, ys, n, draws, states):
         x = x0 + s*draws.normal(x0)
         d, eps = D(x, s), draws.normal(x)
         var = s**2*((D(x + .05*s*eps, s) - d)*eps/(.05*s)).flatten(1).mean(1).clamp(1e-4, 1)
-        e = _evidence(ys, var)
+        e = evidence_for(ys, var)
         x0 = d + e.draw(d, draws)
     return x0, (d + e.mean(d)).mean(1), dict(spread=var.mean().sqrt().item())

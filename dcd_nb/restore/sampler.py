@@ -15,8 +15,8 @@ from ..errors import require, number
 from ..draws import Draws
 from ..operators import map_state
 from ..diffusion import device_of
-from .method import _ready, _rows, _wide, Chains, Method
-from .evidence import _evidence
+from .method import Chains, Method, over_pixels, require_restorable, rows_of
+from .evidence import evidence_for
 
 # %% ../../nbs/25b_sampler.ipynb #6930ca09
 class Walk(Chains):
@@ -65,7 +65,7 @@ def move(self:Walk, leaps, adapt):
         log, grad = self.look(z)
         p = p + step/2*(wide(self.beta)*grad - z)
     ok = torch.special.log_ndtr(self.draws.normal(before)) < energy(log, z, p) - before
-    self.z, self.grad, self.log = torch.where(_wide(ok), z, self.z), torch.where(_wide(ok), grad, self.grad), torch.where(ok, log, self.log)
+    self.z, self.grad, self.log = torch.where(over_pixels(ok), z, self.z), torch.where(over_pixels(ok), grad, self.grad), torch.where(ok, log, self.log)
     rate = ok.float().mean(1)
     self.step = torch.where(adapt, (self.step*(.5*(rate - .75)).exp()).clamp(1e-4, .6), self.step)
     return rate
@@ -91,7 +91,7 @@ class Sample(Method):
 @patch
 def __call__(self:Sample, G, ys, n, draws, states):
     cov = self.misfit.cov if isinstance(self.misfit, Misfit) else self.misfit**2
-    walk, rates = Walk(G, ys, n, draws, states, _evidence(ys, cov)), []
+    walk, rates = Walk(G, ys, n, draws, states, evidence_for(ys, cov)), []
     while (walk.beta < 1).any():
         walk.heat()
         for _ in range(self.moves): walk.move(self.leaps, adapt=walk.beta < 1)
@@ -121,12 +121,12 @@ def learn_misfit(
     seed=0,
 ) -> Misfit:
     "The misfit under which the measurements are most probable"
-    _ready(G, ys, n, seed)
+    require_restorable(G, ys, n, seed)
     ys, rows = ys.to(device_of(G.net)), torch.linspace(0, len(ys) - 1, min(most, len(ys))).long()
-    ys = _rows(ys, rows)
+    ys = rows_of(ys, rows)
     states = map_state(lambda t: t.to(ys.y.device), G.conditions(range(len(ys)*n), seed))
     cov, draws = .1*ys.y.double().var(), Draws(seed, step=1, device=ys.y.device)
-    walk = Walk(G, ys, n, draws, states, _evidence(ys, cov))
+    walk = Walk(G, ys, n, draws, states, evidence_for(ys, cov))
     while (walk.beta < 1).any():
         walk.heat()
         for _ in range(2): walk.move(5, adapt=walk.beta < 2)
@@ -135,6 +135,6 @@ def learn_misfit(
         with torch.no_grad():
             x = walk.images(walk.z)
             cov = walk.evidence.again(walk.evidence.draw(x, draws), x)
-            walk.evidence = _evidence(ys, cov)
+            walk.evidence = evidence_for(ys, cov)
         walk.log, walk.grad = walk.look(walk.z)
     return Misfit(cov)

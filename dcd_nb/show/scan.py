@@ -11,7 +11,7 @@ import html
 from ..draws import rng
 from .images import axes, color_of, image_grid
 from ..operators import Corruption
-from .explorer import _img, _log_magnitude, _tidy
+from .explorer import figure_html, log_magnitude, tidy_number
 from ..mri import MultiCoilMRI, phantoms, sense
 
 # %% ../../nbs/03d_scan.ipynb #3afaac41
@@ -29,7 +29,7 @@ def scan_view(R=4, acs=6, coils=4, lines='random', sigma=.01, x=None, seed=0):
     clean, k, *_, best = images.values()
     fig, axs = axes(5, height=1.8)
     for ax, (title, t) in zip(axs, (images | {'error of SENSE, x 3': 3*(best - clean)}).items()):
-        ax.imshow(image_grid(_log_magnitude(t) if t is k else t), interpolation='nearest')
+        ax.imshow(image_grid(log_magnitude(t) if t is k else t), interpolation='nearest')
         ax.set_title(title, color=color_of(title), fontsize=9)
         ax.axis('off')
     return fig
@@ -54,9 +54,9 @@ def scan_explorer(
                     lines=w.Dropdown(options=['random', 'equispaced'], **look('other lines')))
     picture, words = w.HTML(), w.HTML()
     def redraw(change=None):
-        v = {k: _tidy(c.value) for k, c in controls.items()} | dict(x=x)
+        v = {k: tidy_number(c.value) for k, c in controls.items()} | dict(x=x)
         text = scan_in_words(**v)
-        picture.value = _img(scan_view(**v), text)
+        picture.value = figure_html(scan_view(**v), text)
         words.value = f'<p role="status" style="max-width:700px;margin:0;line-height:1.4">{html.escape(text)}</p>'
     for c in controls.values(): c.observe(redraw, 'value')
     redraw()

@@ -15,7 +15,7 @@ import torch
 from ..errors import require
 from ..draws import rng
 from ..metrics import frechet_from_moments
-from .gaussian import _spd, exact_check, exact_normal, normal, off, shrink
+from .gaussian import exact_check, exact_normal, normal, off, random_covariance, shrink
 from .gaussian import tweedie_minimiser, World
 
 # %% ../../nbs/31_eigenspace.ipynb #4b124d46
@@ -27,7 +27,7 @@ def gap(G, Theta, s):
 
 @exact_check(gap)
 def _check_gap(form):
-    G, Theta, s, I = _spd(5, 1), _spd(5, 2), .7, torch.eye(5, dtype=torch.float64)
+    G, Theta, s, I = random_covariance(5, 1), random_covariance(5, 2), .7, torch.eye(5, dtype=torch.float64)
     y = exact_normal(5)@torch.linalg.cholesky(G + s**2*I).T
     return off(form(G, Theta, s), (y@(shrink(Theta, s) - shrink(G, s)).T).square().sum(1).mean())
 

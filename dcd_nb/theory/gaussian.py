@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['closed_forms', 'World', 'normal', 'shrink', 'standard_minimiser', 'tweedie_minimiser', 'holes_minimiser',
-           'exact_normal', 'Given', 'exact_minimiser', 'off', 'exact_check', 'learned_holes', 'learned_lines']
+           'exact_normal', 'Given', 'exact_minimiser', 'off', 'exact_check', 'random_covariance', 'learned_holes',
+           'learned_lines']
 
 # %% ../../nbs/30_gaussian.ipynb #4797da5f
 import torch
@@ -110,7 +111,7 @@ def _observed(S, sigma):
     lam, U = torch.linalg.eigh(S)
     return Batch((x@(U*lam.clamp(min=0).sqrt()).T + sigma*eps).view(-1, 1, 1, d), None), n
 
-def _spd(d, seed=0):
+def random_covariance(d, seed=0):
     "A covariance of full rank"
     L = normal(rng(seed), d, d)
     return L@L.T/d
@@ -163,5 +164,5 @@ def _check_holes(form):
     seen, lines = (torch.tensor(v, dtype=torch.float64).view(1, 1, 1, -1) for v in ((1., 1, 0, 1, 0), (0., 1, 1)))
     F = FourierMask(1).matrix((2, 1, 3), torch.ones(1, 1, 1, 3))
     P = F.T@torch.diag(lines.repeat(1, 2, 1, 1).flatten())@F
-    pixels = [off(form(_spd(5), torch.diag(seen.flatten()), .5), learned_holes(_spd(5), seen, .5, sigma)) for sigma in (0., .3)]
-    return max(*pixels, off(form(_spd(6), P, .5), learned_lines(_spd(6), lines, .5)))
+    pixels = [off(form(random_covariance(5), torch.diag(seen.flatten()), .5), learned_holes(random_covariance(5), seen, .5, sigma)) for sigma in (0., .3)]
+    return max(*pixels, off(form(random_covariance(6), P, .5), learned_lines(random_covariance(6), lines, .5)))

@@ -12,10 +12,11 @@ from ..errors import require
 from ..draws import Draws, rng
 from ..show.images import axes, colors
 from ..operators import Batch
-from ..show.explorer import _img
+from ..show.explorer import figure_html
 from ..objectives import AmbientTweedie, At, Standard
 from ..losses import SiD
-from .gaussian import _spd, exact_check, exact_normal, normal, off, shrink, World
+from .gaussian import exact_check, exact_normal, normal, off, random_covariance, shrink
+from .gaussian import World
 from .eigenspace import student_spectrum, w2_noisy
 from .kernel import seen
 
@@ -43,7 +44,7 @@ def sid_gradient(M, Theta, s, alpha, Ns=(0.,)):
 # %% ../../nbs/33_practice.ipynb #6c6ff82f
 @exact_check(sid_slope)
 def _check_sid(form):
-    M, Theta, N = normal(rng(3), 5, 2), _spd(5, 1), .1*normal(rng(4), 5, 5)
+    M, Theta, N = normal(rng(3), 5, 2), random_covariance(5, 1), .1*normal(rng(4), 5, 5)
     return max(off(2*form(M@M.T, Theta, .7, alpha, N.T@N)@M, sid_gradient(M, Theta, .7, alpha, (N, -N))) for alpha in (0., .5, 1.2))
 
 # %% ../../nbs/33_practice.ipynb #c6022379
@@ -144,7 +145,7 @@ def theory_explorer():
     picture = w.HTML()
     def redraw(change=None):
         values = {k: c.value for k, c in knobs.items()}
-        picture.value = _img(theory_view(**values), 'Variances by direction, and what A sees, for ' + ', '.join(f'{k} = {v:g}' for k, v in values.items()))
+        picture.value = figure_html(theory_view(**values), 'Variances by direction, and what A sees, for ' + ', '.join(f'{k} = {v:g}' for k, v in values.items()))
     for c in knobs.values(): c.observe(redraw, 'value')
     redraw()
     return w.VBox([*knobs.values(), picture])

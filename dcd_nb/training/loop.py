@@ -18,9 +18,9 @@ from ..errors import require
 from ..draws import Draws, hash32
 from ..files import alone, atomic, content_hash
 from ..machine import made_with, peaks, progress
-from ..distributed import _agreed, _share, processes
-from .learner import _part, StepContext
-from .folder import _key, load_weights, not_fatal
+from ..distributed import agreed, broadcast_from_first, processes
+from .learner import StepContext, tensors_below
+from .folder import key_of_plan, load_weights, not_fatal
 
 # %% ../../nbs/20c_loop.ipynb #3c3126b7
 @contextmanager
@@ -66,7 +66,7 @@ class Loop:
     images = property(lambda self: self.at['step']*self.run.plan['batch'])
     def tensors(self): return {f'{name}.{k}': t for name, l in self.learners.items() for k, t in l.tensors().items()}
     def load(self, tensors):
-        for name, l in self.learners.items(): l.load(_part(tensors, name))
+        for name, l in self.learners.items(): l.load(tensors_below(tensors, name))
 
 # %% ../../nbs/20c_loop.ipynb #ba7cbb1d
 @patch
@@ -84,7 +84,7 @@ def advance(self:Loop, total=None):
 def prepare(self:Loop):
     "Budget and folder; or back to the last checkpoint"
     for l in self.learners.values(): l.opt.state.clear()
-    _share(self.tensors().values())
+    broadcast_from_first(self.tensors().values())
     plan, found = self.run.plan, self.run.restore()
     if plan['images'] is None: plan['images'] = self.affordable(60*plan['minutes'])
     self.steps = math.ceil(plan['images']/plan['batch'])
@@ -116,14 +116,14 @@ def affordable(self:Loop, seconds):
             self._wait()
             k += 1
             more.fill_(k < least or time.time() - start < longest)
-            _share([more])                                                 # another clock would end at another step
+            broadcast_from_first([more])                                                 # another clock would end at another step
         return (time.time() - start)/k
     steps(3, 0)
     each = steps(3, min(3., .02*seconds))
     self.load(keep[0])
     self.at, self.sums = keep[1], {}
     images = torch.tensor([max(batch, .9*(seconds - (time.time() - self.began))/each*batch)], device=self.device)
-    _share([images])
+    broadcast_from_first([images])
     return int(images.item())
 
 @patch
@@ -216,7 +216,7 @@ def keep_best(self:Loop, found, images):
     part, net = self.average()
     self.best = {f'{part}.{k}': t.detach().to('cpu', copy=True) for k, t in net.state_dict().items()}
     if self.run.out:
-        with not_fatal(): checkpoint.save(self.run.out/'best', images, self.best, dict(plan=_key(self.run.plan)), keep=0)
+        with not_fatal(): checkpoint.save(self.run.out/'best', images, self.best, dict(plan=key_of_plan(self.run.plan)), keep=0)
 
 # %% ../../nbs/20c_loop.ipynb #76f454a7
 @patch
@@ -226,16 +226,16 @@ def over(self:Loop):
     def lost():
         values = [v for v, _ in self.run.judged()]
         return bool(values) and len(values) - 1 - values.index(min(values)) >= patience
-    return self.at['step'] >= self.steps or bool(patience) and self.due() and _agreed(lost)
+    return self.at['step'] >= self.steps or bool(patience) and self.due() and agreed(lost)
 
 @patch
 def adopt(self:Loop):
     "Return to the best weights; at which image were they kept?"
-    value, images = _agreed(lambda: min(self.run.judged(), default=(math.inf, None)))
+    value, images = agreed(lambda: min(self.run.judged(), default=(math.inf, None)))
     if value == math.inf: return
     part, net = self.average()
-    if self.run.chief: net.load_state_dict(_part(self.best or load_weights(self.run.out, self.run.plan), part))
-    _share(net.state_dict().values())
+    if self.run.chief: net.load_state_dict(tensors_below(self.best or load_weights(self.run.out, self.run.plan), part))
+    broadcast_from_first(net.state_dict().values())
     return images
 
 # %% ../../nbs/20c_loop.ipynb #30f2a547

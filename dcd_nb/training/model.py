@@ -21,7 +21,7 @@ from ..operators import join_states, map_state
 from ..diffusion import nfe, sample
 from ..networks import Precond
 from ..objectives import Objective
-from .learner import _part
+from .learner import tensors_below
 from .folder import in_new_words, load_weights, read_recipe
 
 # %% ../../nbs/20d_model.ipynb #9fcf74fd
@@ -115,10 +115,10 @@ def load_model(path, kind, device='cpu', precision=None):
     else:
         (tensors, meta), part = load_tensors(path), 'net'
         require(meta.get('kind') == kind, f"path={str(path)!r} holds {meta.get('kind') or 'something else'}, not a {kind}")
-        held = _part(tensors, 'corruption')
+        held = tensors_below(tensors, 'corruption')
     meta = in_new_words(meta)
     net = Precond.from_dict(meta['net'], precision)
-    net.load_state_dict({k: t.float() for k, t in _part(tensors, part).items()})
+    net.load_state_dict({k: t.float() for k, t in tensors_below(tensors, part).items()})
     net = net.to(pick_device(device)).eval().requires_grad_(False)
     return net, Objective.from_dict(meta['objective']), meta, held
 
