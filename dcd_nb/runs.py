@@ -20,7 +20,7 @@ from .files import saving
 from .machine import made_with
 from .mri import sense
 from .networks import num_params
-from .metrics.frechet import frechet_of_factors, factor_of
+from .metrics.frechet import factor_of, frechet_of_factors
 from .metrics.features import known_classifiers
 from .metrics.evaluation import bootstrap_distance, to_floats
 from .metrics import evenly_spaced, features, stored

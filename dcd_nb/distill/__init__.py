@@ -19,8 +19,8 @@ from ..training import at_checkpoints, averaged, Checkpoints, fit, Hardware, kno
 from ..training import Learner, RunFolder, shared_plan, speed_up, Teacher
 from ..losses import Loss, SiD
 from .generator import Generator, load_pretrained, resized_copy, Student, with_dropout
-from .step import mean_square, Distillation, set_trainable, step_flops
-from .health import health_since, distilled_wrong, health, histogram, spectrum
+from .step import Distillation, mean_square, set_trainable, step_flops
+from .health import distilled_wrong, health, health_since, histogram, spectrum
 
 _all_ = ['Distillation', 'distilled_wrong', 'Generator', 'health', 'histogram', 'load_pretrained',
          'resized_copy', 'set_trainable', 'spectrum', 'step_flops', 'Student', 'with_dropout']

@@ -16,9 +16,10 @@ from ..draws import rng
 from ..files import content_hash, file_pair
 from ..operators import Corruption
 from ..data import Measurements
-from .frechet import frechet_of_factors, factor_of, warn_of_few
+from .frechet import factor_of, frechet_of_factors, warn_of_few
 from .features import evenly_spaced
-from .evaluation import require_alike, features_in_parts, to_floats, Evaluation, feature_space
+from .evaluation import Evaluation, feature_space, features_in_parts, require_alike
+from .evaluation import to_floats
 from .evaluation import stored
 
 # %% ../../nbs/06e_proximal.ipynb #d7861299
