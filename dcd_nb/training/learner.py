@@ -18,7 +18,7 @@ from ..distributed import _average, processes
 from ..networks import EMA
 
 # %% ../../nbs/20a_learner.ipynb #a77577e0
-MicroBatch = namedtuple('Part', 'first n draws')
+MicroBatch = namedtuple('MicroBatch', 'first n draws')
 MicroBatch.__doc__ = "Images `first`, ..., `first + n - 1` of the run, and their random numbers"
 
 class StepContext:
@@ -88,7 +88,7 @@ def step(self:Learner, loss, now, key=0):
         one.backward()
         means['loss'] = means.get('loss', 0.) + one.detach()
         for k, v in watched.items(): means[k] = means.get(k, 0.) + v.detach()/len(parts)
-    grad_norm, refused = self.move(now, [*means.values()])
+    grad_norm, refused = self.apply_gradients(now, [*means.values()])
     return Step(means.pop('loss'), grad_norm, refused, means)
 
 # %% ../../nbs/20a_learner.ipynb #d64467a4
