@@ -43,7 +43,7 @@ def whole(tmp_path_factory):
     return path, finish(start(path, 'whole'))
 
 
-def step(k): return ('dcd_nb.training:Learner.move', k)             # the teacher makes 100, the student two for each of its 50
+def step(k): return ('dcd_nb.training:Learner.apply_gradients', k)             # the teacher makes 100, the student two for each of its 50
 
 
 kills = { # where, in the order of the run; and how many images teacher and student have at their last checkpoints

@@ -47,7 +47,7 @@ def whole(tmp_path_factory):
     return finish(start(folder)), lines(folder)
 
 
-def step(k, *signal): return ('dcd_nb.training:Learner.move', k, *signal)        # with the gradients of the k-th step of this process
+def step(k, *signal): return ('dcd_nb.training:Learner.apply_gradients', k, *signal)        # with the gradients of the k-th step of this process
 
 
 kills = { # where, in the order of the run; and the checkpoints that are there afterwards

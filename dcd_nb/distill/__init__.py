@@ -91,6 +91,6 @@ def distill(
                         fake_steps=fake_steps, dropout=dropout, learn={k: l.settings for k, l in learners.items()}, **shown) | plan, resume, ys.corruption.tensors())
     G.held = run.held
     watch = _health_since(G, ys, 5000 if select else 1000) if monitor is None else monitor
-    G.run = fit(step, learners, run, device, at_checkpoints(G, run, grid, watch), distilled_wrong(frozen.net.sigma_d, first), step.work(), quiet)
+    G.run = fit(step, learners, run, device, at_checkpoints(G, run, grid, watch), distilled_wrong(frozen.net.sigma_d, first), step.work(), quiet, keeps='generator')
     G.history = run.lines
     return G
