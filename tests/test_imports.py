@@ -11,7 +11,7 @@ import torch
 import dcd_nb
 from dcd_nb.all import *
 from dcd_nb.named import Named
-from dcd_nb.identify import coverage, sees_all
+from dcd_nb.identify.report import coverage, sees_all
 
 root = Path(__file__).parent.parent
 
@@ -95,8 +95,9 @@ before = steps()
 import dcd_nb.all
 found = [steps() == before]
 ip.run_line_magic('load_ext', 'dcd_nb'); found.append(steps() == before + ['_keep_slow'])
-import dcd_nb.core; dcd_nb.load_ipython_extension(ip); found.append(steps() == before + ['_keep_slow'])
+dcd_nb.load_ipython_extension(ip); found.append(steps() == before + ['_keep_slow'])
 found.append('show_stored' in ip.transform_cell('#| slow\\n1/0') and 'show_stored' not in ip.transform_cell('1/0'))
+found.append(ip.run_cell('#| slow\\n1/0').success and not ip.run_cell('1/0').success)                # shown, not run
 print(json.dumps(found))
 '''
 
@@ -104,7 +105,7 @@ print(json.dumps(found))
 def test_the_kernel_is_changed_on_demand_only(monkeypatch, tmp_path):
     monkeypatch.delenv('DCD_SLOW', raising=False)
     monkeypatch.setenv('IPYTHONDIR', str(tmp_path))
-    assert json.loads(fresh(kernel).splitlines()[-1]) == [True]*4
+    assert json.loads(fresh(kernel).splitlines()[-1]) == [True]*5
 
 
 def test_importing_the_package_is_light_and_leaves_ipython_alone():

@@ -15,23 +15,27 @@ from .images import image_grid, png
 
 # %% ../../nbs/00g_sliders.ipynb #1a3a1713
 def slider(
-    frames,      # {label: picture}; a picture is an array, images (B, C, H, W), a figure, or the bytes of a PNG
+    frames:dict, # {label: picture}; a picture is an array, images (B, C, H, W), a figure, or the bytes of a PNG
     name='',     # what the slider changes
     height=160,  # of a frame, in pixels
 ):
     "Pictures under a slider, alive in a static page"
     from IPython.display import HTML
     require(len(frames) > 0, 'frames={} holds no picture: give at least one')
-    pics, labels = [], [html.escape(str(o)) for o in frames]
-    for i, (label, f) in enumerate(zip(labels, frames.values())):
-        data = base64.b64encode(f if isinstance(f, bytes) else png(image_grid(f) if torch.is_tensor(f) else f, height, few=True)).decode()
-        pics.append(f'<img alt="{html.escape(name)} {label}" data-label="{label}" src="data:image/png;base64,{data}" '
+    name, pics, labels = html.escape(name), [], [html.escape(str(o)) for o in frames]
+    for i, (label, picture) in enumerate(zip(labels, frames.values())):
+        if torch.is_tensor(picture): picture = image_grid(picture)
+        data = picture if isinstance(picture, bytes) else png(picture, height, few=True)
+        pics.append(f'<img alt="{name} {label}" data-label="{label}" '
+                    f'src="data:image/png;base64,{base64.b64encode(data).decode()}" '
                     f'style="max-width:100%;display:{"none" if i else "block"}">')
     move = ("const f=this.closest('figure'),p=f.querySelectorAll('img');"
             "p.forEach((m,i)=>m.style.display=i==this.value?'block':'none');"
-            "const t=p[this.value].dataset.label;f.querySelector('output').textContent=t;this.setAttribute('aria-valuetext',t)")
-    return HTML(f'<figure class="dcd-slider">{"".join(pics)}<label>{html.escape(name)} '
-                f'<input type="range" min="0" max="{len(pics)-1}" value="0" step="1" oninput="{move}" aria-label="{html.escape(name)}" aria-valuetext="{labels[0]}" '
+            "const t=p[this.value].dataset.label;f.querySelector('output').textContent=t;"
+            "this.setAttribute('aria-valuetext',t)")
+    return HTML(f'<figure class="dcd-slider">{"".join(pics)}<label>{name} '
+                f'<input type="range" min="0" max="{len(pics)-1}" value="0" step="1" oninput="{move}" '
+                f'aria-label="{name}" aria-valuetext="{labels[0]}" '
                 f'style="vertical-align:middle;width:50%"> <output>{labels[0]}</output></label></figure>')
 
 # %% ../../nbs/00g_sliders.ipynb #6d97aeec
@@ -41,9 +45,13 @@ def _control(name, label, values, start):
     require(start in values, f"knobs: {name!r} starts at {start!r}, which is not one of its values {values}")
     i, box = values.index(start), 'display:inline-block;margin:.2em 1.2em .2em 0;max-width:100%'
     if isinstance(start, str):
-        options = ''.join(f'<option value="{k}"{" selected" if k == i else ""}>{html.escape(v)}</option>' for k, v in enumerate(values))
-        return f'<label style="{box}">{label}<br><select name="{name}" style="max-width:100%">{options}</select></label>'
-    return (f'<label style="{box}"><span>{label}: <output></output></span><br><input type="range" name="{name}" aria-label="{label}" '
+        options = ''
+        for k, v in enumerate(values):
+            options += f'<option value="{k}"{" selected" if k == i else ""}>{html.escape(v)}</option>'
+        return (f'<label style="{box}">{label}<br>'
+                f'<select name="{name}" style="max-width:100%">{options}</select></label>')
+    return (f'<label style="{box}"><span>{label}: <output></output></span><br>'
+            f'<input type="range" name="{name}" aria-label="{label}" '
             f'min="0" max="{len(values) - 1}" value="{i}" style="width:12em;max-width:100%"></label>')
 
 # %% ../../nbs/00g_sliders.ipynb #2d8247bf
@@ -63,20 +71,26 @@ function moved() {
 
 # %% ../../nbs/00g_sliders.ipynb #6dc6d58a
 def alive(
-    knobs,   # {name: (label, values, value at the start)}
-    body,    # HTML below the controls
-    script,  # JavaScript with a function update(v), given the values by name
-    **data,  # plain values, which the script finds under these names
+    knobs:dict, # {name: (label, values, value at the start)}
+    body:str,   # HTML below the controls
+    script:str, # JavaScript with a function update(v), given the values by name
+    **data,     # plain values, which the script finds under these names
 ):
     "Controls, HTML and a script that follows them, for a page without Python"
     from IPython.display import HTML
     require(len(knobs) > 0, 'knobs={} holds no control: give at least one')
-    plain = lambda v: json.dumps(v, allow_nan=False).replace('</', '<\\/')
-    load = ''.join(f'const {k} = {plain(v)};\n' for k, v in dict(knobs={k: [*v[1]] for k, v in knobs.items()}, **data).items())
-    body = ''.join(_control(k, *v) for k, v in knobs.items()) + body
+    data = dict(knobs={k: [*values] for k, (_, values, _) in knobs.items()}, **data)
+    load = ''.join(f'const {k} = {_literal(v)};\n' for k, v in data.items())
+    body = ''.join(_control(k, *knob) for k, knob in knobs.items()) + body
     name = f'dcd-{zlib.crc32((body + load + script).encode()):08x}'
-    return HTML(f'<div id="{name}" class="dcd-alive" hidden>{body}</div><noscript><p>Scripts are off, so this figure cannot follow its sliders.</p></noscript>'
-                f'<script>(() => {{{_alive_js.replace("ID", plain(name))}{load}{script}\nroot.hidden = false; root.addEventListener("input", moved); moved()}})()</script>')
+    begin = 'root.hidden = false; root.addEventListener("input", moved); moved()'
+    return HTML(f'<div id="{name}" class="dcd-alive" hidden>{body}</div>'
+                '<noscript><p>Scripts are off, so this figure cannot follow its sliders.</p></noscript>'
+                f'<script>(() => {{{_alive_js.replace("ID", _literal(name))}{load}{script}\n{begin}}})()</script>')
+
+def _literal(v):
+    "A plain value as JavaScript, inside a script element"
+    return json.dumps(v, allow_nan=False).replace('</', '<\\/')
 
 # %% ../../nbs/00g_sliders.ipynb #7e0616b5
 _ticks_js = """
@@ -117,25 +131,31 @@ function update(v) {
 
 # %% ../../nbs/00g_sliders.ipynb #c2a354fe
 def curves(
-    knobs,   # {name: (label, values, value at the start)}
-    name,    # what the figure shows, for those who cannot see it
-    script,  # JavaScript: draw(v) returns {panels: [{x, y, lines, bars, xlabel, ylabel, ...}, ...], say: a sentence}
-    **data,  # plain values, which the script finds under these names
+    knobs:dict, # {name: (label, values, value at the start)}
+    name:str,   # what the figure shows, for those who cannot see it
+    script:str, # JavaScript: draw(v) returns {panels: [{x, y, lines, bars, xlabel, ylabel, ...}, ...], say: a sentence}
+    **data,     # plain values, which the script finds under these names
 ):
     "A figure whose curves follow their sliders, on a page without Python"
-    body = '<div name="panels" role="img" style="display:flex;flex-wrap:wrap;gap:.5em"></div><p name="say" role="status"></p>'
+    body = ('<div name="panels" role="img" style="display:flex;flex-wrap:wrap;gap:.5em"></div>'
+            '<p name="say" role="status"></p>')
     return alive(knobs, body, _plot_js + script, name=name, **data)
 
 # %% ../../nbs/00g_sliders.ipynb #689fd5bf
 def sliders(
-    groups,  # {what the slider changes: {label: picture}}, as for `slider`
-    name='', # what the menu chooses
-    **kw,    # further arguments of `slider`
+    groups:dict, # {what the slider changes: {label: picture}}, as for `slider`
+    name='',     # what the menu chooses
+    **kw,        # further arguments of `slider`
 ):
     "A menu above pictures under a slider"
     from IPython.display import HTML
     require(len(groups) > 0, 'groups={} holds no pictures: give at least one group')
-    move = "this.closest('div').querySelectorAll('figure').forEach((f,i)=>f.style.display=i==this.value?'block':'none')"
-    options = ''.join(f'<option value="{i}">{html.escape(k)}</option>' for i, k in enumerate(groups))
-    figures = [slider(frames, k, **kw).data.replace('<figure ', f'<figure style="margin:.5em 0;display:{"none" if i else "block"}" ', 1) for i, (k, frames) in enumerate(groups.items())]
-    return HTML(f'<div class="dcd-sliders"><label>{html.escape(name)} <select onchange="{move}">{options}</select></label>{"".join(figures)}</div>')
+    move = ("this.closest('div').querySelectorAll('figure')"
+            ".forEach((f,i)=>f.style.display=i==this.value?'block':'none')")
+    options = figures = ''
+    for i, (label, frames) in enumerate(groups.items()):
+        options += f'<option value="{i}">{html.escape(label)}</option>'
+        style = f'style="margin:.5em 0;display:{"none" if i else "block"}"'
+        figures += slider(frames, label, **kw).data.replace('<figure ', f'<figure {style} ', 1)
+    return HTML(f'<div class="dcd-sliders"><label>{html.escape(name)} '
+                f'<select onchange="{move}">{options}</select></label>{figures}</div>')
