@@ -80,8 +80,13 @@ def test_a_module_changes_no_other():
 
 
 def test_the_search_for_changes_finds_one():
-    seeded = changes.replace('    after = tables()', "    if name == 'dcd_nb.mri': sys.modules['dcd_nb.operators'].Corruption.extra = 1; sys.modules['dcd_nb.data']._made['x'] = 1\n    after = tables()")
-    assert json.loads(fresh(seeded))[1] == ['dcd_nb.mri changes dcd_nb.data._made', 'dcd_nb.mri changes dcd_nb.operators.Corruption.extra']
+    seeded = changes.replace('    after = tables()', """\
+    if name == 'dcd_nb.mri.coils':
+        sys.modules['dcd_nb.operators.corruption'].Corruption.extra = 1
+        sys.modules['dcd_nb.data.loading']._made['x'] = 1
+    after = tables()""")
+    assert json.loads(fresh(seeded))[1] == ['dcd_nb.mri.coils changes dcd_nb.data.loading._made',
+                                            'dcd_nb.mri.coils changes dcd_nb.operators.corruption.Corruption.extra']
 
 
 kernel = '''
@@ -219,6 +224,7 @@ def test_making_room_leaves_the_random_numbers_alone():
 
 
 def test_metrics_take_arrays_and_lists():
+    from dcd_nb.metrics import copies, density_coverage, frechet_interval, nearest, neighbourhoods
     a, b = (torch.randn(40, 3, generator=rng(i)) for i in (0, 1))
     x, y = (torch.rand(12, 1, 8, 8, generator=rng(i)) for i in (2, 3))
     p = torch.rand(20, 4, generator=rng(4)).softmax(1)
