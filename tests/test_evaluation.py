@@ -77,7 +77,7 @@ def test_parts_do_not_matter(monkeypatch):
     "Chunked tables give what whole tables give"
     a, b = torch.randn(50, 5, generator=rng(0)), torch.randn(40, 5, generator=rng(1))
     whole = kid(a, b), neighbourhoods(a, b)
-    monkeypatch.setattr(metrics, '_parts', lambda a, m: a.split(7))
+    monkeypatch.setattr(metrics.quality, '_parts', lambda a, m: a.split(7))
     assert np.allclose(whole[0], kid(a, b)) and whole[1] == neighbourhoods(a, b)
 
 
