@@ -14,7 +14,8 @@ import time
 
 import torch
 
-from dcd_nb import draws, networks, training
+from dcd_nb import networks, training
+from dcd_nb.draws import Draws
 from dcd_nb.machine import made_with
 from dcd_nb.networks import UNet, num_params
 from dcd_nb.objectives import objective_for
@@ -38,7 +39,7 @@ def profile(corruption, steps, batch):
     net = UNet(32, 3, channels=32, mult=(2, 2, 2), blocks=3)
     ys = corruption.measure(torch.rand(256, 3, 32, 32)*2 - 1)
     spent, parts = collections.Counter(), {
-        (training.BatchFeed, '__call__'): 'data', (draws.Draws, 'normal'): 'random numbers', (draws.Draws, 'uniform'): 'random numbers',
+        (training.BatchFeed, '__call__'): 'data', (Draws, 'normal'): 'random numbers', (Draws, 'uniform'): 'random numbers',
         (networks.EMA, 'update'): 'average of weights', (training.Loop, 'report'): 'reports', (torch.optim.Adam, 'step'): 'optimiser'}
     if hasattr(corruption.op, 'missing'): parts[type(corruption.op), 'further'] = 'corruption'
     kept = {k: getattr(*k) for k in parts}

@@ -13,36 +13,41 @@ from .errors import BadInput, require
 from .files import load_tensors, save_tensors
 
 # %% ../nbs/07_checkpoint.ipynb #228aff46
-def checkpoints(folder):
+def checkpoints(folder:str | Path) -> list[int]:
     "The numbers of images at which checkpoints were committed in `folder`, last first"
     found = (re.fullmatch(r'checkpoint-(\d+)\.json', p.name) for p in Path(folder).glob('checkpoint-*.json'))
     return sorted((int(m[1]) for m in found if m), reverse=True)
 
 def _at(folder, images): return Path(folder)/f'checkpoint-{images:012d}'
 
+def _stale(name, stay):
+    "May a file of this name go? `stay` are the checkpoints that stay; temporary files were left by killed processes"
+    whole = re.fullmatch(r'checkpoint-(\d+)\.(json|safetensors)', name)
+    if whole: return int(whole[1]) not in stay
+    return bool(re.match(r'\.?checkpoint-', name) or re.match(r'\..+\.\d+-\d+$', name))
+
 def save(
-    folder,        # of the run
-    images:int,    # seen so far
-    tensors:dict,  # name -> tensor: all that the next step depends on
-    meta:dict,     # the same in plain values
-    keep=2,        # how many checkpoints stay
+    folder:str | Path, # of the run
+    images:int,        # seen so far
+    tensors:dict,      # name -> tensor: all that the next step depends on
+    meta:dict,         # the same in plain values
+    keep=2,            # how many checkpoints stay
 ):
     "Commit a checkpoint, then remove old ones and what killed processes left behind"
     save_tensors(_at(folder, images), tensors, meta | dict(images=images))
     stay = checkpoints(folder)[:keep] + [images]
     for p in Path(folder).iterdir():
-        number = re.fullmatch(r'checkpoint-(\d+)\.(json|safetensors)', p.name)
-        if int(number[1]) not in stay if number else re.match(r'\.?checkpoint-|\..+\.\d+-\d+$', p.name): p.unlink(missing_ok=True)
+        if _stale(p.name, stay): p.unlink(missing_ok=True)
 
 # %% ../nbs/07_checkpoint.ipynb #80101d73
 def load(
-    folder,      # of the run
-    images=None, # at which checkpoint; None: at the last good one
-):
+    folder:str | Path,      # of the run
+    images:int | None=None, # at which checkpoint; None: at the last good one
+) -> tuple[dict, dict]:
     "Tensors and meta of a checkpoint"
     there = checkpoints(folder)
     require(there, f"folder={str(folder)!r} holds no checkpoint")
-    require(images in (None, *there), f"images={images} has no checkpoint in {folder}: there are {there}")
+    require(images is None or images in there, f"images={images} has no checkpoint in {folder}: there are {there}")
     damaged = []
     for k in there if images is None else [images]:
         try: tensors, meta = load_tensors(_at(folder, k))

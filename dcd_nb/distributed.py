@@ -15,9 +15,10 @@ from .errors import BadInput, require
 from .machine import pick_device
 
 # %% ../nbs/00f_distributed.ipynb #7310451f
-def processes():
+def processes() -> tuple[int, int]:
     "This process's number, and how many there are"
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+    if not (dist.is_available() and dist.is_initialized()): return 0, 1
+    return dist.get_rank(), dist.get_world_size()
 
 # %% ../nbs/00f_distributed.ipynb #5eb0d58d
 def average_over_processes(tensors):
@@ -26,16 +27,19 @@ def average_over_processes(tensors):
     flat = torch.cat([t.flatten() for t in tensors])
     dist.all_reduce(flat)
     flat /= processes()[1]
-    torch._foreach_copy_(tensors, [new.view_as(t) for new, t in zip(flat.split([t.numel() for t in tensors]), tensors)])
+    means = flat.split([t.numel() for t in tensors])
+    torch._foreach_copy_(tensors, [mean.view_as(t) for t, mean in zip(tensors, means)])
 
 # %% ../nbs/00f_distributed.ipynb #f3615d1d
 def broadcast_from_first(tensors):
     "Overwrite `tensors` by those of the first process"
-    if processes()[1] > 1: [dist.broadcast(t, 0) for t in tensors]
+    if processes()[1] == 1: return
+    for t in tensors: dist.broadcast(t, 0)
 
 # %% ../nbs/00f_distributed.ipynb #396150c1
 def agreed(f):
-    "The plain values that `f` returns in the first process, or its error, in all: the others may look when files have changed"
+    """The plain values that `f` returns in the first process, or its error, in all:
+    if each asked for itself, files might have changed meanwhile"""
     found, wrong = None, None
     if processes()[0] == 0:
         try: found = f()
@@ -50,14 +54,15 @@ def _sent(message):
     device = 'cuda' if dist.get_backend() == 'nccl' else 'cpu'
     size = torch.tensor([len(message)], device=device)
     dist.broadcast(size, 0)
-    sent = torch.tensor([*message.ljust(size.item())[:size.item()]], dtype=torch.uint8, device=device)
+    n = size.item()
+    sent = torch.tensor([*message.ljust(n)[:n]], dtype=torch.uint8, device=device)    # others bring room for as many
     dist.broadcast(sent, 0)
     return bytes(sent.tolist())
 
 # %% ../nbs/00f_distributed.ipynb #df11cfc0
 def join_processes(
-    device=None, # 'cpu', 'cuda', ...; None: a GPU if there is one
-):
+    device:str | torch.device | None=None, # 'cpu', 'cuda', ...; None: a GPU if there is one
+) -> torch.device:
     "The device of this process; under torchrun, meet the others first"
     device = pick_device(device)
     if int(os.environ.get('WORLD_SIZE', 1)) == 1: return device

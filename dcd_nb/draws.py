@@ -9,6 +9,7 @@ __all__ = ['scramble', 'hash32', 'rng', 'seeded', 'Draws', 'latents', 'checked_i
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 from .errors import require
 
@@ -55,35 +56,56 @@ class Draws:
         start=0,       # first position; a multiple of 16, so that a group is never torn apart
         device='cpu',
     ):
-        require(start%self.group == 0, f"start={start} must be a multiple of {self.group}: give each process a multiple of {self.group} images")
-        self.first, self.gens = start//self.group, {}
-        self.make = lambda k: rng(seed, step, self.first + k, device=device)
+        require(start%self.group == 0, f"start={start} must be a multiple of {self.group}: "
+                                       f"give each process a multiple of {self.group} images")
+        self.seed = seed
+        self.step = step
+        self.first = start//self.group  # number of the first group
+        self.device = device
+        self.generators = {}            # one for each group; they go on from draw to draw
 
-    def each(self, f, n):
+    def each(self,
+        f,     # called with a generator and a slice of positions
+        n:int, # positions
+    ) -> list:
         "`f(generator, rows)` for each group of the `n` positions"
-        groups = range(-(-n//self.group))
-        self.gens |= {k: self.make(k) for k in groups if k not in self.gens}
-        return [f(self.gens[k], slice(k*self.group, min(n, (k + 1)*self.group))) for k in groups]
+        found = []
+        for k in range(-(-n//self.group)):
+            if k not in self.generators:
+                self.generators[k] = rng(self.seed, self.step, self.first + k, device=self.device)
+            rows = slice(k*self.group, min(n, (k + 1)*self.group))
+            found.append(f(self.generators[k], rows))
+        return found
 
-    def normal(self, x):
+    def normal(self, x:Tensor) -> Tensor:
         "Normal noise like `x`"
-        return torch.cat(self.each(lambda g, rows: torch.randn(x[rows].shape, generator=g, device=g.device, dtype=x.dtype), len(x)))
+        def draw(g, rows): return torch.randn(x[rows].shape, generator=g, device=g.device, dtype=x.dtype)
+        return torch.cat(self.each(draw, len(x)))
 
-    def uniform(self, n):
+    def uniform(self, n:int) -> Tensor:
         "`n` uniform numbers, float64"
-        return torch.cat(self.each(lambda g, rows: torch.rand(rows.stop - rows.start, generator=g, device=g.device, dtype=torch.float64), n))
+        def draw(g, rows):
+            return torch.rand(rows.stop - rows.start, generator=g, device=g.device, dtype=torch.float64)
+        return torch.cat(self.each(draw, n))
 
 # %% ../nbs/00b_draws.ipynb #3df8ffb1
-def latents(shape, seed=0, index=None):
-    "Normal noise of `shape` (N, C, H, W); row i depends on the seed and on `index[i]`, or i, alone"
-    index, out, g = torch.tensor(checked_index(index, shape[0])), torch.empty(shape), torch.Generator()
-    require((index >= 0).all() and (index < 2**32).all(), f"index={index.tolist()[:4]} must be integers from 0 to 2**32 - 1")
-    for row, h in zip(out, scramble(scramble(index) ^ hash32(seed)).tolist()): row.normal_(generator=g.manual_seed(h))  # as rng(seed, i), for all i at once
+def latents(
+    shape:tuple, # (N, C, H, W)
+    seed=0,
+    index=None,  # which images; None: 0 to N-1
+) -> Tensor:
+    "Normal noise; row i depends on the seed and on `index[i]` alone"
+    index = torch.tensor(checked_index(index, shape[0]))
+    require((index >= 0).all() and (index < 2**32).all(),
+            f"index={index.tolist()[:4]} must be integers from 0 to 2**32 - 1")
+    out, g = torch.empty(shape), torch.Generator()
+    seeds = scramble(scramble(index) ^ hash32(seed))                       # as hash32(seed, i), for all i at once
+    for row, h in zip(out, seeds.tolist()): row.normal_(generator=g.manual_seed(h))
     return out
 
 # %% ../nbs/00b_draws.ipynb #f394f970
 def checked_index(index, n):
-    "The numbers of `n` images, as integers; by default the first ones"
+    "Numbers of `n` images as a list or a range"
     index = range(n) if index is None else [int(i) for i in index]
     require(len(index) == n, f"index has {len(index)} entries, but shape asks for {n} images")
     return index

@@ -21,9 +21,9 @@ def require(
 
 # %% ../nbs/00_errors.ipynb #7b20dc35
 def choose(
-    arg:str,  # what the argument is called
-    name,     # what was given
-    options,  # the names that exist: a dict, or a list
+    arg:str,             # what the argument is called
+    name,                # what was given
+    options:dict | list, # the names that exist
 ):
     "The entry `name` of `options`, or an error that suggests the nearest name"
     if name in options: return options[name] if isinstance(options, dict) else name
@@ -38,8 +38,10 @@ def number(
     allowed='a finite number', # the same in words
 ) -> float:
     "`v` as a float, or an error that says what is allowed"
-    try: good = not isinstance(v, (bool, str)) and math.isfinite(float(v)) and ok(float(v))
-    except (TypeError, ValueError, OverflowError): good = False
+    try:
+        good = not isinstance(v, (bool, str)) and math.isfinite(float(v)) and ok(float(v))
+    except (TypeError, ValueError, OverflowError):
+        good = False
     require(good, f"{name}={v!r} must be {allowed}")
     return float(v)
 

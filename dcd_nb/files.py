@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from .errors import BadInput, require
 
@@ -22,23 +23,24 @@ from .errors import BadInput, require
 def _bytes(t): return t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
 
 def content_hash(
-    tensors,  # a tensor, or a dict of tensors
+    tensors:Tensor | dict[str, Tensor],
 ) -> str:
     "SHA-256 of names, types, shapes and values"
+    if not isinstance(tensors, dict): tensors = {'': tensors}
     h = hashlib.sha256()
-    for name, t in sorted(tensors.items() if isinstance(tensors, dict) else [('', tensors)]):
+    for name, t in sorted(tensors.items()):
         h.update(f'{name} {t.dtype} {tuple(t.shape)}\n'.encode())
         h.update(_bytes(t))
     return h.hexdigest()
 
-def file_hash(path) -> str:
+def file_hash(path:str | Path) -> str:
     "SHA-256 of a file"
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
 # %% ../nbs/00d_files.ipynb #707d7f3c
 @contextmanager
 def saving(
-    path,  # what is being written
+    path:str | Path, # what is being written
 ):
     "Turn what can go wrong with a disk into one sentence"
     try:
@@ -47,11 +49,12 @@ def saving(
     except (OSError, SafetensorError) as e:
         folder = Path(path).parent
         free = shutil.disk_usage(folder).free/1e6 if folder.is_dir() else 0
-        raise BadInput(f"{path} could not be written ({e}); {free:.0f} MB are free there: make room or choose another folder") from e
+        raise BadInput(f"{path} could not be written ({e}); {free:.0f} MB are free there: "
+                       "make room or choose another folder") from e
 
 @contextmanager
 def atomic(
-    path,  # the file to write
+    path:str | Path, # the file to write
 ):
     "A temporary path that becomes `path` when the block ends well"
     tmp = hidden_path(path)
@@ -71,14 +74,14 @@ def hidden_path(path, suffix=None):
     return path.with_name(f'.{path.name}.{suffix or f"{os.getpid()}-{threading.get_ident()}"}')
 
 def flush_to_disk(path):
-    "Wait until `path` is on the disk"
     fd = os.open(path, os.O_RDONLY)
     try: os.fsync(fd)
     finally: os.close(fd)
 
 def _move(tmp, path):
     "Make `tmp`, once it is on the disk, `path`"
-    umask = os.umask(0); os.umask(umask)
+    umask = os.umask(0)                      # there is no other way to ask for it
+    os.umask(umask)
     os.chmod(tmp, 0o666 & ~umask)            # safetensors writes files that nobody else may read
     flush_to_disk(tmp)
     os.replace(tmp, path)
@@ -87,16 +90,20 @@ def _move(tmp, path):
 # %% ../nbs/00d_files.ipynb #7139d476
 @contextmanager
 def alone(
-    path,  # what is being written
+    path:str | Path, # what is being written
 ):
     "Nobody else may write `path` meanwhile"
     try: import fcntl
-    except ImportError: yield; return                       # Windows
+    except ImportError:                                     # Windows
+        yield
+        return
     lock = hidden_path(path, 'lock')
     with saving(path): f = open(lock, 'w')
     with f:
         try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError: raise BadInput(f"{path} is being written by another process: wait for it, or choose another name") from None
+        except OSError:
+            raise BadInput(f"{path} is being written by another process: "
+                           "wait for it, or choose another name") from None
         try: yield
         finally: lock.unlink(missing_ok=True)
 
@@ -111,24 +118,25 @@ def file_pair(path):
 def _checksum(d): return hashlib.sha256(json.dumps(d, sort_keys=True).encode()).hexdigest()
 
 def commit(
-    tmp,   # a finished safetensors file
-    path,  # where it goes: path.safetensors, with path.json beside it
-    meta,  # what belongs to it; anything JSON can hold
+    tmp:str | Path,  # a finished safetensors file
+    path:str | Path, # where it goes: path.safetensors, with path.json beside it
+    meta,            # what belongs to it; anything JSON can hold
 ):
     "Move a finished file into place and write its JSON, last"
     data, info = file_pair(path)
     try: json.dumps(meta)
-    except (TypeError, ValueError) as e: raise BadInput(f"meta of {data} cannot be kept as JSON ({e}): use plain numbers, texts, lists and dicts") from e
+    except (TypeError, ValueError) as e:
+        raise BadInput(f"meta of {data} cannot be kept as JSON ({e}): use plain numbers, texts, lists and dicts") from e
     about = dict(format=1, bytes=Path(tmp).stat().st_size, sha256=file_hash(tmp), meta=meta)
     info.unlink(missing_ok=True)
     _move(tmp, data)
-    with atomic(info) as tmp: tmp.write_text(json.dumps(about | dict(checksum=_checksum(about)), indent=1))
+    with atomic(info) as part: part.write_text(json.dumps(about | dict(checksum=_checksum(about)), indent=1))
 
 # %% ../nbs/00d_files.ipynb #ba787947
 def save_tensors(
-    path,          # where: two files, path.safetensors and path.json
-    tensors:dict,  # name -> tensor
-    meta:dict,     # what belongs to them; anything JSON can hold
+    path:str | Path,         # where: two files, path.safetensors and path.json
+    tensors:dict[str, Tensor],
+    meta:dict,               # what belongs to them; anything JSON can hold
 ):
     "Write `tensors` and `meta`; the JSON comes last and commits"
     data = file_pair(path)[0]
@@ -141,7 +149,7 @@ def save_tensors(
 
 # %% ../nbs/00d_files.ipynb #b76f02c6
 def load_meta(
-    path,  # as given to `save_tensors`
+    path:str | Path, # as given to `save_tensors`
 ) -> dict:
     "The JSON beside the tensors, checked, with the tensors' size and SHA-256"
     data, info = file_pair(path)
@@ -160,8 +168,8 @@ def load_meta(
 
 # %% ../nbs/00d_files.ipynb #5c86b8ff
 def load_tensors(
-    path,  # as given to `save_tensors`
-):
+    path:str | Path, # as given to `save_tensors`
+) -> tuple[dict[str, Tensor], dict]:
     "The tensors and the meta data that `save_tensors` wrote: exactly those, or an error"
     data, about = file_pair(path)[0], load_meta(path)
     require(data.exists(), f"{data} is missing: its JSON is there, the tensors are not")
@@ -173,7 +181,8 @@ def load_tensors(
     return load_file(data), about['meta']
 
 # %% ../nbs/00d_files.ipynb #631bf3b8
-_names = {torch.float64: 'F64', torch.float32: 'F32', torch.float16: 'F16', torch.int64: 'I64', torch.int32: 'I32', torch.uint8: 'U8', torch.bool: 'BOOL'}
+_names = {torch.float64: 'F64', torch.float32: 'F32', torch.float16: 'F16',
+          torch.int64: 'I64', torch.int32: 'I32', torch.uint8: 'U8', torch.bool: 'BOOL'}
 
 def _layout(spec):
     "Where each tensor of {name: (dtype, shape)} lies: the file's header, and its whole size"
@@ -186,22 +195,31 @@ def _layout(spec):
     return len(text).to_bytes(8, 'little') + text, end
 
 # %% ../nbs/00d_files.ipynb #a3cb2327
+def _reserve(path, head, size):
+    "Write the header of a file, and zeros for the `size` bytes after it"
+    with open(path, 'wb') as f:
+        f.write(head)
+        f.flush()
+        if hasattr(os, 'posix_fallocate'):
+            os.posix_fallocate(f.fileno(), 0, len(head) + size)
+            return
+        piece = 1 << 24
+        for start in range(0, size, piece): f.write(bytes(min(size - start, piece)))
+
 def allocate(
-    path,       # the file
+    path:str | Path,
     spec:dict,  # {name: (dtype, shape)}
     fresh=True, # make the file; False: it exists and is continued
-) -> dict:
+) -> dict[str, Tensor]:
     "The tensors of a safetensors file, mapped for writing"
     head, size = _layout(spec)
     with saving(path):
-        if fresh:
-            with open(path, 'wb') as f:
-                f.write(head)
-                f.flush()
-                if hasattr(os, 'posix_fallocate'): os.posix_fallocate(f.fileno(), 0, len(head) + size)
-                else: [f.write(bytes(min(size - i, 1 << 24))) for i in range(0, size, 1 << 24)]
-        with open(path, 'rb') as f: whole = f.read(len(head)) == head and os.path.getsize(path) == len(head) + size
-        require(whole, f"{path} is not the file that was begun: start anew")
-        at = {k: len(head) + v['data_offsets'][0] for k, v in json.loads(head[8:]).items()}
-        kind = lambda dtype: torch.empty(0, dtype=dtype).numpy().dtype
-        return {k: torch.from_numpy(np.memmap(path, kind(d), 'r+', at[k], tuple(shape))) for k, (d, shape) in spec.items()}
+        if fresh: _reserve(path, head, size)
+        with open(path, 'rb') as f: same = f.read(len(head)) == head
+        require(same and os.path.getsize(path) == len(head) + size, f"{path} is not the file that was begun: start anew")
+        layout, tensors = json.loads(head[8:]), {}
+        for name, (dtype, shape) in spec.items():
+            start = len(head) + layout[name]['data_offsets'][0]
+            kind = torch.empty(0, dtype=dtype).numpy().dtype
+            tensors[name] = torch.from_numpy(np.memmap(path, kind, 'r+', start, tuple(shape)))
+        return tensors

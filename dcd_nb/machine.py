@@ -20,7 +20,7 @@ def is_kernel(ip):
     "Is this IPython shell the kernel of a notebook?"
     return type(ip).__name__ == 'ZMQInteractiveShell'
 
-def in_notebook():
+def in_notebook() -> bool:
     "Is a Jupyter front end watching?"
     ip = sys.modules.get('IPython')
     return ip is not None and is_kernel(ip.get_ipython())
@@ -37,7 +37,7 @@ def progress(
 
 # %% ../nbs/00e_machine.ipynb #3041d080
 def pick_device(
-    device=None,  # 'cpu', 'cuda', 'cuda:1', ...; None: a GPU if there is one
+    device:str | torch.device | None=None, # 'cpu', 'cuda', 'cuda:1', ...; None: a GPU if there is one
 ) -> torch.device:
     "The device to compute on"
     if device is None: return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
@@ -45,36 +45,45 @@ def pick_device(
     except RuntimeError: raise BadInput(f"device={device!r} is not known; use 'cpu', 'cuda' or 'cuda:0'") from None
     require(d.type in ('cpu', 'cuda'), f"device={device!r} is not supported; use 'cpu', 'cuda' or 'cuda:0'")
     require(d.type != 'cuda' or (d.index or 0) < torch.cuda.device_count(),
-         f"device={device!r} is not there: this machine has {torch.cuda.device_count()} CUDA devices")
+            f"device={device!r} is not there: this machine has {torch.cuda.device_count()} CUDA devices")
     return d
 
 def autocast(
-    device,          # where the network runs
-    precision=None,  # 'fp32' or 'bf16'; None: bf16 on a GPU that has it
+    device:str | torch.device, # where the network runs
+    precision:str | None=None, # 'fp32' or 'bf16'; None: bf16 on a GPU that has it
 ):
     "The context in which networks run"
     device = torch.device(device)
-    if precision is None: precision = 'bf16' if device.type == 'cuda' and torch.cuda.is_bf16_supported() else 'fp32'
+    if precision is None:
+        has_bf16 = device.type == 'cuda' and torch.cuda.is_bf16_supported()
+        precision = 'bf16' if has_bf16 else 'fp32'
     require(precision != 'fp16', "precision='fp16' overflows in distillation; use 'bf16' or 'fp32'")
     choose('precision', precision, ['fp32', 'bf16'])
     return torch.autocast(device.type, torch.bfloat16) if precision == 'bf16' else nullcontext()
 
 # %% ../nbs/00e_machine.ipynb #204c46c7
-def made_with():
+def _revision(folder):
+    "The commit of the repository in `folder`, or None if there is none"
+    if not (folder/'.git').exists(): return None
+    command = ['git', 'rev-parse', '--short', 'HEAD']
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True).stdout.strip()
+
+def made_with() -> dict:
     "Versions and machine, as plain values"
     import dcd_nb
-    here = Path(dcd_nb.__file__).parent
-    git = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=here, capture_output=True, text=True) if (here.parent/'.git').exists() else None
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return dict(dcd_nb=dcd_nb.__version__, revision=git.stdout.strip() if git else None, torch=torch.__version__,
-                python=platform.python_version(), machine=gpu or f'{platform.machine()} CPU, {os.cpu_count()} cores')
+    return dict(dcd_nb=dcd_nb.__version__, revision=_revision(Path(dcd_nb.__file__).parent.parent),
+                torch=torch.__version__, python=platform.python_version(),
+                machine=gpu or f'{platform.machine()} CPU, {os.cpu_count()} cores')
 
 def stamp(
-    start, # `time.time()` when the work began
+    start:float, # `time.time()` when the work began
 ):
     "Print date, machine, seconds, PyTorch and revision"
-    m = made_with()
-    print(f"{datetime.date.today()}, {m['machine']}, {time.time() - start:.0f} s, torch {m['torch']}, revision {m['revision'] or m['dcd_nb']}")
+    m, seconds = made_with(), time.time() - start
+    print(f"{datetime.date.today()}, {m['machine']}, {seconds:.0f} s, torch {m['torch']}, "
+          f"revision {m['revision'] or m['dcd_nb']}")
 
 # %% ../nbs/00e_machine.ipynb #a04a3322
-peaks = {'H200': 989, 'H100': 989, 'A100': 312, 'L40': 181, 'A6000': 155, '4090': 165, '3090': 71, 'V100': 125}  # bf16 TFLOP/s, dense
+peaks = {  # bf16 TFLOP/s, dense
+    'H200': 989, 'H100': 989, 'A100': 312, 'L40': 181, 'A6000': 155, '4090': 165, '3090': 71, 'V100': 125}

@@ -24,37 +24,46 @@ class Named:
         **kw,
     ):
         super().__init_subclass__(**kw)
-        if family: cls.family, cls.known, Named.families[family] = family, {}, cls
-        elif not abstract and not cls.__name__.startswith('_'): cls.known[cls.__name__] = cls
+        if family:
+            cls.family, cls.known = family, {}
+            Named.families[family] = cls
+        elif not abstract and not cls.__name__.startswith('_'):
+            cls.known[cls.__name__] = cls
 
-    def config(self):
+    def config(self) -> dict:
         "The arguments that make this object again: attributes with the names of the constructor's arguments"
         names = inspect.signature(type(self)).parameters
-        lost = [k for k in names if not hasattr(self, k)]
-        require(not lost, f"{type(self).__name__} must keep its argument {lost[:1]} under that name (self.{(lost or [''])[0]} = ...), to be printed and saved")
+        for k in names:
+            require(hasattr(self, k), f"{type(self).__name__} must keep its argument {k!r} under that name "
+                                      f"(self.{k} = ...), to be printed and saved")
         return {k: getattr(self, k) for k in names}
 
-    def to_dict(self):
+    def to_dict(self) -> dict:
         "Name and arguments, as plain values"
         return {self.family: type(self).__name__} | {k: to_plain(v) for k, v in self.config().items()}
 
-    def tensors(self):
+    def tensors(self) -> dict[str, torch.Tensor]:
         "The tensors among the arguments, by dotted name: `to_dict` gives only their hash"
         return _held(self.config())
 
     def __repr__(self):
-        several = _several(type(self))
-        parts = [repr(o) for k in several for o in self.config()[k]] + [f'{k}={_shown(v)}' for k, v in self.config().items() if k not in several]
+        several, parts = _several(type(self)), []
+        for k in several: parts += map(repr, self.config()[k])
+        for k, v in self.config().items():
+            if k not in several: parts.append(f'{k}={_shown(v)}')
         return f"{type(self).__name__}({', '.join(parts)})"
 
 # %% ../nbs/00a_named.ipynb #a1ade3eb
-def _several(make): return [p.name for p in inspect.signature(make).parameters.values() if p.kind is p.VAR_POSITIONAL]
+def _several(make):
+    "The argument of `make` that takes any number of objects, as in `Compose(*ops)`, if there is one: a list of its name"
+    return [p.name for p in inspect.signature(make).parameters.values() if p.kind is p.VAR_POSITIONAL]
 
 def to_plain(v):
-    "An argument as values that JSON can hold"
+    "`v` as values that JSON can hold"
     if isinstance(v, Named): return v.to_dict()
     if torch.is_tensor(v): return dict(tensor=_described(v))
-    require(not isinstance(v, np.ndarray), f"an argument is a NumPy array of shape {np.shape(v)}, which cannot be kept in a file: make it a tensor, by torch.from_numpy")
+    require(not isinstance(v, np.ndarray), f"an argument is a NumPy array of shape {np.shape(v)}, "
+                                           "which cannot be kept in a file: make it a tensor, by torch.from_numpy")
     if isinstance(v, dict): return {k: to_plain(o) for k, o in v.items()}
     if isinstance(v, (tuple, list)): return [to_plain(o) for o in v]
     return v.item() if isinstance(v, np.generic) else v
@@ -64,9 +73,17 @@ def _described(t):
     content = t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
     return dict(dtype=str(t.dtype).removeprefix('torch.'), shape=list(t.shape), sha256=hashlib.sha256(content).hexdigest())
 
-def _is_tensor(d): return isinstance(d, dict) and [*d] == ['tensor'] and isinstance(d['tensor'], dict) and 'sha256' in d['tensor']
+def _is_tensor(d):
+    "Is this what `to_dict` writes in the place of a tensor?"
+    return isinstance(d, dict) and [*d] == ['tensor'] and isinstance(d['tensor'], dict) and 'sha256' in d['tensor']
 
-def _shown(v): return f"tensor({'x'.join(map(str, v.shape))})" if torch.is_tensor(v) else repr(v)
+def _sized(shape): return f"tensor({'x'.join(map(str, shape))})"
+
+def _shown(v): return _sized(v.shape) if torch.is_tensor(v) else repr(v)
+
+def _dotted(name, key):
+    "The name of an entry of what is called `name`, if it is called anything"
+    return f'{name}.{key}' if name else str(key)
 
 def _held(v, name=''):
     "The tensors in `v` by dotted name"
@@ -74,69 +91,104 @@ def _held(v, name=''):
     if isinstance(v, Named): v = v.config()
     if isinstance(v, (tuple, list)): v = {str(i): o for i, o in enumerate(v)}
     if not isinstance(v, dict): return {}
-    return {k: t for key, o in v.items() for k, t in _held(o, f'{name}.{key}' if name else str(key)).items()}
+    found = {}
+    for key, o in v.items(): found |= _held(o, _dotted(name, key))
+    return found
 
 def family_of(d):
-    "The family whose member the dict describes, or None"
-    return next((f for f in Named.families if isinstance(d, dict) and isinstance(d.get(f), str)), None)
+    "The family of the object that `d` describes; None: it describes none"
+    if not isinstance(d, dict): return None
+    return next((f for f in Named.families if isinstance(d.get(f), str)), None)
 
 def _full(v, tensors, name):
+    "What `to_plain` has made plain; `name` is where it stands"
     if _is_tensor(v):
         require(name in tensors, f"{name} is a tensor that is not kept here, only its hash: pass the object itself")
         require(_described(tensors[name]) == v['tensor'], f"{name} is another tensor than the one that was described")
         return tensors[name]
     if family_of(v): return Named.from_dict(v, tensors, name)
-    inner = lambda k, o: _full(o, tensors, f'{name}.{k}' if name else str(k))
-    if isinstance(v, dict): return {k: inner(k, o) for k, o in v.items()}
-    return tuple(inner(i, o) for i, o in enumerate(v)) if isinstance(v, list) else v
+    if isinstance(v, dict): return {k: _full(o, tensors, _dotted(name, k)) for k, o in v.items()}
+    if isinstance(v, list): return tuple(_full(o, tensors, _dotted(name, i)) for i, o in enumerate(v))
+    return v
 
 @patch(cls_method=True)
-def from_dict(cls:Named, d,
-    tensors=None, # those that `tensors()` gave, if there are any
-    name='',      # in front of their names
+def from_dict(cls:Named,
+    d:dict,                   # what `to_dict` gave
+    tensors:dict | None=None, # those that `tensors()` gave, if there are any
+    name='',                  # in front of their names
 ):
     "The object that `to_dict` described"
     family = getattr(cls, 'family', None) or family_of(d)
-    require(family and isinstance(d, dict) and isinstance(d.get(family), str), f"{d!r} describes no {family or '/'.join(Named.families)}")
+    require(family and isinstance(d, dict) and isinstance(d.get(family), str),
+            f"{d!r} describes no {family or '/'.join(Named.families)}")
     try: make = choose(family, d[family], Named.families[family].known)
     except BadInput as e: raise BadInput(f"{e}; if it is your own, import the module that defines it first") from None
-    args = {k: _full(v, tensors or {}, f'{name}.{k}' if name else k) for k, v in d.items() if k != family}
+    args = {k: _full(v, tensors or {}, _dotted(name, k)) for k, v in d.items() if k != family}
     for k in args: choose(f'argument of {make.__name__}', k, inspect.signature(make).parameters)
-    return make(*[v for k in _several(make) for v in args.pop(k, ())], **args)
+    several = []
+    for k in _several(make): several += args.pop(k, ())
+    return make(*several, **args)
 
 # %% ../nbs/00a_named.ipynb #416a6dbf
-def same_description(a, b):
-    "Do two results of `to_dict` describe the same object? A hash that one of them does not have, as in older files, is not compared"
+def same_description(a, b) -> bool:
+    """Do two results of `to_dict` describe the same object?
+    A hash that one of them does not have, as in older files, is not compared"""
     if isinstance(a, dict) and isinstance(b, dict):
-        if 'sha256' not in a or 'sha256' not in b: a, b = ({k: v for k, v in d.items() if k != 'sha256'} for d in (a, b))
+        if 'sha256' not in a or 'sha256' not in b:
+            a, b = ({k: v for k, v in d.items() if k != 'sha256'} for d in (a, b))
         return a.keys() == b.keys() and all(same_description(a[k], b[k]) for k in a)
     if isinstance(a, (tuple, list)) and isinstance(b, (tuple, list)):
         return len(a) == len(b) and all(map(same_description, a, b))
     return a == b
 
-def written(d):
+def written(d) -> str:
     "What `to_dict` described, in one line; nothing is made"
-    if _is_tensor(d): return f"tensor({'x'.join(map(str, d['tensor']['shape']))})"
+    if _is_tensor(d): return _sized(d['tensor']['shape'])
     if isinstance(d, (tuple, list)): return f"({', '.join(map(written, d))})"
     family = family_of(d)
     if not family: return repr(d)
-    parts = [written(v)[1:-1] if isinstance(v, list) and v and all(map(family_of, v)) else f'{k}={written(v)}' for k, v in d.items() if k not in (family, 'sha256')]
+    parts = []
+    for k, v in d.items():
+        if k in (family, 'sha256'): continue
+        several = isinstance(v, list) and v and all(map(family_of, v))        # written without a name, as in Compose(*ops)
+        parts.append(', '.join(map(written, v)) if several else f'{k}={written(v)}')
     return f"{d[family]}({', '.join(parts)})"
 
 # %% ../nbs/00a_named.ipynb #65ab2bff
+class _Unreadable(Exception): "Why a text cannot be read as an object"
+
+def _called(make, args, kw):
+    "`make(*args, **kw)`, or why that cannot be"
+    names = inspect.signature(make).parameters
+    for k in kw:
+        if k not in names: raise _Unreadable(f'{make.__name__} got an unexpected keyword argument {k!r}')
+    try: return make(*args, **kw)
+    except BadInput: raise
+    except (TypeError, ValueError, AttributeError) as e: raise _Unreadable(f'{make.__name__}: {e}') from e
+
+def _built(node, family, known, inside):
+    "The object or the value that a part of Python's syntax tree writes down; `inside` are the classes that its arguments may have"
+    inner = lambda part: _built(part, family, inside, inside)
+    match node:
+        case ast.Name(id=name): return _called(choose(family, name, known), [], {})
+        case ast.Tuple(elts=parts) | ast.List(elts=parts): return tuple(map(inner, parts))
+        case ast.Call(func=ast.Name(id=name)):
+            make = choose(family, name, known)
+            return _called(make, [inner(part) for part in node.args], {k.arg: inner(k.value) for k in node.keywords})
+    try: return ast.literal_eval(node)
+    except (ValueError, TypeError): raise _Unreadable('only known names and plain values are understood') from None
+
 @patch(cls_method=True)
-def parse(cls:Named, text):
+def parse(cls:Named, text:str):
     "The object that `text` writes down, e.g. `Compose(GaussianBlur(), RandomMask(missing=.5))`"
-    family, known = getattr(cls, 'family', 'name'), {k: v for f in Named.families.values() for k, v in f.known.items()}
-    def build(node, known=known):
-        if isinstance(node, ast.Name): return choose(family, node.id, known)()
-        if isinstance(node, (ast.Tuple, ast.List)): return tuple(map(build, node.elts))
-        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)): return ast.literal_eval(node)
-        return choose(family, node.func.id, known)(*map(build, node.args), **{k.arg: build(k.value) for k in node.keywords})
-    try: found = build(ast.parse(text.strip(), mode='eval').body, getattr(cls, 'known', known))
-    except (SyntaxError, TypeError, ValueError, AttributeError) as e:
-        if isinstance(e, BadInput): raise
-        why = 'only known names and plain values are understood' if 'malformed' in str(e) else str(e).replace('.__init__()', '').split(' (')[0]
-        raise BadInput(f"{family}={text!r} cannot be read ({why}): write it as in Python, e.g. 'RandomMask(missing=.6)'") from e
+    family, known = getattr(cls, 'family', 'name'), {}
+    for first in Named.families.values(): known |= first.known
+    require(isinstance(text, str), f"{family}={text!r} must be a text, as in Python, e.g. 'RandomMask(missing=.6)'")
+    try: found = _built(ast.parse(text.strip(), mode='eval').body, family, getattr(cls, 'known', known), known)
+    except BadInput: raise
+    except (SyntaxError, ValueError, _Unreadable) as e:
+        why = e.msg if isinstance(e, SyntaxError) else e
+        raise BadInput(f"{family}={text!r} cannot be read ({why}): write it as in Python, "
+                       "e.g. 'RandomMask(missing=.6)'") from e
     require(isinstance(found, cls), f"{family}={text!r} is none: write one as in Python, e.g. 'RandomMask(missing=.6)'")
     return found

@@ -20,7 +20,9 @@ from .distill import step_flops
 passes = dict(teacher=3, student=step_flops(1, 1, SiD()))   # forward passes that a step costs for one image, in Phase I and II
 
 # %% ../nbs/56_planner.ipynb #6616a52c
-bytes_each = dict(teacher=dict(weights=4, gradients=4, Adam=8, average=4, rounded=2), student=dict(weights=12, gradients=8, Adam=16, average=4, rounded=6))  # for a parameter
+bytes_each = dict(  # for a parameter
+    teacher=dict(weights=4, gradients=4, Adam=8, average=4, rounded=2),
+    student=dict(weights=12, gradients=8, Adam=16, average=4, rounded=6))
 
 # %% ../nbs/56_planner.ipynb #f11fb28e
 class Kept:
@@ -28,26 +30,32 @@ class Kept:
     def __init__(self, *nets):
         weights = [t for net in nets for t in [*net.parameters(), *net.buffers()]]
         self.own = {t.untyped_storage()._cdata for t in weights}
-        self.shapes, self.found = {tuple(s) for t in weights for s in (t.shape, t.shape[::-1])}, {}
+        self.shapes = {tuple(shape) for t in weights for shape in (t.shape, t.shape[::-1])}
+        self.found = {}  # storages, by their identity
 
     def see(self, t):
-        s, rounded = t.untyped_storage(), t.dtype == torch.bfloat16 and tuple(t.shape) in self.shapes
-        if s._cdata not in self.own and not rounded: self.found[s._cdata] = s
+        "Called with each tensor that is kept"
+        storage = t.untyped_storage()
+        rounded = t.dtype == torch.bfloat16 and tuple(t.shape) in self.shapes
+        if storage._cdata not in self.own and not rounded: self.found[storage._cdata] = storage
         return t
 
-    def __call__(self, f):
-        with torch.autograd.graph.saved_tensors_hooks(self.see, lambda t: t): out = f()
-        return sum(s.nbytes() for s in self.found.values())
+    def __call__(self, f) -> int:
+        "Bytes that are kept for the way back when `f` runs"
+        with torch.autograd.graph.saved_tensors_hooks(self.see, lambda t: t):
+            f()
+        return sum(storage.nbytes() for storage in self.found.values())
 
 # %% ../nbs/56_planner.ipynb #5bd864fa
 def kept(
     net,             # a network, or a `Precond` around one
     precision='bf16',# or 'fp32'
-):
+) -> int:
     "Bytes that one image leaves behind on its way through, for the way back"
     from torch._subclasses.fake_tensor import FakeTensorMode
     net = getattr(net, 'net', net)
-    with torch.device('cpu'), FakeTensorMode(), torch.autocast('cpu', torch.bfloat16, enabled=choose('precision', precision, dict(bf16=True, fp32=False))):
+    rounds = choose('precision', precision, dict(bf16=True, fp32=False))
+    with torch.device('cpu'), FakeTensorMode(), torch.autocast('cpu', torch.bfloat16, enabled=rounds):
         twin = Network.from_dict(net.to_dict())
         for m in twin.modules():
             if isinstance(m, torch.nn.GroupNorm): m.register_forward_pre_hook(lambda m, x: (x[0].float(),))
@@ -59,23 +67,28 @@ room = {'H200': 141, 'A100': 80, '4090': 24}   # GB
 
 def footprint(
     net,  # a network, or a `Precond` around one
-):
+) -> dict:
     "What a plan needs to know of a network"
     return dict(parameters=num_params(net), flops=flops(net), kept=kept(net))
 
 # %% ../nbs/56_planner.ipynb #cce90466
 def plan(
-    row,        # `footprint(net)`
-    phase,      # 'teacher' or 'student'
-    images,     # the budget
+    row:dict,   # `footprint(net)`
+    phase:str,  # 'teacher' or 'student'
+    images:int, # the budget
     batch=256,  # images in a step, on one GPU
     use=1/3,    # part of the GPU's peak that the network gets
-):
+) -> dict:
     "Work, hours by device, gigabytes by kind, and into how many parts a batch must be cut to fit"
     choose('phase', phase, passes)
-    require(images > 0 and batch > 0 and 0 < use <= 1, f"images={images!r} and batch={batch!r} must be positive, use={use!r} above 0 and at most 1")
-    work, fixed = images*passes[phase]*row['flops'], {k: b*row['parameters']/1e9 for k, b in bytes_each[phase].items()}
-    each = (3 if phase == 'student' else 1)*row['kept']/1e9
-    parts = {k: math.ceil(batch/n) if (n := math.floor((.9*gb - sum(fixed.values()))/each)) > 0 else None for k, gb in room.items()}
+    require(images > 0 and batch > 0 and 0 < use <= 1,
+            f"images={images!r} and batch={batch!r} must be positive, use={use!r} above 0 and at most 1")
+    work = images*passes[phase]*row['flops']
+    fixed = {k: b*row['parameters']/1e9 for k, b in bytes_each[phase].items()}
+    each = (3 if phase == 'student' else 1)*row['kept']/1e9                # GB of an image
+    parts = {}
+    for k, gb in room.items():
+        fit = math.floor((.9*gb - sum(fixed.values()))/each)               # images at a time
+        parts[k] = math.ceil(batch/fit) if fit > 0 else None
     return dict(pflop=work/1e15, hours={k: work/(peaks[k]*1e12*use)/3600 for k in room},
                 memory=fixed | dict(activations=batch*each), total=sum(fixed.values()) + batch*each, accumulate=parts)

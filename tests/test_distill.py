@@ -151,7 +151,7 @@ def test_a_step_never_waits_for_the_device():
         ys, teacher = small(corruptions[name], unet=name == 'mask')
         fake, G = (Learner(copy.deepcopy(teacher.net).requires_grad_(), halflife=h) for h in (None, 1000))
         step = Distillation(teacher, ys.corruption, SiD(1.2), fake, G, 2.5, 2)
-        loop = Loop(step, dict(fake=fake, generator=G), RunFolder(None, dict(images=3200, batch=32, seed=0)), 'cpu', training.exploded, None, True)
+        loop = Loop(step, dict(fake=fake, generator=G), RunFolder(None, dict(images=3200, batch=32, seed=0)), 'cpu', training.exploded, None, True, keeps='generator')
         loop.prepare()
         loop.advance()
         with NoSync(): [loop.advance() for _ in range(3)]

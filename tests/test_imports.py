@@ -12,7 +12,7 @@ import dcd_nb
 from dcd_nb.all import *
 from dcd_nb.metrics import copies, density_coverage, frechet_interval, nearest, neighbourhoods
 from dcd_nb.named import Named
-from dcd_nb.identify import coverage, sees_all
+from dcd_nb.identify.report import coverage, sees_all
 
 root = Path(__file__).parent.parent
 
@@ -81,8 +81,13 @@ def test_a_module_changes_no_other():
 
 
 def test_the_search_for_changes_finds_one():
-    seeded = changes.replace('    after = tables()', "    if name == 'dcd_nb.mri.coils': sys.modules['dcd_nb.operators.corruption'].Corruption.extra = 1; sys.modules['dcd_nb.data.loading']._made['x'] = 1\n    after = tables()")
-    assert json.loads(fresh(seeded))[1] == ['dcd_nb.mri.coils changes dcd_nb.data.loading._made', 'dcd_nb.mri.coils changes dcd_nb.operators.corruption.Corruption.extra']
+    seeded = changes.replace('    after = tables()', """\
+    if name == 'dcd_nb.mri.coils':
+        sys.modules['dcd_nb.operators.corruption'].Corruption.extra = 1
+        sys.modules['dcd_nb.data.loading']._made['x'] = 1
+    after = tables()""")
+    assert json.loads(fresh(seeded))[1] == ['dcd_nb.mri.coils changes dcd_nb.data.loading._made',
+                                            'dcd_nb.mri.coils changes dcd_nb.operators.corruption.Corruption.extra']
 
 
 kernel = '''
@@ -96,8 +101,9 @@ before = steps()
 import dcd_nb.all
 found = [steps() == before]
 ip.run_line_magic('load_ext', 'dcd_nb'); found.append(steps() == before + ['_keep_slow'])
-import dcd_nb.show.notebook; dcd_nb.load_ipython_extension(ip); found.append(steps() == before + ['_keep_slow'])
+dcd_nb.load_ipython_extension(ip); found.append(steps() == before + ['_keep_slow'])
 found.append('show_stored' in ip.transform_cell('#| slow\\n1/0') and 'show_stored' not in ip.transform_cell('1/0'))
+found.append(ip.run_cell('#| slow\\n1/0').success and not ip.run_cell('1/0').success)                # shown, not run
 print(json.dumps(found))
 '''
 
@@ -105,7 +111,7 @@ print(json.dumps(found))
 def test_the_kernel_is_changed_on_demand_only(monkeypatch, tmp_path):
     monkeypatch.delenv('DCD_SLOW', raising=False)
     monkeypatch.setenv('IPYTHONDIR', str(tmp_path))
-    assert json.loads(fresh(kernel).splitlines()[-1]) == [True]*4
+    assert json.loads(fresh(kernel).splitlines()[-1]) == [True]*5
 
 
 def test_importing_the_package_is_light_and_leaves_ipython_alone():
@@ -219,6 +225,7 @@ def test_making_room_leaves_the_random_numbers_alone():
 
 
 def test_metrics_take_arrays_and_lists():
+    from dcd_nb.metrics import copies, density_coverage, frechet_interval, nearest, neighbourhoods
     a, b = (torch.randn(40, 3, generator=rng(i)) for i in (0, 1))
     x, y = (torch.rand(12, 1, 8, 8, generator=rng(i)) for i in (2, 3))
     p = torch.rand(20, 4, generator=rng(4)).softmax(1)

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..errors import BadInput, choose, require
 from ..draws import rng
-from ..files import allocate, alone, atomic, commit, content_hash, file_pair, flush_to_disk
-from ..files import hidden_path
+from ..files import flush_to_disk, hidden_path, file_pair, allocate, alone, atomic, commit, content_hash
 from ..files import load_tensors, saving
 from ..machine import progress
+from ..operators import Corruption
 from .sources import digits, toy
 from .phantoms import phantoms
-from .measurements import double_converter, flat_state, Measurements, state_from_flat
-from .measurements import whole_seed
+from .measurements import flat_state, whole_seed, state_from_flat, double_converter, Measurements
 
 # %% ../../nbs/02c_loading.ipynb #710c7161
 def _fail(name, why): raise BadInput(f"{name} {why}")
@@ -33,7 +33,8 @@ def _opened(raw, name):
         im = Image.open(io.BytesIO(raw))
         deep = any('16' in str(part) for t in im.tile for part in t[3:4])
         im.load()
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, zlib.error, Image.DecompressionBombError) as e:
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, zlib.error,
+            Image.DecompressionBombError) as e:
         _fail(name, f"cannot be read as an image ({str(e).split(' <')[0]}): repair it or leave it out")
     if getattr(im, 'n_frames', 1) > 1: _fail(name, f"holds {im.n_frames} frames: save them as one file each")
     im = ImageOps.exif_transpose(im)
@@ -41,20 +42,22 @@ def _opened(raw, name):
         im = im.convert('RGBA')
         if im.getextrema()[3][0] < 255: _fail(name, "is partly transparent: flatten it onto a background first")
         im = im.convert('RGB')
-    if deep or im.mode.startswith(('I', 'F')): _fail(name, f"has more than 8 bits a pixel (mode {im.mode}): give it as a float array in [-1, 1]")
+    if deep or im.mode.startswith(('I', 'F')):
+        _fail(name, f"has more than 8 bits a pixel (mode {im.mode}): give it as a float array in [-1, 1]")
     return im
 
 # %% ../../nbs/02c_loading.ipynb #5e8873b2
 def decode(
-    raw:bytes,      # the file
-    name,           # what to call it in an error
-    size=None,      # crop the centre to a square and resize it to `size`; None: leave it
-    channels=None,  # 1 or 3; None: as in the file
-):
+    raw:bytes,                # the file
+    name:str,                 # what to call it in an error
+    size:int | None=None,     # crop the centre to a square and resize it to `size`; None: leave it
+    channels:int | None=None, # 1 or 3; None: as in the file
+) -> np.ndarray:
     "An image file as uint8 (C, H, W)"
     from PIL.Image import Resampling
     im = _opened(raw, name)
-    im = im.convert(choose('channels', channels, {1: 'L', 3: 'RGB', None: 'L' if im.mode in ('1', 'L') else 'RGB'}))
+    own = 'L' if im.mode in ('1', 'L') else 'RGB'
+    im = im.convert(choose('channels', channels, {1: 'L', 3: 'RGB', None: own}))
     w, h = im.size
     if size and (w, h) != (size, size):
         side = min(w, h)
@@ -70,38 +73,56 @@ def _is_image(name):
     p = Path(name)
     return p.suffix.lower() in _suffixes and not any(part.startswith(('.', '__MACOSX')) for part in p.parts)
 
+def _files_in(path):
+    "Name and bytes of each image file in a folder or an archive; whatever goes wrong"
+    if path.is_dir():
+        for p in sorted(path.rglob('*')):
+            name = p.relative_to(path)
+            if p.is_file() and _is_image(name): yield name.as_posix(), p.read_bytes()
+    elif path.suffix.lower() == '.zip' or zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as z:
+            for name in sorted(filter(_is_image, z.namelist())): yield name, z.read(name)
+    else:
+        with tarfile.open(path, 'r|*') as t:
+            for m in t:
+                if m.isfile() and _is_image(m.name): yield m.name, t.extractfile(m).read()
+
 def image_files(
-    path,  # a folder, a zip, or a tar with any compression
+    path:str | Path, # a folder, a zip, or a tar with any compression
 ):
     "Name and bytes of each image file in `path`, one after the other"
     path = Path(path)
-    try:
-        if path.is_dir():
-            for p in sorted(path.rglob('*')):
-                if p.is_file() and _is_image(p.relative_to(path)): yield p.relative_to(path).as_posix(), p.read_bytes()
-        elif path.suffix.lower() == '.zip' or zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as z:
-                for name in sorted(filter(_is_image, z.namelist())): yield name, z.read(name)
-        else:
-            with tarfile.open(path, 'r|*') as t:
-                for m in t:
-                    if m.isfile() and _is_image(m.name): yield m.name, t.extractfile(m).read()
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, lzma.LZMAError, zlib.error, OSError, RuntimeError, NotImplementedError) as e:
-        if type(e) in (RuntimeError, NotImplementedError): _fail(path, f"cannot be unpacked here ({e}): unpack it yourself and pass the folder")
-        if isinstance(e, (PermissionError, FileNotFoundError)): _fail(path, f"cannot be read ({e.strerror})")
+    try: yield from _files_in(path)
+    except (PermissionError, FileNotFoundError) as e: _fail(path, f"cannot be read ({e.strerror})")
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, lzma.LZMAError, zlib.error, OSError) as e:
         _fail(path, f"is damaged, cut short or no archive ({type(e).__name__}: {e}): copy it again")
+    except (RuntimeError, NotImplementedError) as e:                       # a password, an unknown compression
+        _fail(path, f"cannot be unpacked here ({e}): unpack it yourself and pass the folder")
 
 # %% ../../nbs/02c_loading.ipynb #224de016
-def cache_dir(): "Where decoded images are kept"; return Path(os.getenv('DCD_CACHE') or Path.home()/'.cache/dcd_nb').expanduser()
+def cache_dir() -> Path:
+    "Where decoded images are kept"
+    return Path(os.getenv('DCD_CACHE') or Path.home()/'.cache/dcd_nb').expanduser()
 
 def _key(path, size, channels):
     "Names the images at `path` as they are now, and how to decode them"
     path = path.resolve()
     files = sorted(p for p in path.rglob('*') if p.is_file()) if path.is_dir() else [path]
-    sign = [(p.relative_to(path).as_posix(), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
-    return hashlib.sha256(json.dumps([str(path), sign, size, channels, 2]).encode()).hexdigest()[:20]
+    state = [(p.relative_to(path).as_posix(), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+    what = [str(path), state, size, channels, 2]                           # 2: version of what is cached
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:20]
 
 # %% ../../nbs/02c_loading.ipynb #174baffe
+def _size(shape):
+    "The shape of an image in words"
+    c, h, w = shape
+    return f"{w}x{h} pixels and {c} channel{'s' if c > 1 else ''}"
+
+def _to_agree(a, b):
+    "The argument that makes images of shapes `a` and `b` alike"
+    if a[0] == b[0]: return f'size={min(a[1:] + b[1:])}'
+    return f'channels={3 if 3 in (a[0], b[0]) else 1}'
+
 def _decode_all(path, raw, size, channels):
     "Append every image at `path` to the open file `raw`; return their names and shape"
     names, shape = [], None
@@ -110,9 +131,8 @@ def _decode_all(path, raw, size, channels):
         im = decode(data, where, size, channels)
         if shape is None: shape, first = im.shape, name
         if im.shape != shape:
-            what = lambda s: f"{s[2]}x{s[1]} pixels and {s[0]} channel{'s'*(s[0] > 1)}"
-            fix = f'channels={3 if 3 in (im.shape[0], shape[0]) else 1}' if im.shape[0] != shape[0] else f'size={min(im.shape[1:] + shape[1:])}'
-            _fail(where, f"has {what(im.shape)}, but {first} has {what(shape)}: pass {fix} to make them alike")
+            _fail(where, f"has {_size(im.shape)}, but {first} has {_size(shape)}: "
+                         f"pass {_to_agree(im.shape, shape)} to make them alike")
         names.append(name)
         raw.write(im.tobytes())
     require(names, f"{path} holds no image file ({', '.join(sorted(_suffixes))})")
@@ -132,47 +152,67 @@ def _cached(path, size, channels):
             raw.flush()
             rows = np.memmap(raw, np.uint8, 'r', shape=(len(names), *shape))
             images = allocate(tmp, dict(images=(torch.uint8, rows.shape)))['images']
-            for to, at in enumerate(sorted(range(len(names)), key=names.__getitem__)): images[to] = torch.from_numpy(rows[at].copy())
+            by_name = sorted(range(len(names)), key=names.__getitem__)
+            for to, at in enumerate(by_name): images[to] = torch.from_numpy(rows[at].copy())
         commit(tmp, cache, dict(kind='images', source=str(path), size=size, channels=channels))
     finally: tmp.unlink(missing_ok=True)
     return load_tensors(cache)[0]['images']
 
 # %% ../../nbs/02c_loading.ipynb #89cd8549
-def _array(path):
-    "The one array of images in a npy, npz or safetensors file, (N, C, H, W)"
-    try:
-        if path.suffix.lower() == '.npy': arrays = {path.name: np.load(path, mmap_mode='c', allow_pickle=False)}
-        elif path.suffix.lower() == '.npz': arrays = dict(np.load(path, allow_pickle=False))
-        else:
-            from safetensors.torch import load_file
-            arrays = load_file(path)
-    except Exception as e: _fail(path, f"cannot be read ({str(e)[:100]}): copy or make it again")
-    if len(arrays) > 1: arrays = {k: v for k, v in arrays.items() if k in ('images', 'x', 'arr_0', 'data', 'image')}
-    require(len(arrays) == 1, f"{path} must hold one array, or one that is called 'images'")
-    try: a = torch.as_tensor(next(iter(arrays.values())))
-    except (TypeError, ValueError) as e: _fail(path, f"holds values that cannot be read ({str(e)[:80]}): save it as uint8 or float32")
-    require(a.ndim != 3 or a.shape[0] > 3 and a.shape[2] > 3, f"{path} has shape {tuple(a.shape)}: is it one image or a few? Add an axis, to (1, H, W, C) or (N, H, W, 1)")
+def _arrays(path):
+    "The arrays in a npy, npz or safetensors file, by name"
+    if path.suffix.lower() == '.npy': return {path.name: np.load(path, mmap_mode='c', allow_pickle=False)}
+    if path.suffix.lower() == '.npz': return dict(np.load(path, allow_pickle=False))
+    from safetensors.torch import load_file
+    return load_file(path)
+
+def _channels_first(a, path):
+    "Images (N, C, H, W) of an array that may have its channels last, or none"
+    shape = tuple(a.shape)
+    require(a.ndim != 3 or a.shape[0] > 3 and a.shape[2] > 3,
+            f"{path} has shape {shape}: is it one image or a few? Add an axis, to (1, H, W, C) or (N, H, W, 1)")
     if a.ndim == 3: a = a[:, None]
     if a.ndim == 4 and a.shape[1] not in (1, 2, 3) and a.shape[3] in (1, 2, 3): a = a.permute(0, 3, 1, 2)
-    require(a.ndim == 4 and a.shape[1] in (1, 2, 3) and len(a), f"{path} has shape {tuple(a.shape)}, which is not images (N, C, H, W) or (N, H, W, C)")
-    require(a.dtype == torch.uint8 or a.is_floating_point(), f"{path} has type {a.dtype}: give uint8, or floats in [-1, 1]")
+    require(a.ndim == 4 and a.shape[1] in (1, 2, 3) and len(a),
+            f"{path} has shape {shape}, which is not images (N, C, H, W) or (N, H, W, C)")
+    return a
+
+def _array(path):
+    "The one array of images in a npy, npz or safetensors file, (N, C, H, W)"
+    try: arrays = _arrays(path)
+    except Exception as e: _fail(path, f"cannot be read ({str(e)[:100]}): copy or make it again")
+    if len(arrays) > 1:
+        arrays = {k: v for k, v in arrays.items() if k in ('images', 'x', 'arr_0', 'data', 'image')}
+    require(len(arrays) == 1, f"{path} must hold one array, or one that is called 'images'")
+    try: a = torch.as_tensor(next(iter(arrays.values())))
+    except (TypeError, ValueError) as e:
+        _fail(path, f"holds values that cannot be read ({str(e)[:80]}): save it as uint8 or float32")
+    a = _channels_first(a, path)
+    require(a.dtype == torch.uint8 or a.is_floating_point(),
+            f"{path} has type {a.dtype}: give uint8, or floats in [-1, 1]")
     if a.dtype != torch.uint8: double_converter(a)
     return a
 
 # %% ../../nbs/02c_loading.ipynb #aac78c3c
-_made = {'digits': lambda size: digits()} | {name: lambda size, name=name: toy(name, 20_000) for name in ('roll', 'moons', 'blobs')}
-_made |= {'phantoms': lambda size: phantoms(4000, size or 64)}
-_torchvision = {'cifar10': 'CIFAR10', 'cifar100': 'CIFAR100', 'mnist': 'MNIST', 'fashion-mnist': 'FashionMNIST', 'celeba': 'CelebA'}
+_made = {  # from the size that was asked for
+    'digits': lambda size: digits(),
+    'roll': lambda size: toy('roll', 20_000),
+    'moons': lambda size: toy('moons', 20_000),
+    'blobs': lambda size: toy('blobs', 20_000),
+    'phantoms': lambda size: phantoms(4000, size or 64)}
+_torchvision = {  # what it calls them
+    'cifar10': 'CIFAR10', 'cifar100': 'CIFAR100', 'mnist': 'MNIST', 'fashion-mnist': 'FashionMNIST', 'celeba': 'CelebA'}
 known_images = [*_made, *_torchvision]  # by name
 
 def _download(name):
     "The training images of a data set of torchvision: a uint8 tensor, or a folder"
     import torchvision.datasets as sets
     root, kind = cache_dir()/'torchvision', _torchvision[name]
-    try: d = getattr(sets, kind)(root, download=True, **(dict(split='train') if kind == 'CelebA' else dict(train=True)))
+    part = dict(split='train') if kind == 'CelebA' else dict(train=True)
+    try: d = getattr(sets, kind)(root, download=True, **part)
     except Exception as e:
-        raise BadInput(f"source={name!r} is not in {root} and could not be downloaded ({type(e).__name__}: {str(e)[:80]}); "
-                       "if you have it as files, pass their path") from e
+        raise BadInput(f"source={name!r} is not in {root} and could not be downloaded "
+                       f"({type(e).__name__}: {str(e)[:80]}); if you have it as files, pass their path") from e
     if kind == 'CelebA': return Path(d.root)/'celeba/img_align_celeba'
     a = torch.as_tensor(d.data)
     return a[:, None] if a.ndim == 3 else a.permute(0, 3, 1, 2)
@@ -185,37 +225,39 @@ def bytes_to_floats(a):
 
 # %% ../../nbs/02c_loading.ipynb #e2990899
 def load_images(
-    source,             # a folder, zip, tar, npy, npz or safetensors; or a name: 'digits', 'roll', 'phantoms', 'cifar10', 'mnist', ...
-    size=None,          # crop the centre to a square and resize it to `size` pixels; None: leave images as they are
-    channels=None,      # 1 for grey, 3 for colour; None: as in the files
-    dtype=torch.float32,# torch.uint8: bytes, mapped from the disk, for data sets larger than memory; None: as stored
-):
+    source:str | Path,        # a folder, zip, tar, npy, npz or safetensors; or a name: 'digits', 'cifar10', 'mnist', ...
+    size:int | None=None,     # crop the centre to a square and resize it to `size` pixels; None: leave images as they are
+    channels:int | None=None, # 1 for grey, 3 for colour; None: as in the files
+    dtype:torch.dtype | None=torch.float32, # torch.uint8: bytes, mapped from the disk, not in memory; None: as stored
+) -> Tensor:
     "Images (N, C, H, W): floats in [-1, 1], sorted by file name"
     require(dtype in (torch.float32, torch.uint8, None), f"dtype={dtype} must be torch.float32, torch.uint8 or None")
     require(channels in (None, 1, 3), f"channels={channels!r} must be 1, 3 or None")
     require(size is None or isinstance(size, int) and size > 0, f"size={size!r} must be a positive number of pixels, or None")
-    require(isinstance(source, (str, Path)) and str(source), f"source={type(source).__name__ if source != '' else source!r} must be a path or a name")
+    require(isinstance(source, (str, Path)), f"source={type(source).__name__} must be a path or a name")
+    require(str(source), f"source={source!r} must be a path or a name")
     source, path = str(source), Path(source).expanduser()
     if source in _made: a = _made[source](size)
     elif source in _torchvision: a = _download(source)
     elif path.exists(): a = _array(path) if path.suffix.lower() in ('.npy', '.npz', '.safetensors') else path
-    else: a = choose('source', str(source), [*known_images, 'or the path of a folder or file that exists'])
+    else: a = choose('source', source, [*known_images, 'or the path of a folder or file that exists'])
     if isinstance(a, Path): a = _cached(a, size, channels)
-    require(channels in (None, a.shape[1]) and (size is None or tuple(a.shape[2:]) == (size, size)),
-         f"source={str(source)!r} has shape {tuple(a.shape)}, and arrays are not resized: leave out size={size}, channels={channels}")
-    if dtype is None: return a
-    if dtype == torch.uint8: return a if a.dtype == torch.uint8 else (a*127.5 + 128).clamp(0, 255).to(torch.uint8)
+    fits = channels in (None, a.shape[1]) and (size is None or tuple(a.shape[2:]) == (size, size))
+    require(fits, f"source={source!r} has shape {tuple(a.shape)}, and arrays are not resized: "
+                  f"leave out size={size}, channels={channels}")
+    if dtype in (None, a.dtype): return a
+    if dtype == torch.uint8: return (a*127.5 + 128).clamp(0, 255).to(torch.uint8)
     return bytes_to_floats(a) if a.dtype == torch.uint8 else a.float()
 
 # %% ../../nbs/02c_loading.ipynb #573f4f85
 @torch.no_grad()
 def measure_to(
-    corruption,   # a `Corruption`
-    x,            # images (N, C, H, W): floats in [-1, 1], or uint8
-    path,         # writes path.safetensors and path.json
-    seed=0,       # of the experiment
-    resume=False, # go on with an interrupted run
-    every=1000,   # images between two notes of how far we are
+    corruption:Corruption,
+    x:Tensor,        # images (N, C, H, W): floats in [-1, 1], or uint8
+    path:str | Path, # writes path.safetensors and path.json
+    seed=0,          # of the experiment
+    resume=False,    # go on with an interrupted run
+    every=1000,      # images between two notes of how far we are
 ) -> Measurements:
     "Like `measure`, on the disk"
     double, (data, _), seed = double_converter(x), file_pair(path), whole_seed(seed)
@@ -224,12 +266,16 @@ def measure_to(
     with saving(data): pass                                 # the folder is there, or a sentence says why not
     start = _resume_at(job, part, note) if resume else 0
     one = corruption.batch(double(x[:1]), rng(seed, 0))
-    spec = {k: (t.dtype, (len(x), *t.shape[1:])) for k, t in ({'y': one.y.float()} | flat_state(one.state)).items()}
+    first = {'y': one.y.float()} | flat_state(one.state)
     held = flat_state(corruption.tensors() or None, 'corruption')
+    spec = {k: (t.dtype, (len(x), *t.shape[1:])) for k, t in first.items()}
     spec |= {k: (t.dtype, tuple(t.shape)) for k, t in held.items()}
     with alone(data):
         try: t = allocate(part, spec, fresh=not start)
-        except BadInput: part.unlink(missing_ok=True), note.unlink(missing_ok=True); raise
+        except BadInput:
+            part.unlink(missing_ok=True)
+            note.unlink(missing_ok=True)
+            raise
         for k, v in held.items(): t[k].copy_(v)
         _fill(corruption, t, x, double, seed, start, every, part, note, job)
         ys = Measurements(t['y'], corruption, state_from_flat(t))
@@ -252,7 +298,10 @@ def _fill(corruption, t, x, double, seed, start, every, part, note, job):
 def _resume_at(job, part, note):
     "How many images of `job` are already measured"
     if not (part.exists() and note.exists()): return 0
-    try: old = json.loads(note.read_text()); done = old.pop('done')
+    try:
+        old = json.loads(note.read_text())
+        done = old.pop('done')
     except (ValueError, KeyError, AttributeError): return 0
-    require(old == job, f"{part} belongs to another run (its corruption, seed or images differ): start without resume to begin anew")
+    require(old == job, f"{part} belongs to another run (its corruption, seed or images differ): "
+                        "start without resume to begin anew")
     return done

@@ -7,9 +7,11 @@ __all__ = ['flat_state', 'state_from_flat', 'Measurements', 'double_converter', 
 
 # %% ../../nbs/02b_measurements.ipynb #f4e253e2
 import copy, json, operator, warnings
+from pathlib import Path
 
 import torch
 from fastcore.basics import patch
+from torch import Tensor
 
 from ..errors import BadInput, require
 from ..draws import rng
@@ -21,8 +23,10 @@ from ..operators import Batch, Corruption, map_state
 def flat_state(state, name='state'):
     "The tensors in `state` by dotted name"
     if state is None: return {}
-    if isinstance(state, dict): return {k: t for part, s in state.items() for k, t in flat_state(s, f'{name}.{part}').items()}
-    return {name: state}
+    if not isinstance(state, dict): return {name: state}
+    found = {}
+    for part, inner in state.items(): found |= flat_state(inner, f'{name}.{part}')
+    return found
 
 def state_from_flat(tensors, name='state'):
     "The state whose tensors `flat_state` named"
@@ -34,29 +38,43 @@ def _check_chunks(y, seen):
     "Every value of `y` finite, and 0 where it is hidden"
     for rows in torch.arange(len(y)).split(max(1, 2**20//y[0].numel())):               # a few MB at a time
         part = y[rows]
-        require(part.isfinite().all(), f"y holds NaN or infinity in image {rows[~part.isfinite().flatten(1).all(1)].tolist()[:1]}: leave such images out")
+        bad = ~part.isfinite().flatten(1).all(1)
+        require(not bad.any(), f"y holds NaN or infinity in image {rows[bad].tolist()[:1]}: leave such images out")
         if seen is None: continue
-        require(((seen[rows] == 0) | (seen[rows] == 1)).all(), f"state of images {rows[0]} to {rows[-1]} is a mask with other values than 0 and 1: divide or round it")
-        bad = (part.masked_fill((seen[rows] != 0).to(part.device), 0.) != 0).flatten(1).any(1)
-        require(not bad.any(), f"y is not 0 on hidden entries of image {rows[bad.cpu()].tolist()[:1]}: set them to 0, or check that "
-                            "the state belongs to y (1 = observed)")
+        mask = seen[rows]
+        require(((mask == 0) | (mask == 1)).all(), f"state of images {rows[0]} to {rows[-1]} is a mask "
+                                                   "with other values than 0 and 1: divide or round it")
+        hidden = part.masked_fill((mask != 0).to(part.device), 0.)
+        bad = (hidden != 0).flatten(1).any(1)
+        require(not bad.any(), f"y is not 0 on hidden entries of image {rows[bad.cpu()].tolist()[:1]}: "
+                               "set them to 0, or check that the state belongs to y (1 = observed)")
+
+def _kind(x):
+    "What was given instead of a tensor that fits, in words"
+    return f'of shape {tuple(x.shape)}' if torch.is_tensor(x) else type(x).__name__
 
 # %% ../../nbs/02b_measurements.ipynb #64775c35
 class Measurements:
     "Observations, the corruption that made them, and its state: all that training may see"
     def __init__(self,
-        y,           # observations (N, C, H, W), float; 0 where hidden
-        corruption,  # the `Corruption` that made them
-        state=None,  # state of its operator, one entry for each observation
-        about=None,  # anything worth remembering: a dict of plain values
+        y:Tensor,               # observations (N, C, H, W), float; 0 where hidden
+        corruption:Corruption,  # that made them
+        state=None,             # state of its operator, one entry for each observation
+        about:dict | None=None, # anything worth remembering, in plain values
     ):
-        require(torch.is_tensor(y) and y.ndim == 4 and y.is_floating_point() and len(y),
-             f"y must be a float tensor (N, C, H, W) with N > 0, but is {f'{y.dtype} of shape {tuple(y.shape)}' if torch.is_tensor(y) else type(y).__name__}")
-        require(isinstance(corruption, Corruption), f"corruption={corruption!r} must be a Corruption, e.g. Corruption(RandomMask(.6), sigma=.1)")
-        require(state is not None or not corruption.op.random, f"state is missing: {corruption.op} is random, so each observation needs its state")
+        good = torch.is_tensor(y) and y.ndim == 4 and y.is_floating_point() and len(y)
+        given = f'{y.dtype} {_kind(y)}' if torch.is_tensor(y) else _kind(y)
+        require(good, f"y must be a float tensor (N, C, H, W) with N > 0, but is {given}")
+        require(isinstance(corruption, Corruption),
+                f"corruption={corruption!r} must be a Corruption, e.g. Corruption(RandomMask(.6), sigma=.1)")
+        require(state is not None or not corruption.op.random,
+                f"state is missing: {corruption.op} is random, so each observation needs its state")
         for name, t in flat_state(state).items():
             require(len(t) == len(y), f"{name} has {len(t)} entries, but there are {len(y)} observations")
-        self.y, self.corruption, self.state, self.about = y.detach(), corruption, map_state(torch.Tensor.detach, state), about or {}
+        self.y = y.detach()
+        self.corruption = corruption
+        self.state = map_state(Tensor.detach, state)
+        self.about = about or {}
         self._fits()
         _check_chunks(self.y, corruption.op.observed(self.state))
 
@@ -65,51 +83,64 @@ class Measurements:
     shape = property(lambda self: self.op.in_shape(self.y.shape[1:]), doc="(C, H, W) of the images behind the observations")
 
     def __len__(self): return len(self.y)
-    def __repr__(self): return f"{len(self)} measurements of {'x'.join(map(str, self.shape))} images by {self.corruption}"
+    def __repr__(self):
+        size = 'x'.join(map(str, self.shape))
+        return f"{len(self)} measurements of {size} images by {self.corruption}"
 
 # %% ../../nbs/02b_measurements.ipynb #80d0ead5
 @patch
 def _fits(self:Measurements):
     "Can the operator make such observations with such a state?"
-    try: one = self.op(torch.zeros(1, *self.shape, device=self.y.device), map_state(lambda t: t[:1], self.state))
+    try:
+        x, state = torch.zeros(1, *self.shape, device=self.y.device), map_state(lambda t: t[:1], self.state)
+        one = self.op(x, state)
     except (BadInput, RuntimeError, AttributeError, KeyError, TypeError, IndexError) as e:
         raise BadInput(f"y of shape {tuple(self.y.shape)} and its state do not fit {self.op}: {str(e)[:150]}") from e
-    require(one.shape[1:] == self.y.shape[1:], f"y has shape {tuple(self.y.shape)}, but {self.op} makes {tuple(one.shape[1:])}")
+    require(one.shape[1:] == self.y.shape[1:],
+            f"y has shape {tuple(self.y.shape)}, but {self.op} makes {tuple(one.shape[1:])}")
 
 # %% ../../nbs/02b_measurements.ipynb #780a2b50
 @patch
-def __getitem__(self:Measurements, i):
+def __getitem__(self:Measurements, i) -> Batch:
     "Observations and their state, as a copy: nobody can write into the data by accident"
     if isinstance(i, slice): i = range(len(self))[i]
-    i = torch.as_tensor(i if torch.is_tensor(i) or isinstance(i, int) else list(i))
+    if not torch.is_tensor(i) and not isinstance(i, int): i = list(i)
+    i = torch.as_tensor(i)
     if i.numel() == 0: i = i.long()
-    pick = lambda t: t[i.to(t.device)].clone() if i.ndim == 0 else t[i.to(t.device)]
+    def pick(t):
+        rows = t[i.to(t.device)]
+        return rows.clone() if i.ndim == 0 else rows                       # a list of rows is a copy already
     return Batch(pick(self.y), map_state(pick, self.state))
 
 @patch
-def to(self:Measurements, device):
+def to(self:Measurements, device:str | torch.device) -> Measurements:
     "The same measurements on another device"
     new = copy.copy(self)
-    new.y, new.state = self.y.to(device), map_state(lambda t: t.to(device), self.state)
+    new.y = self.y.to(device)
+    new.state = map_state(lambda t: t.to(device), self.state)
     return new
 
 @patch(as_prop=True)
-def hash(self:Measurements):
+def hash(self:Measurements) -> str:
     "Names the content: observations, state and corruption"
     what = json.dumps(self.corruption.to_dict(), sort_keys=True).encode()
-    return content_hash({'y': self.y, 'corruption': torch.tensor(list(what), dtype=torch.uint8)} | flat_state(self.state))
+    letters = torch.tensor(list(what), dtype=torch.uint8)
+    return content_hash({'y': self.y, 'corruption': letters} | flat_state(self.state))
 
 # %% ../../nbs/02b_measurements.ipynb #960fd946
 def double_converter(x):
     "Check images and say how a part of them becomes float64 in [-1, 1]"
     require(torch.is_tensor(x) and x.ndim == 4 and len(x),
-         f"x must be a tensor of images (N, C, H, W) with N > 0, but is {f'of shape {tuple(x.shape)}' if torch.is_tensor(x) else type(x).__name__}")
+            f"x must be a tensor of images (N, C, H, W) with N > 0, but is {_kind(x)}")
     if x.dtype == torch.uint8: return lambda part: part.cpu().double()/127.5 - 1
     require(x.is_floating_point(), f"x has type {x.dtype}: give floats in [-1, 1] or uint8")
     if x.shape[2]*x.shape[3] > 1:                  # vectors may take any value
         lo, hi = x.aminmax()
-        require(lo >= -1.001 and hi <= 1.001, f"x must lie in [-1, 1], but its values run from {lo:.4g} to {hi:.4g}: rescale it, or give uint8")
-        if lo >= 0: warnings.warn(f"no value of x is negative (they run from {lo:.3g} to {hi:.3g}); if they lie in [0, 1], use 2*x - 1")
+        require(lo >= -1.001 and hi <= 1.001, f"x must lie in [-1, 1], but its values run from {lo:.4g} to {hi:.4g}: "
+                                              "rescale it, or give uint8")
+        if lo >= 0:
+            warnings.warn(f"no value of x is negative (they run from {lo:.3g} to {hi:.3g}); "
+                          "if they lie in [0, 1], use 2*x - 1")
     return lambda part: part.cpu().double()
 
 def whole_seed(seed):
@@ -118,7 +149,9 @@ def whole_seed(seed):
     except TypeError: raise BadInput(f"seed={seed!r} must be a whole number") from None
 
 def _put(to, row, state):
-    if isinstance(to, dict): [_put(to[k], row, state[k]) for k in to]
+    "Write the state of one observation into that of all"
+    if isinstance(to, dict):
+        for k in to: _put(to[k], row, state[k])
     elif to is not None: to[row] = state[0]
 
 # %% ../../nbs/02b_measurements.ipynb #d3f6f0bc
@@ -134,7 +167,8 @@ def measure_images(
     index = range(len(x)) if index is None else [int(i) for i in index]
     require(len(index) == len(x), f"index has {len(index)} entries, but there are {len(x)} images")
     y, state = torch.empty(len(x), *corruption.op.out_shape(tuple(x.shape[1:]))), None
-    for row, i in enumerate(progress(index, desc='measure', leave=False, disable=None if len(x) > 2000 else True)):
+    hidden = None if len(x) > 2000 else True
+    for row, i in enumerate(progress(index, desc='measure', leave=False, disable=hidden)):
         one = corruption.batch(double(x[row:row+1]), rng(seed, i))
         if row == 0: state = map_state(lambda t: t.new_empty(len(x), *t.shape[1:]), one.state)
         y[row] = one.y[0]
@@ -143,7 +177,7 @@ def measure_images(
 
 # %% ../../nbs/02b_measurements.ipynb #ad7bacc3
 @patch
-def meta(self:Measurements):
+def meta(self:Measurements) -> dict:
     "What the JSON says of these measurements"
     from dcd_nb import __version__
     return dict(kind='measurements', n=len(self), image=list(self.shape), corruption=self.corruption.to_dict(),
@@ -151,21 +185,24 @@ def meta(self:Measurements):
 
 @patch
 def save(self:Measurements,
-    path,  # writes path.safetensors and path.json
+    path:str | Path, # writes path.safetensors and path.json
 ):
     "Write observations, state and corruption"
-    save_tensors(path, {'y': self.y} | flat_state(self.state) | flat_state(self.corruption.tensors() or None, 'corruption'), self.meta())
+    held = flat_state(self.corruption.tensors() or None, 'corruption')
+    save_tensors(path, {'y': self.y} | flat_state(self.state) | held, self.meta())
 
 @patch(cls_method=True)
 def load(cls:Measurements,
-    path,            # as given to `save`
-    corruption=None, # only if it cannot be kept in a file: the corruption that made them
-):
+    path:str | Path,                    # as given to `save`
+    corruption:Corruption | None=None,  # only if it cannot be kept in a file: the one that made them
+) -> Measurements:
     "The measurements that `save` wrote to `path`"
     tensors, meta = load_tensors(path)
-    require(meta.get('kind') == 'measurements', f"path={str(path)!r} holds {meta.get('kind', 'something else')}, not measurements")
+    require(meta.get('kind') == 'measurements',
+            f"path={str(path)!r} holds {meta.get('kind', 'something else')}, not measurements")
     if corruption is None:
         held = {k.removeprefix('corruption.'): t for k, t in tensors.items() if k.startswith('corruption.')}
         corruption = Corruption.from_dict(meta['corruption'], held)
-    require(corruption.is_described(meta['corruption']), f"corruption={corruption} is not the one that made {str(path)!r}: {meta['corruption']}")
+    require(corruption.is_described(meta['corruption']),
+            f"corruption={corruption} is not the one that made {str(path)!r}: {meta['corruption']}")
     return cls(tensors['y'], corruption, state_from_flat(tensors), meta['about'])

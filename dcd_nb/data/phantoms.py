@@ -16,7 +16,9 @@ from ..operators import from_complex
 def _ellipses(u):
     "What to add up for heads described by uniform numbers `u` (n, 64): values, and centre, axes and angle, each (n, 8, 1, 1)"
     v = 2*u[:, :56].view(-1, 7, 8) - 1
-    def row(skull, brain, left, right, spot): "A value for each ellipse"; return torch.tensor([skull, brain, left, right, *[spot]*4]).expand(len(u), -1)
+    def row(skull, brain, left, right, spot):
+        "A value for each ellipse"
+        return torch.tensor([skull, brain, left, right, *[spot]*4]).expand(len(u), -1)
     cx = row(0, 0, -.13, .13, 0) + v[:, 0]*row(0, 0, .03, .03, .38)
     cy = v[:, 1]*row(0, 0, .1, .1, .5)
     a = row(.7, .6, .075, .075, .1)*(1 + .4*v[:, 2]*row(0, 0, 1, 1, 1))
@@ -27,31 +29,34 @@ def _ellipses(u):
 
 def pixel_grid(h, w, like):
     "Coordinates of the pixels; the longer side runs from -1 to 1"
-    line = lambda n: (torch.arange(n, device=like.device, dtype=like.dtype) - (n - 1)/2)*2/max(h, w)
+    def line(n): return (torch.arange(n, device=like.device, dtype=like.dtype) - (n - 1)/2)*2/max(h, w)
     return line(h)[:, None], line(w)[None]
 
 # %% ../../nbs/02a_phantoms.ipynb #6179b8dd
 def _render(u, h, w):
     "Heads (n, 2, h, w) described by `u`"
     v, t = pixel_grid(h, w, u), 2*u[:, 56:64, None, None] - 1
-    cos, sin, size = (.35*t[:, 0]).cos(), (.35*t[:, 0]).sin(), 1 + .1*t[:, 1]            # the whole head: turned, larger or smaller
+    cos, sin, size = (.35*t[:, 0]).cos(), (.35*t[:, 0]).sin(), 1 + .1*t[:, 1]      # turn and size of the whole head
     y, x = (cos*v[0] - sin*v[1])/size, (sin*v[0] + cos*v[1])/size
     value, cx, cy, a, b, angle = _ellipses(u)
     y, x = y[:, None] - cy, x[:, None] - cx
     r = (((angle.cos()*x + angle.sin()*y)/a)**2 + ((angle.cos()*y - angle.sin()*x)/b)**2).sqrt()
     m = (value*((1 - r)*torch.minimum(a, b)*max(h, w)/2 + .5).clamp(0, 1)).sum(1)
     waves = [(t[:, k]*14*v[0] + t[:, k+1]*14*v[1] + 9*t[:, k+2]).cos() for k in range(2, 6)]
-    phase = t[:, 2] + .6*t[:, 3]*v[0] + .6*t[:, 4]*v[1] + t[:, 5]*v[0]*v[1] + .7*t[:, 6]*v[0]**2 + .7*t[:, 7]*v[1]**2
+    phase = (t[:, 2] + .6*t[:, 3]*v[0] + .6*t[:, 4]*v[1]
+             + t[:, 5]*v[0]*v[1] + .7*t[:, 6]*v[0]**2 + .7*t[:, 7]*v[1]**2)
     return from_complex(torch.polar((m*(1 + .08*sum(waves))).clamp(0, 1), phase))
 
 def phantoms(
-    n,         # images
+    n:int,     # images
     size=64,   # pixels: a number, or height and width
     seed=0,    # image i depends on seed and i alone
     index=None,# which images; None: 0 to n-1
-):
+) -> torch.Tensor:
     "Complex images of heads (n, 2, H, W); no magnitude is above 1"
     h, w = size if isinstance(size, (tuple, list)) else (size, size)
-    require(all(isinstance(v, int) and v >= 8 for v in (h, w)), f"size={size!r} must be a whole number of pixels, at least 8, or two of them")
-    u = torch.stack([torch.rand(64, generator=rng(seed, i)) for i in (range(n) if index is None else index)])
+    require(all(isinstance(v, int) and v >= 8 for v in (h, w)),
+            f"size={size!r} must be a whole number of pixels, at least 8, or two of them")
+    if index is None: index = range(n)
+    u = torch.stack([torch.rand(64, generator=rng(seed, i)) for i in index])
     return torch.cat([_render(part, h, w) for part in u.split(max(1, 2**20//(h*w)))])

@@ -9,22 +9,23 @@ __all__ = ['digits', 'toy_curve', 'toy', 'toy_distance', 'show_points', 'low_ran
 import math
 
 import torch
+from torch import Tensor
 
 from ..errors import choose
 from ..draws import rng
 from ..show.images import axes, color_of
 
 # %% ../../nbs/02_sources.ipynb #714ffa69
-def digits():
+def digits() -> Tensor:
     "The 1797 handwritten digits of scikit-learn, (1797, 1, 8, 8)"
     from sklearn.datasets import load_digits
     return torch.from_numpy(load_digits().images).float()[:, None]/8 - 1
 
 # %% ../../nbs/02_sources.ipynb #4123a2da
 def toy_curve(
-    name,    # 'roll', 'moons' or 'blobs'
-    n=2000,  # points, evenly along the curve
-):
+    name:str, # 'roll', 'moons' or 'blobs'
+    n=2000,   # points, evenly along the curve
+) -> Tensor:
     "The set on which a toy distribution lives, as points (n, 2, 1, 1)"
     t = torch.linspace(0, 1, n)
     def roll():
@@ -41,10 +42,10 @@ def toy_curve(
 
 # %% ../../nbs/02_sources.ipynb #9cd219f1
 def toy(
-    name,    # 'roll', 'moons' or 'blobs'
-    n=2000,  # points
+    name:str, # 'roll', 'moons' or 'blobs'
+    n=2000,   # points
     seed=0,
-):
+) -> Tensor:
     "Random points of a toy distribution, (n, 2, 1, 1)"
     g, curve = rng(seed), toy_curve(name, 20_000)
     x = curve[torch.randint(len(curve), (n,), generator=g)]
@@ -52,15 +53,15 @@ def toy(
 
 # %% ../../nbs/02_sources.ipynb #64a0a7eb
 def toy_distance(
-    x,     # points (n, 2, 1, 1)
-    name,  # of the toy
-):
+    x:Tensor, # points (n, 2, 1, 1)
+    name:str, # of the toy
+) -> Tensor:
     "Distance of each point to the toy's curve or centres"
     curve = toy_curve(name, 4000).flatten(1).to(x)
     return torch.cat([torch.cdist(part, curve).amin(1) for part in x.flatten(1).split(2000)])
 
 def show_points(
-    panels,      # {title: points (n, 2, 1, 1)}
+    panels:dict, # {title: points (n, 2, 1, 1)}
     height=2.4,  # of the figure, in inches
     lim=1.3,     # of both axes
 ):
@@ -74,11 +75,11 @@ def show_points(
 
 # %% ../../nbs/02_sources.ipynb #ca03527c
 def low_rank(
-    n,            # samples
+    n:int,        # samples
     d=64,         # dimension
     lam=(1., 1.), # variances along the directions; their number is the rank
     seed=0,
-):
+) -> tuple[Tensor, Tensor]:
     "Samples x = E a, (n, d, 1, 1), and the orthonormal directions E (d, r)"
     g = rng(seed)
     E = torch.linalg.qr(torch.randn(d, len(lam), generator=g, dtype=torch.float64)).Q

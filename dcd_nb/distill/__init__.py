@@ -95,7 +95,7 @@ def distill(
     look = at_checkpoints(G, run, checkpoints, monitor)
     step = Distillation(frozen, ys.corruption, loss, learners['fake'], learners['generator'],
                         student.init_sigma, fake_steps, student.outside_slope)
-    G.run = fit(step, learners, run, device, look, wrong, step.work(), quiet)
+    G.run = fit(step, learners, run, device, look, wrong, step.work(), quiet, keeps='generator')
     G.history = run.lines
     return G
 

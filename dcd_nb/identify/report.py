@@ -11,6 +11,7 @@ from functools import singledispatch
 
 import torch
 from fastcore.basics import patch
+from torch import Tensor
 
 from ..errors import require
 from ..draws import rng
@@ -20,7 +21,7 @@ from ..data import Measurements
 from .determined import determined, normal_matrices
 
 # %% ../../nbs/26a_report.ipynb #17391990
-def cosines(n):
+def cosines(n:int) -> Tensor:
     "The orthonormal cosine basis of a row of n pixels, lowest frequency first"
     i = torch.arange(n).double()
     C = torch.cos(math.pi/n*(i + .5)*i[:, None])*(2/n)**.5
@@ -28,16 +29,18 @@ def cosines(n):
     return C
 
 def frequency_snr(
-    corruption,   # a `Corruption`
-    shape,        # (C, H, W) of a small image
-    gain=None,    # energy kept of each cosine (h*w), if it is known
-):
+    corruption:Corruption,
+    shape:tuple,              # (C, H, W) of a small image
+    gain:Tensor | None=None,  # energy kept of each cosine (h*w), if it is known
+) -> tuple[Tensor, Tensor]:
     "Frequency (cycles a pixel) and signal-to-noise ratio of each cosine, for natural images"
     _, h, w = shape
     if gain is None:
-        Q, basis = normal_matrices(corruption.op, shape), torch.einsum('ai,bj->abij', cosines(h), cosines(w)).reshape(h*w, h*w)
+        Q = normal_matrices(corruption.op, shape)
+        basis = torch.einsum('ai,bj->abij', cosines(h), cosines(w)).reshape(h*w, h*w)
         gain = ((basis@Q.mean(0)[:h*w, :h*w])*basis).sum(1)                # of the first channel
-    f = torch.hypot(*torch.meshgrid(torch.arange(h)/(2*h), torch.arange(w)/(2*w), indexing='ij')).flatten()
+    vertical, horizontal = torch.meshgrid(torch.arange(h)/(2*h), torch.arange(w)/(2*w), indexing='ij')
+    f = torch.hypot(vertical, horizontal).flatten()
     power = 1/(f*max(h, w) + .5)**2
     power *= .25*h*w/power.sum()                                           # pixels have variance 1/4
     sigma = max(corruption.sigma, 2/255/12**.5)
@@ -46,8 +49,7 @@ def frequency_snr(
 # %% ../../nbs/26a_report.ipynb #4860a6af
 def _small(op, shape, real, cplx):
     "The largest image that `op` takes, with at most so many values, and one channel if channels do not matter"
-    if shape[0] == 2: most, side = cplx
-    else: most, side = real
+    most, side = cplx if shape[0] == 2 else real
     c = shape[0] if shape[0] == 2 or not op.channelwise else 1
     for n in range(side, 0, -1):
         small = c, *(min(n, m) for m in shape[1:])
@@ -69,10 +71,12 @@ def sees_all(
     return 0. if s[-1] > 1e-13*s[0] else None
 
 @sees_all.register
-def _(op:RandomMask, shape): return math.prod(shape[1:])*math.log10(1 - op.missing)
+def _(op:RandomMask, shape):
+    return math.prod(shape[1:])*math.log10(1 - op.missing)
 
 @sees_all.register
-def _(op:FourierMask, shape): return 0. if int(shape[2]//op.R) == shape[2] else None
+def _(op:FourierMask, shape):
+    return 0. if int(shape[2]//op.R) == shape[2] else None
 
 @sees_all.register
 def _(op:Compose, shape):
@@ -117,14 +121,24 @@ def _(op:FourierMask, M, n):
     return M.mean(0).double()[line].repeat(n)
 
 # %% ../../nbs/26a_report.ipynb #c67754fc
-def _hides(op): "Is anything registered that says what a mask of `op` sees?"; return coverage.dispatch(type(op)) is not coverage.dispatch(object)
+def _hides(op):
+    "Is anything registered that says what a mask of `op` sees?"
+    return coverage.dispatch(type(op)) is not coverage.dispatch(object)
+
+def _states(op, shape, seed, ys):
+    "States to look at: those of the measurements, or else some drawn for smaller images, of an operator that hides"
+    if ys is not None: return ys.state
+    if not _hides(op): return None
+    c, h, w = shape
+    return op.draw(2000, (c, min(h, 32), min(w, 1024)), rng(seed))
 
 class Report:
     "What a corruption leaves of the distribution of clean images"
     def __init__(self, corruption, shape, draws, seed, ys=None):
         op = corruption.op
-        self.corruption, self.n = corruption, ys and len(ys)
-        states = ys.state if ys is not None else op.draw(2000, (shape[0], min(shape[1], 32), min(shape[2], 1024)), rng(seed)) if _hides(op) else None
+        self.corruption = corruption
+        self.n = None if ys is None else len(ys)
+        states = _states(op, shape, seed, ys)
         M = coverage(op, states[:20_000].cpu()) if torch.is_tensor(states) else None
         self.afresh = ys is not None and op.random and M is None
         if M is not None: self._from_masks(op, M, exact=ys is None and isinstance(op, RandomMask))
@@ -138,8 +152,10 @@ class Report:
 @patch
 def _from_masks(self:Report, op, M, exact):
     "Coordinates and pairs of coordinates, counted; or known, if every pair can be seen"
-    self.shape, self.gain = (1, 16, 16), cosine_gain(op, M, 16)
-    self.d, self.spectrum = M.shape[1], M.mean(0).double().sort(descending=True).values
+    self.shape = (1, 16, 16)
+    self.gain = cosine_gain(op, M, 16)
+    self.d = M.shape[1]
+    self.spectrum = M.mean(0).double().sort(descending=True).values
     self.rank = self.d if exact else int((M.sum(0) > 0).sum())
     self.determined = 1. if exact else ((M.T@M) > 0).double().mean().item()
     self.worst = None
@@ -147,14 +163,19 @@ def _from_masks(self:Report, op, M, exact):
 @patch
 def _from_matrices(self:Report, op, shape, draws, seed):
     "Eigenvalues, eigenvectors, and a covariance to recover"
-    self.shape, self.gain = _small(op, shape, (256, 16) if op.channelwise else (768, 16), (512, 16)), None
-    Q = normal_matrices(op, self.shape, draws, seed)
-    U = torch.linalg.eigh(Q.mean(0)).eigenvectors
+    self.shape = _small(op, shape, (256, 16) if op.channelwise else (768, 16), (512, 16))
+    self.gain = None
+    Q = normal_matrices(op, self.shape, draws, seed).mean(0)
+    U = torch.linalg.eigh(Q).eigenvectors
     self.worst = U[:, :9].T.reshape(-1, *self.shape)[:, :1].float()
-    self.spectrum = torch.linalg.eigvalsh(Q.mean(0)).flip(0).clamp(min=0) if op.random else op.spectrum(self.shape)**2   # an SVD reaches further down
-    self.d, self.rank = len(self.spectrum), int((self.spectrum > self.spectrum[0]*(1e-10 if op.random else 1e-26)).sum())
-    pairs = _small(op, shape, (128, 8), (64, 8))
-    self.determined = determined(normal_matrices(op, pairs, 2*draws, seed)) if op.random else self.rank*(self.rank + 1)/(self.d*(self.d + 1))
+    if op.random: self.spectrum, lowest = torch.linalg.eigvalsh(Q).flip(0).clamp(min=0), 1e-10
+    else: self.spectrum, lowest = op.spectrum(self.shape)**2, 1e-26        # an SVD reaches further down
+    self.d = len(self.spectrum)
+    self.rank = int((self.spectrum > self.spectrum[0]*lowest).sum())
+    if op.random:
+        pairs = _small(op, shape, (128, 8), (64, 8))
+        self.determined = determined(normal_matrices(op, pairs, 2*draws, seed))
+    else: self.determined = self.rank*(self.rank + 1)/(self.d*(self.d + 1))
 
 # %% ../../nbs/26a_report.ipynb #8de170cb
 @patch(as_prop=True)
@@ -163,29 +184,41 @@ def identifiable(self:Report):
     if self.afresh: return None
     if self.chance is not None: return True
     if self.determined > .999: return 'second moments'
-    return False if self.rank < self.d or not self.corruption.op.random or self.worst is None else None
+    all_known = not self.corruption.op.random or self.worst is None        # not only some draws were looked at
+    return False if self.rank < self.d or all_known else None
 
 @patch(as_prop=True)
-def verdict(self:Report):
+def verdict(self:Report) -> str:
+    "`identifiable` in words"
     op, hidden = self.corruption.op, self.d - self.rank
-    if self.afresh: return "No verdict: the states of this operator cannot be looked at one by one here. Ask for the corruption alone, or for smaller images."
-    if self.identifiable is True and not op.random:
-        paper = ' on paper' if self.drowned > .25 else ''
-        return f"p(x) is identifiable{paper}: A is invertible, with condition number {(self.spectrum[0]/self.spectrum[-1])**.5:.1g}."
-    if self.identifiable is True: return f"p(x) is identifiable: A is invertible with probability 1e{self.chance:.0f}, and small groups of pixels are seen together often."
-    if self.identifiable: return ("p(x) is identifiable up to second moments: the covariance is determined. Whether all of p(x) is, is not decided "
-                                  "here; no draw of A is known to see everything.")
-    if hidden: return (f"p(x) is not identifiable: {hidden} of {self.d} directions ({hidden/self.d:.0%}) are invisible to every A. "
-                       "It is identifiable up to these; what a method returns there is its own habit.")
-    if self.identifiable is None: return f"Not decided: every direction is seen, and at least {self.determined:.0%} of the covariance is determined by the draws looked at."
+    if self.afresh:
+        return ("No verdict: the states of this operator cannot be looked at one by one here. "
+                "Ask for the corruption alone, or for smaller images.")
+    if self.identifiable is True and op.random:
+        return (f"p(x) is identifiable: A is invertible with probability 1e{self.chance:.0f}, "
+                "and small groups of pixels are seen together often.")
+    if self.identifiable is True:
+        paper, condition = ' on paper' if self.drowned > .25 else '', (self.spectrum[0]/self.spectrum[-1])**.5
+        return f"p(x) is identifiable{paper}: A is invertible, with condition number {condition:.1g}."
+    if self.identifiable == 'second moments':
+        return ("p(x) is identifiable up to second moments: the covariance is determined. "
+                "Whether all of p(x) is, is not decided here; no draw of A is known to see everything.")
+    if hidden:
+        return (f"p(x) is not identifiable: {hidden} of {self.d} directions ({hidden/self.d:.0%}) are invisible "
+                "to every A. It is identifiable up to these; what a method returns there is its own habit.")
+    if self.identifiable is None:
+        return (f"Not decided: every direction is seen, and at least {self.determined:.0%} "
+                "of the covariance is determined by the draws looked at.")
     return (f"p(x) is not identifiable from these: every direction is seen, but only {self.determined:.1%} of all pairs of directions "
             "are ever seen together.")
 
 # %% ../../nbs/26a_report.ipynb #2f62f800
 @patch(as_prop=True)
-def noise(self:Report):
+def noise(self:Report) -> str:
+    "How much a single observation shows, in words"
     what = f"At sigma = {self.corruption.sigma:g}" if self.corruption.sigma else "With the rounding of 8-bit data"
-    return f"{what}, {self.drowned:.0%} of the frequencies of natural images are below the noise of a single observation."
+    return (f"{what}, {self.drowned:.0%} of the frequencies of natural images "
+            "are below the noise of a single observation.")
 
 @patch
 def __repr__(self:Report):
@@ -194,7 +227,7 @@ def __repr__(self:Report):
 
 # %% ../../nbs/26a_report.ipynb #98b3249d
 def identifiability(
-    what,          # a `Corruption`, or `Measurements`
+    what:Corruption | Measurements,
     shape=None,    # (C, H, W) of the images; None: 1x16x16, or those of the measurements
     draws=200,     # of a random operator
     seed=0,
@@ -203,9 +236,10 @@ def identifiability(
     require(isinstance(what, (Corruption, Measurements)), f"what={what!r} must be a Corruption or Measurements")
     require(isinstance(draws, int) and draws > 1, f"draws={draws!r} must be a whole number, 2 or more")
     if isinstance(what, Measurements): return Report(what.corruption, what.shape, draws, seed, what)
-    shape = tuple(shape or getattr(what.op, 'shape', None) or (1, 16, 16)) if not isinstance(shape, int) else (shape,)
-    require(len(shape) == 3, f"shape={shape} must be three numbers (C, H, W)")
-    what.op.require_linear('identifiability report')
+    if shape is None: shape = getattr(what.op, 'shape', None) or (1, 16, 16)
+    require(isinstance(shape, (tuple, list)) and len(shape) == 3, f"shape={shape} must be three numbers (C, H, W)")
+    shape = tuple(shape)
+    what.op._is_linear('identifiability report')
     return Report(what, shape, draws, seed)
 
 # %% ../../nbs/26a_report.ipynb #05d5ed82
@@ -223,4 +257,5 @@ def show(self:Report):
         c.set(xlabel='fraction of coordinates', ylabel='how often seen', ylim=(0, 1.05))
     else:
         c.imshow(image_grid(self.worst/self.worst.abs().amax((1, 2, 3), keepdim=True), ncol=3))
-        c.set_title('seen worst', fontsize=9); c.axis('off')
+        c.set_title('seen worst', fontsize=9)
+        c.axis('off')

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import nn, Tensor
 
 from ..errors import require
 from ..draws import rng
@@ -20,8 +20,9 @@ from ..data import image_files, load_images
 from .classifiers import CifarClassifier
 
 # %% ../../nbs/06g_cifar.ipynb #8cb8e90b
-def patch_directions(x, size=2, floor=5e-4):
-    "Filters (2k, C, size, size): the principal directions of the patches of images `x`, scaled to variance one, with both signs"
+def patch_directions(x:Tensor, size=2, floor=5e-4) -> Tensor:
+    """Filters (2k, C, size, size): the principal directions of the patches of images `x`,
+    scaled to variance one, with both signs"""
     p = x.unfold(2, size, 1).unfold(3, size, 1).permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(0, 2)
     var, vec = torch.linalg.eigh(p.T@p/len(p))
     w = (vec/(var + floor).sqrt()).T.reshape(-1, x.shape[1], size, size)
@@ -29,8 +30,8 @@ def patch_directions(x, size=2, floor=5e-4):
 
 # %% ../../nbs/06g_cifar.ipynb #ac15cb94
 def labelled(
-    path, # a folder or archive with one folder for each class
-):
+    path:str | Path, # a folder or archive with one folder for each class
+) -> tuple[Tensor, Tensor, list[str]]:
     "Images, the number of the class of each, and the names of the classes"
     names = [Path(name).parent.name for name, _ in image_files(path)]
     classes = sorted(set(names))
@@ -38,24 +39,32 @@ def labelled(
     return load_images(path), torch.tensor([classes.index(k) for k in names]), classes
 
 def moved(
-    x,             # images
-    mirrored,      # those to mirror: one truth for each
-    by=2,          # pixels by which each is shifted at most; new pixels at the border are mirrored ones
-    generator=None,
-):
+    x:Tensor,        # images
+    mirrored:Tensor, # those to mirror: one truth for each
+    by=2,            # pixels by which each is shifted at most; new pixels at the border are mirrored ones
+    generator:torch.Generator | None=None,
+) -> Tensor:
     "Images as a classifier should also know them"
     n, _, h, w = x.shape
-    x = F.pad(torch.where(mirrored.to(x.device).view(-1, 1, 1, 1), x.flip(-1), x), (by,)*4, mode='reflect')
-    rows, cols = (torch.randint(2*by + 1, (n, 1), generator=generator).to(x.device) + torch.arange(k, device=x.device) for k in (h, w))
-    return x[torch.arange(n, device=x.device)[:, None, None, None], torch.arange(x.shape[1], device=x.device)[None, :, None, None], rows[:, None, :, None], cols[:, None, None, :]]
+    x = torch.where(mirrored.to(x.device).view(-1, 1, 1, 1), x.flip(-1), x)
+    x = F.pad(x, (by,)*4, mode='reflect')
+    def window(size):
+        "For each image, `size` neighbouring positions from a random one on"
+        start = torch.randint(2*by + 1, (n, 1), generator=generator)
+        return start.to(x.device) + torch.arange(size, device=x.device)
+    rows, cols = window(h), window(w)
+    x = torch.take_along_dim(x, rows[:, None, :, None], dim=2)
+    return torch.take_along_dim(x, cols[:, None, None, :], dim=3)
 
 # %% ../../nbs/06g_cifar.ipynb #441a8f7e
 def _descent(net, lr, decay, steps):
     "The steps down, and their rate: it rises in a quarter of the time, and falls in the rest"
     shifts = [m.bias for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
     others = [p for p in net.parameters() if p.requires_grad and all(p is not s for s in shifts)]
-    opt = torch.optim.SGD([dict(params=p, lr=k*lr, weight_decay=decay/k) for p, k in ((others, 1), (shifts, 64))], momentum=.85, nesterov=True)
-    return opt, torch.optim.lr_scheduler.LambdaLR(opt, lambda k: min(.2 + .8*k/steps/.23, (1 - k/steps)/.77*.93 + .07))
+    groups = [dict(params=p, lr=k*lr, weight_decay=decay/k) for p, k in ((others, 1), (shifts, 64))]
+    opt = torch.optim.SGD(groups, momentum=.85, nesterov=True)
+    def factor(k): return min(.2 + .8*k/steps/.23, (1 - k/steps)/.77*.93 + .07)
+    return opt, torch.optim.lr_scheduler.LambdaLR(opt, factor)
 
 def _go_back(net, mean, part):
     "Update the average weights and set those of `net` to them; `part` is what stays of the average so far"
@@ -71,29 +80,38 @@ def fit_classifier(
     precision=None, # None: bf16 on a GPU; 'bf16': also on a CPU
     each=None,      # called as each(epoch, net, loss)
     device=None, seed=0,
-):
+) -> CifarClassifier:
     "A `CifarClassifier`"
-    device, g, steps, done = pick_device(device), rng(seed), epochs*math.ceil(len(x)/batch), 0
+    device, g, layout = pick_device(device), rng(seed), torch.channels_last
+    steps, done = epochs*math.ceil(len(x)/batch), 0
     torch.manual_seed(seed)
-    net, side = CifarClassifier(width), torch.rand(len(x), generator=g) < .5
+    net = CifarClassifier(width)
+    side = torch.rand(len(x), generator=g) < .5                     # mirrored in even epochs; the others in odd ones
     net.body[0].weight.copy_(patch_directions(x[:5000]))
-    net, x, labels = net.train().to(device, memory_format=torch.channels_last), x.to(device), labels.to(device)
-    mean, (opt, rate) = {k: t.clone() for k, t in net.state_dict().items()}, _descent(net, lr*batch/1024, decay, steps)
+    net = net.train().to(device, memory_format=layout)
+    x, labels = x.to(device), labels.to(device)
+    mean = {k: t.clone() for k, t in net.state_dict().items()}
+    opt, rate = _descent(net, lr*batch/1024, decay, steps)
     for epoch in range(epochs):
         total = 0.
         for i in torch.randperm(len(x), generator=g).split(batch):
-            p = moved(x[i.to(device)], side[i] ^ (epoch % 2 == 1), generator=g).contiguous(memory_format=torch.channels_last)
-            with autocast(device, precision): loss = F.cross_entropy(net(p), labels[i.to(device)], label_smoothing=.2)
+            rows = i.to(device)
+            p = moved(x[rows], side[i] ^ (epoch % 2 == 1), generator=g).contiguous(memory_format=layout)
+            with autocast(device, precision): loss = F.cross_entropy(net(p), labels[rows], label_smoothing=.2)
             opt.zero_grad()
             loss.backward()
-            opt.step(), rate.step()
-            total, done = total + loss.detach()*len(i)/len(x), done + 1
+            opt.step()
+            rate.step()
+            total += loss.detach()*len(i)/len(x)
+            done += 1
             if done % 5 == 0 or done == steps: _go_back(net, mean, .95**5*(done/steps)**3)
         if each: each(epoch, net, total.item())
     return net.float().eval().requires_grad_(False)
 
 # %% ../../nbs/06g_cifar.ipynb #aafc96e8
-def accuracy(net, x, labels):
+def accuracy(net:nn.Module, x:Tensor, labels:Tensor) -> float:
     "Share of right answers"
-    device = next(net.parameters()).device
-    return torch.cat([net(p.to(device)).argmax(1).cpu() == l for p, l in zip(x.split(1000), labels.split(1000))]).float().mean().item()
+    device, right = next(net.parameters()).device, []
+    for part, truth in zip(x.split(1000), labels.split(1000)):
+        right.append(net(part.to(device)).argmax(1).cpu() == truth)
+    return torch.cat(right).float().mean().item()

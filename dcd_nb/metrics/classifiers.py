@@ -38,7 +38,8 @@ class DigitClassifier(torch.nn.Module):
 # %% ../../nbs/06a_classifiers.ipynb #ed59d7f9
 def _conv(i, o, halve=False):
     conv, norm = nn.Conv2d(i, o, 3, padding=1, bias=False), nn.BatchNorm2d(o, momentum=.4)
-    nn.init.dirac_(conv.weight.data[:i]), norm.weight.requires_grad_(False)      # begin with what came in; scales are not learned
+    nn.init.dirac_(conv.weight.data[:i])            # begin with what came in
+    norm.weight.requires_grad_(False)               # scales are not learned
     return nn.Sequential(conv, *halve*[nn.MaxPool2d(2)], norm, nn.SiLU())
 
 # %% ../../nbs/06a_classifiers.ipynb #035b854c

@@ -12,14 +12,14 @@ from collections import namedtuple
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ..errors import BadInput, require
 from ..draws import rng
 from ..files import content_hash, load_tensors, save_tensors
-from ..data.loading import bytes_to_floats
+from ..data.loading import bytes_to_floats, most_entries
 from ..data import cache_dir, load_images
-from .frechet import factor_of, frechet_distance, frechet_of_factors, to_tensor
-from .frechet import warn_of_few
+from .frechet import frechet_of_factors, factor_of, to_tensor, warn_of_few, frechet_distance
 from .features import cleanfid_features, Features, features, sliced_wasserstein
 from .features import evenly_spaced
 from .quality import copies, inception_score, kid, neighbourhoods
@@ -28,30 +28,33 @@ from .quality import copies, inception_score, kid, neighbourhoods
 def stored(
     x,             # images (N, C, H, W) in [-1, 1] or bytes, or what `load_images` reads
     name='images', # what the argument is called
-):
+) -> Tensor:
     "The images as files hold them: bytes (N, C, H, W)"
     x = load_images(x, dtype=None) if isinstance(x, (str, Path)) else to_tensor(x)
-    require(torch.is_tensor(x) and x.ndim == 4 and len(x) > 1, f"{name}: two or more are needed, as a tensor (N, C, H, W), but this is "
-         f"{f'one of shape {tuple(x.shape)}' if torch.is_tensor(x) else type(x).__name__}")
+    given = f'one of shape {tuple(x.shape)}' if torch.is_tensor(x) else type(x).__name__
+    require(torch.is_tensor(x) and x.ndim == 4 and len(x) > 1,
+            f"{name}: two or more are needed, as a tensor (N, C, H, W), but this is {given}")
     if x.dtype == torch.uint8: return x
-    top = x.abs().max().item() if x.is_floating_point() else math.inf
-    require(math.isfinite(top), f"{name}: give bytes or finite floats in [-1, 1], not {'NaN or infinity' if x.is_floating_point() else x.dtype}")
+    require(x.is_floating_point(), f"{name}: give bytes or finite floats in [-1, 1], not {x.dtype}")
+    top = x.abs().max().item()
+    require(math.isfinite(top), f"{name}: give bytes or finite floats in [-1, 1], not NaN or infinity")
     if x[0, 0].numel() == 1: return x.float()
     if x.shape[1] == 2: x = 2*x.norm(dim=1, keepdim=True) - 1         # complex: magnitudes, of which 1 is white
     require(top < 10, f"{name}: give bytes or floats in [-1, 1], not values up to {top:.3g}")
     return (x*127.5 + 128).clamp(0, 255).to(torch.uint8)
 
 def require_alike(x, reference):
-    "Check that the images have the shape of the reference"
-    size = lambda t: f"{t.shape[3]}x{t.shape[2]} pixels and {t.shape[1]} channel{'s'*(t.shape[1] > 1)}"
-    require(x.shape[1:] == reference.shape[1:], f"images have {size(x)}, but the reference has {size(reference)}: load both with the same size and channels")
+    "Complain about images of another shape than the reference"
+    require(x.shape[1:] == reference.shape[1:],
+            f"images have {most_entries(x.shape[1:])}, but the reference has {most_entries(reference.shape[1:])}: "
+            "load both with the same size and channels")
 
-def to_floats(t):
-    "Images as floats in [-1, 1]: bytes are converted, floats are returned as they are"
-    return bytes_to_floats(t) if t.dtype == torch.uint8 else t
+def to_floats(x):
+    "Images as floats, bytes in [-1, 1]"
+    return bytes_to_floats(x) if x.dtype == torch.uint8 else x
 
 def features_in_parts(f, x):
-    "The features `f` of images, a thousand at a time"
+    "Features of images, which may be bytes"
     return torch.cat([f(to_floats(part)) for part in x.split(1000)])
 
 # %% ../../nbs/06d_evaluation.ipynb #e5b69059
@@ -60,14 +63,21 @@ def feature_space(
     reference, # the reference images
 ) -> Features:
     "The feature space that `extractor` means"
-    if extractor is None:
-        shape = tuple(reference.shape[1:])
-        for name in ['classifier']*(shape == (1, 8, 8)) + (['inception', 'classifier', 'random'] if min(shape[1:]) >= 8 else ['pixels']):
-            try: return features(name, reference)
-            except BadInput as e: why = e
-        raise why
+    if extractor is None: return _best_features(reference)
     if isinstance(extractor, str): return features(extractor, reference)
-    return extractor if isinstance(extractor, Features) else cleanfid_features(extractor, reference.shape[1:])
+    if isinstance(extractor, Features): return extractor
+    return cleanfid_features(extractor, reference.shape[1:])
+
+def _best_features(reference):
+    "The first feature space that can be used for such images"
+    c, h, w = reference.shape[1:]
+    if min(h, w) < 8: names = ['pixels']
+    elif (c, h, w) == (1, 8, 8): names = ['classifier', 'inception', 'random']
+    else: names = ['inception', 'classifier', 'random']
+    for name in names:
+        try: return features(name, reference)
+        except BadInput as e: why = e
+    raise why
 
 def fid(
     x,                     # images, or where they are
@@ -95,21 +105,25 @@ def frechet_interval(
     return bootstrap_distance(a, *factor_of(b), reps, seed)
 
 def bootstrap_distance(a, mu, R, reps, seed):
-    "The Fréchet distance of features to the Gaussian of `mu` and `R`, and its interval from `reps` samples of the features"
+    "The same, given mean and factor of the reference"
     value, g, n = frechet_of_factors(*factor_of(a), mu, R), rng(seed), len(a)
     if reps < 2: return Bootstrap(value, None, None, None)
-    again = torch.tensor([frechet_of_factors(*factor_of(a[torch.randint(n, (n,), generator=g).to(a.device)]), mu, R) for _ in range(reps)]).double()
+    again = []
+    for _ in range(reps):
+        rows = torch.randint(n, (n,), generator=g).to(a.device)
+        again.append(frechet_of_factors(*factor_of(a[rows]), mu, R))
+    again = torch.tensor(again).double()
     half = 1.645*again.std().item()
     return Bootstrap(value, max(value - half, 0.), value + half, max(again.mean().item() - value, 0.))
 
 # %% ../../nbs/06d_evaluation.ipynb #420c8eb9
 def reference_statistics(
-    reference, # bytes (N, C, H, W)
-    f,         # `Features`
+    reference:Tensor, # bytes (N, C, H, W)
+    f:Features,
 ) -> dict:
-    "What distances need of a reference: mean, factor of the covariance, some features; from the cache if they are there"
-    name = content_hash(reference)
-    path = cache_dir()/f'reference-{name[:16]}-{content_hash(features_in_parts(f, reference[:2]))[:16]}'
+    "What distances need of a reference: mean, factor of the covariance, some features; cached"
+    name, of_two = content_hash(reference), content_hash(features_in_parts(f, reference[:2]))    # the second names the features
+    path = cache_dir()/f'reference-{name[:16]}-{of_two[:16]}'
     try: return load_tensors(path)[0] | dict(hash=name)
     except BadInput: pass                                              # not there, or damaged
     h = features_in_parts(f, reference)
@@ -123,17 +137,22 @@ def reference_statistics(
 class Evaluation(dict):
     "What `evaluate` found: a dict that prints as a table and that JSON can hold"
     def __repr__(self):
-        lines = [f"{self['n']} images against {self['n_reference']} of {self['reference'][:8]}, features: {self.get('label', self['extractor'])} ({self['dimensions']})"]
+        lines = [f"{self['n']} images against {self['n_reference']} of {self['reference'][:8]}, "
+                 f"features: {self.get('label', self['extractor'])} ({self['dimensions']})"]
         for k, label in _labels.items():
             if self.get(k) is None: continue
-            i = self.get(f'{k}_interval')
-            lines.append(f"{label:<24}{self[k]:>12.4f}" + (f'   90 %: {i[0]:.4f} to {i[1]:.4f}' if i else ''))
-        if c := self.get('copies'):
-            for k, v in c.items(): lines.append(f"copies, {k:<16}{v['share']:>12.1%}   {v['expected']:.0%} of honest images would be as near to a training image")
+            interval = self.get(f'{k}_interval')
+            text = f'   90 %: {interval[0]:.4f} to {interval[1]:.4f}' if interval else ''
+            lines.append(f"{label:<24}{self[k]:>12.4f}{text}")
+        for k, v in self.get('copies', {}).items():
+            lines.append(f"copies, {k:<16}{v['share']:>12.1%}   "
+                         f"{v['expected']:.0%} of honest images would be as near to a training image")
         return '\n'.join(lines)
 
-_labels = dict(fd='Fréchet distance', fd_bias='  of which bias', kid='kernel distance', precision='precision', recall='recall', density='density',
-               coverage='coverage', sliced_wasserstein='sliced Wasserstein', inception_score='Inception score', proximal='proximal distance', floor='  its floor')
+_labels = dict(
+    fd='Fréchet distance', fd_bias='  of which bias', kid='kernel distance', precision='precision', recall='recall',
+    density='density', coverage='coverage', sliced_wasserstein='sliced Wasserstein', inception_score='Inception score',
+    proximal='proximal distance', floor='  its floor')
 
 # %% ../../nbs/06d_evaluation.ipynb #f2e0c3c4
 def evaluate(
@@ -145,7 +164,8 @@ def evaluate(
     seed=0,          # of bootstrap and slices
 ) -> Evaluation:
     "All distances of a set of images to a reference"
-    start, x, reference = time.time(), stored(x), stored(reference, 'reference')
+    start = time.monotonic()
+    x, reference = stored(x), stored(reference, 'reference')
     require_alike(x, reference)
     f = feature_space(extractor, reference)
     ref, a = reference_statistics(reference, f), features_in_parts(f, x)
@@ -153,11 +173,18 @@ def evaluate(
     warn_of_few(a, ref['mu'], ref['R'])
     some, others = a[evenly_spaced(len(a), 10_000)], ref['some']
     kd, near = kid(some, others), neighbourhoods(some, others)
-    found = dict(n=len(x), n_reference=len(reference), reference=ref['hash'], extractor=f.name, label=f.label, dimensions=a.shape[1],
-                 fd=fd.value, fd_interval=fd[1:3] if reps > 1 else None, fd_bias=fd.bias, kid=kd.value, kid_interval=kd[1:], **near._asdict(),
-                 sliced_wasserstein=sliced_wasserstein(some, others, seed=seed), n_neighbourhoods=[len(some), len(others)])
+    found = dict(n=len(x), n_reference=len(reference), reference=ref['hash'],
+                 extractor=f.name, label=f.label, dimensions=a.shape[1],
+                 fd=fd.value, fd_interval=(fd.low, fd.high) if reps > 1 else None, fd_bias=fd.bias,
+                 kid=kd.value, kid_interval=(kd.low, kd.high), **near._asdict(),
+                 sliced_wasserstein=sliced_wasserstein(some, others, seed=seed),
+                 n_neighbourhoods=[len(some), len(others)])
     if f.head and len(a) >= 20:
         score = inception_score(f.head(a).softmax(1))
-        found |= dict(inception_score=score.value, inception_score_interval=score[1:])
-    if find_copies: found['copies'] = dict(images=copies(*(to_floats(t) for t in (x[evenly_spaced(len(x), 1000)], reference))))
-    return Evaluation(found | dict(seed=seed, seconds=round(time.time() - start, 2)))
+        found |= dict(inception_score=score.value, inception_score_interval=(score.low, score.high))
+    if find_copies:
+        samples = x[evenly_spaced(len(x), 1000)]
+        found['copies'] = dict(images=copies(to_floats(samples), to_floats(reference)))
+    return Evaluation(found | dict(seed=seed, seconds=round(time.monotonic() - start, 2)))
+
+

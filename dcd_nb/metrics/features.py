@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ..errors import BadInput, choose, require
 from ..draws import rng
@@ -21,42 +22,53 @@ from ..show.images import to_uint8
 from ..files import content_hash
 from ..machine import pick_device
 from ..data import cache_dir
-from .frechet import factor_of, frechet_of_factors, to_tensor, warn_of_few
+from .frechet import frechet_of_factors, factor_of, to_tensor, warn_of_few
 from .classifiers import CifarClassifier, DigitClassifier
 
 # %% ../../nbs/06b_features.ipynb #7561af5b
 class Features:
     "A named map from images (N, C, H, W) to features (N, d)"
     def __init__(self,
-        name,      # shown in tables
-        f,         # a batch of images -> (B, d)
-        shape,     # (C, H, W) of the images
-        head=None, # features -> logits of classes, if they come from a classifier
-        label=None,# the name in full, beside a distance
+        name:str,              # shown in tables
+        f,                     # a batch of images -> (B, d)
+        shape:tuple,           # (C, H, W) of the images
+        head=None,             # features -> logits of classes, if they come from a classifier
+        label:str | None=None, # the name in full, beside a distance
     ):
-        self.name, self.f, self.shape, self.head, self.label = name, f, tuple(shape), head, label or name
+        self.name = name
+        self.f = f
+        self.shape = tuple(shape)
+        self.head = head
+        self.label = label or name
 
     @torch.no_grad()
-    def __call__(self, x, batch=500):
+    def __call__(self, x, batch=500) -> Tensor:
+        "Features (N, d) of images, a batch at a time"
         x = to_tensor(x)
-        require(torch.is_tensor(x) and x.is_floating_point() and tuple(x.shape[1:]) == self.shape,
-             f"images must be a float tensor (N, {', '.join(map(str, self.shape))}) for the features {self.name!r}, "
-             f"but are {f'{x.dtype} of shape {tuple(x.shape)}' if torch.is_tensor(x) else type(x).__name__}")
+        good = torch.is_tensor(x) and x.is_floating_point() and tuple(x.shape[1:]) == self.shape
+        given = f'{x.dtype} of shape {tuple(x.shape)}' if torch.is_tensor(x) else type(x).__name__
+        require(good, f"images must be a float tensor (N, {', '.join(map(str, self.shape))}) "
+                      f"for the features {self.name!r}, but are {given}")
         return torch.cat([self.f(part) for part in x.split(batch)])
 
     def __repr__(self): return f'Features({self.name!r}, shape={self.shape})'
 
 # %% ../../nbs/06b_features.ipynb #cbeb14de
-def evenly_spaced(n, most): "At most `most` of the numbers below `n`, evenly spread"; return torch.linspace(0, n - 1, min(n, most), dtype=torch.float64).long()
+def evenly_spaced(n:int, most:int) -> Tensor:
+    "At most `most` of the numbers below `n`, evenly evenly_spaced"
+    return torch.linspace(0, n - 1, min(n, most), dtype=torch.float64).long()
 
-def _pixels(reference): return lambda x: x.flatten(1)
+def _pixels(reference):
+    "The pixels themselves"
+    return lambda x: x.flatten(1)
 
 def _pca(reference, k=32, most=2048):
     "The first `k` principal components of at most `most` images of `reference`"
     require(reference is not None, "reference is missing: the features 'pca' are fitted to a reference set")
     x = reference.flatten(1)[evenly_spaced(len(reference), most).to(reference.device)].double()
     V = torch.linalg.svd(x - x.mean(0), full_matrices=False).Vh[:k].T
-    return lambda x: x.flatten(1).double()@V.to(x.device)
+    def f(x): return x.flatten(1).double()@V.to(x.device)
+    return f
 
 # %% ../../nbs/06b_features.ipynb #1b2ace22
 def _random(reference):
@@ -67,7 +79,8 @@ def _random(reference):
     halvings = int(math.log2(min(size)/4))                             # until about 4x4 are left
     widths = [c, 32] + [64]*halvings + [16]
     def uniform(layer, *shape): return 2*torch.rand(*shape, generator=rng(0, layer)) - 1
-    W = [uniform(i, o, k, 3, 3)*(6/(9*k))**.5 for i, (k, o) in enumerate(zip(widths, widths[1:]))]   # keeps the scale
+    sizes = list(zip(widths, widths[1:]))
+    W = [uniform(i, o, k, 3, 3)*(6/(9*k))**.5 for i, (k, o) in enumerate(sizes)]                   # keeps the scale
     b = [uniform(100 + i, o)*.5 for i, o in enumerate(widths[1:])]
     def f(x):
         x = x.float()
@@ -81,16 +94,18 @@ def _random(reference):
 known_classifiers = {(1, 8, 8): DigitClassifier, (3, 32, 32): CifarClassifier}
 
 def _classifier(reference):
+    "Hidden units of the classifier for images of that shape"
     shape = (1, 8, 8) if reference is None else tuple(reference.shape[1:])
-    require(shape in known_classifiers, f"reference has images of shape {shape}, but the features 'classifier' know images of "
-                                f"shape {' and '.join(map(str, known_classifiers))} only: use spaces=('random', 'pca')")
+    require(shape in known_classifiers, f"reference has images of shape {shape}, but the features 'classifier' know images "
+                                   f"of shape {' and '.join(map(str, known_classifiers))} only: use spaces=('random', 'pca')")
     net = known_classifiers[shape].trained()
-    return Features('classifier', lambda x: net.to(x.device).features(x.float()), shape, lambda h: net.out(h), net.label)
+    def f(x): return net.to(x.device).features(x.float())
+    return Features('classifier', f, shape, net.out, net.label)
 
 # %% ../../nbs/06b_features.ipynb #72167289
 def cleanfid_features(
     f,             # float images (B, 3, 299, 299) from 0 to 255 -> features (B, d)
-    shape,         # (C, H, W) of the images
+    shape:tuple,   # (C, H, W) of the images
     name='custom', # shown in tables
     mode='clean',  # how clean-fid resizes: 'clean', 'legacy_pytorch', or 'legacy_tensorflow': not at all
     head=None,     # features -> logits
@@ -108,44 +123,55 @@ def cleanfid_features(
 
 # %% ../../nbs/06b_features.ipynb #5f5e4ee9
 _inception = 'inception-2015-12-05.pt'
+_inception_url = 'https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/' + _inception
+
+def _inception_path(weights):
+    "Where the file is: in one of several places, of which each may be the file or its folder"
+    places = [weights] if weights else [os.getenv('DCD_INCEPTION') or cache_dir(), cache_dir(), tempfile.gettempdir()]
+    files = [p/_inception if p.is_dir() else p for p in map(Path, places)]
+    for p in files:
+        if p.is_file() and p.name == _inception: return p
+    missing = ' or '.join(dict.fromkeys(map(str, files)))
+    raise BadInput(f"the features 'inception' need the file {_inception}, which is not at {missing}: "
+                   f"download it once from {_inception_url} and set DCD_INCEPTION to its path, or choose other features")
 
 def inception(
-    shape,        # (C, H, W) of the images
-    weights=None, # the file, or its folder; None: $DCD_INCEPTION, the cache of this package, or that of clean-fid
-    mode='clean', # as in `cleanfid_features`
-    device=None,
+    shape:tuple,                    # (C, H, W) of the images
+    weights:str | Path | None=None, # the file, or its folder; None: $DCD_INCEPTION, this package's cache, or clean-fid's
+    mode='clean',                   # as in `cleanfid_features`
+    device:str | torch.device | None=None,
 ) -> Features:
     "The 2048 features of Inception"
-    at = lambda p: Path(p)/_inception if Path(p).is_dir() else Path(p)
-    places = [at(p) for p in ([weights] if weights else [os.getenv('DCD_INCEPTION') or cache_dir(), cache_dir(), tempfile.gettempdir()])]
-    path = next((p for p in places if p.is_file() and p.name == _inception), None)
-    require(path, f"the features 'inception' need the file {_inception}, which is not at {' or '.join(dict.fromkeys(map(str, places)))}: download it once from "
-               f"https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/{_inception} and set DCD_INCEPTION to its path, or choose other features")
+    path, device, legacy = _inception_path(weights), pick_device(device), mode == 'legacy_tensorflow'
     from cleanfid.inception_torchscript import InceptionV3W
-    device = pick_device(device)
-    try: net = InceptionV3W(str(path.parent), download=False, resize_inside=mode == 'legacy_tensorflow').to(device).eval()
-    except (RuntimeError, AttributeError) as e: raise BadInput(f"{path} cannot be read ({str(e).splitlines()[0][:80]}): download it again") from e
-    name, head = 'inception' + '-legacy'*(mode == 'legacy_tensorflow'), lambda h: F.linear(h, net.base.output.weight.detach().cpu())
-    return cleanfid_features(lambda x: net(x.to(device)), shape, name, mode, head)
+    try: net = InceptionV3W(str(path.parent), download=False, resize_inside=legacy).to(device).eval()
+    except (RuntimeError, AttributeError) as e:
+        raise BadInput(f"{path} cannot be read ({str(e).splitlines()[0][:80]}): download it again") from e
+    def f(x): return net(x.to(device))
+    def head(h): return F.linear(h, net.base.output.weight.detach().cpu())
+    return cleanfid_features(f, shape, 'inception-legacy' if legacy else 'inception', mode, head)
 
 def _inception_for(mode):
+    "How to make these features, given a reference"
     def make(reference):
         require(reference is not None, "reference is missing: the features 'inception' need its shape")
         return inception(reference.shape[1:], mode=mode)
     return make
 
 # %% ../../nbs/06b_features.ipynb #e196004e
-_spaces = dict(classifier=_classifier, random=_random, pca=_pca, pixels=_pixels) | {
+_spaces = {
+    'classifier': _classifier, 'random': _random, 'pca': _pca, 'pixels': _pixels,
     'inception': _inception_for('clean'), 'inception-legacy': _inception_for('legacy_tensorflow')}
 
 def features(
-    name,           # 'classifier', 'random', 'pca', 'pixels', 'inception' or 'inception-legacy'
+    name:str,       # 'classifier', 'random', 'pca', 'pixels', 'inception' or 'inception-legacy'
     reference=None, # the reference images (N, C, H, W): 'pca' is fitted to them, 'random' and 'pixels' take their shape
 ) -> Features:
     "A feature space by name"
     make, reference = choose('name', name, _spaces), to_tensor(reference)
-    require(reference is None or torch.is_tensor(reference) and reference.ndim == 4 and len(reference) > 1,
-         "reference must be images (N, C, H, W) with N > 1")
+    if reference is not None:
+        require(torch.is_tensor(reference) and reference.ndim == 4 and len(reference) > 1,
+                "reference must be images (N, C, H, W) with N > 1")
     require(reference is not None or name != 'pixels', "reference is missing: the features 'pixels' need its shape")
     f = make(reference)
     return f if isinstance(f, Features) else Features(name, f, reference.shape[1:])
@@ -155,7 +181,7 @@ class Distances(dict):
     "What `compare` measured: a dict that prints as a table and that JSON can hold"
     def __repr__(self):
         spaces = list(self['fd'])
-        line = lambda name, n, values: f'{name:<24}{n:>8}' + ''.join(f'{v:>12.4f}' for v in values)
+        def line(name, n, values): return f'{name:<24}{n:>8}' + ''.join(f'{v:>12.4f}' for v in values)
         rows = [line(k, n, [self['fd'][s][k] for s in spaces]) for k, n in self['n'].items()]
         floor = line('floor: half and half', self['n_reference']//2, [self['floor'][s] for s in spaces])
         head = f"{'':<24}{'n':>8}" + ''.join(f'{s:>12}' for s in spaces)
@@ -174,11 +200,11 @@ def compare(
     sets, reference = {name: to_tensor(x) for name, x in sets.items()}, to_tensor(reference)
     halves = torch.randperm(len(reference), generator=rng(seed)).to(reference.device).chunk(2)
     fd, floor = {}, {}
-    for f in (features(s, reference) if isinstance(s, str) else s for s in spaces):
+    for space in spaces:
+        f = features(space, reference) if isinstance(space, str) else space
         ref = f(reference)
         mu, R = factor_of(ref)
-        far = lambda y: frechet_of_factors(*factor_of(y), mu, R)
-        fd[f.name] = {name: far(f(images)) for name, images in sets.items()}
+        fd[f.name] = {name: frechet_of_factors(*factor_of(f(images)), mu, R) for name, images in sets.items()}
         few = min(sets.values(), key=len)
         if len(few) <= R.shape[1]: warn_of_few(f(few), mu, R)
         floor[f.name] = frechet_of_factors(*factor_of(ref[halves[0]]), *factor_of(ref[halves[1]]))
@@ -201,5 +227,6 @@ def sliced_wasserstein(
     n, m = len(a), len(b)
     q = torch.cat([torch.arange(n)*m, torch.arange(m)*n, torch.tensor([n*m])]).sort().values.to(a.device)
     left, width = q[:-1], q.diff().double()/(n*m)                      # where one of the two quantiles jumps
-    gap = (a@w).sort(0).values[left.clamp(max=n*m - 1)//m] - (b@w).sort(0).values[left.clamp(max=n*m - 1)//n]
+    left = left.clamp(max=n*m - 1)
+    gap = (a@w).sort(0).values[left//m] - (b@w).sort(0).values[left//n]
     return (width@gap.square()).mean().sqrt().item()

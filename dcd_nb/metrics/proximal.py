@@ -10,38 +10,43 @@ from pathlib import Path
 
 import torch
 from fastcore.basics import patch
+from torch import Tensor
 
 from ..errors import require
 from ..draws import rng
-from ..files import content_hash, file_pair
+from ..files import file_pair, content_hash
 from ..operators import Corruption
 from ..data import Measurements
-from .frechet import factor_of, frechet_of_factors, warn_of_few
+from .frechet import frechet_of_factors, factor_of, warn_of_few
 from .features import evenly_spaced
-from .evaluation import Evaluation, feature_space, features_in_parts, require_alike
-from .evaluation import to_floats
+from .evaluation import require_alike, features_in_parts, to_floats, Evaluation, feature_space
 from .evaluation import stored
 
 # %% ../../nbs/06e_proximal.ipynb #d7861299
 def corrupted_anew(
-    x,          # images (N, C, H, W): bytes, or floats in [-1, 1]
-    corruption, # a `Corruption`
-    seed=0,     # of state and noise
+    x,             # images (N, C, H, W): bytes, or floats in [-1, 1]
+    corruption:Corruption,
+    seed=0,        # of state and noise
     as_files=True, # round and clip the images first
-):
+) -> Tensor:
     "Images with new state and new noise"
-    whole = torch.is_tensor(x) and x.ndim == 4 and x.shape[1] == 2        # no file holds complex images
-    x = to_floats(stored(x) if as_files and not whole else x)
-    return torch.cat([corruption.batch(part, rng(seed, k, 9)).y for k, part in enumerate(x.split(512))]).float()
+    is_complex = torch.is_tensor(x) and x.ndim == 4 and x.shape[1] == 2    # no file holds such images
+    if as_files and not is_complex: x = stored(x)
+    parts = to_floats(x).split(512)
+    return torch.cat([corruption.batch(part, rng(seed, k, 9)).y for k, part in enumerate(parts)]).float()
 
 # %% ../../nbs/06e_proximal.ipynb #29ef7628
 def _observations(ys, corruption):
     "Observations as they are stored, and what made them"
-    if isinstance(ys, (str, Path)) and file_pair(ys)[1].exists() and not Path(ys).is_dir(): ys = Measurements.load(ys)
+    if isinstance(ys, (str, Path)):
+        _, info = file_pair(ys)
+        if info.exists() and not Path(ys).is_dir(): ys = Measurements.load(ys)
     if isinstance(ys, Measurements):
         require(corruption is None, f"corruption={corruption!r} must be left out: the measurements know theirs")
         return ys.y.cpu(), ys.corruption
-    require(isinstance(corruption, Corruption), f"corruption={corruption!r} must be the Corruption that made the images in ys, e.g. Corruption(Identity(), .2); Measurements know theirs")
+    require(isinstance(corruption, Corruption),
+            f"corruption={corruption!r} must be the Corruption that made the images in ys, "
+            "e.g. Corruption(Identity(), .2); Measurements know theirs")
     return stored(ys, 'ys'), corruption
 
 # %% ../../nbs/06e_proximal.ipynb #492c2c5a
@@ -57,12 +62,19 @@ class Proximal:
         y, self.corruption = _observations(ys, corruption)
         require(len(y) > 3, f"ys hold {len(y)} observation{'s'*(len(y) > 1)}: a distance needs 4 or more")
         y = y[evenly_spaced(len(y), most)]
-        self.n, self.one, self.seed, self.hash = len(y), y[:1], seed, content_hash(y)
+        self.n = len(y)
+        self.one = y[:1]
+        self.seed = seed
+        self.hash = content_hash(y)
         self.f = feature_space(extractor or ('random' if min(y.shape[2:]) >= 8 else 'pixels'), y)
-        h, halves = features_in_parts(self.f, y), torch.randperm(len(y), generator=rng(seed)).chunk(2)
-        self.moments, self.apart = factor_of(h), frechet_of_factors(*factor_of(h[halves[0]]), *factor_of(h[halves[1]]))
+        h = features_in_parts(self.f, y)
+        half, other = torch.randperm(len(y), generator=rng(seed)).chunk(2)
+        self.moments = factor_of(h)
+        self.apart = frechet_of_factors(*factor_of(h[half]), *factor_of(h[other]))      # of two halves of the observations
 
-def _within(x, yes=True): "Images without values that cannot be; points stay"; return x.clamp(-1, 1) if yes and x[0, 0].numel() > 1 else x
+def _within(x):
+    "Images without values that cannot be; points stay"
+    return x.clamp(-1, 1) if x[0, 0].numel() > 1 else x
 
 # %% ../../nbs/06e_proximal.ipynb #4f937c9d
 @patch
@@ -72,13 +84,16 @@ def __call__(self:Proximal,
     as_files=True, # round and clip images first
 ) -> Evaluation:
     "The distance of observations and images that are corrupted as they were"
-    if hasattr(x, 'sample'): x = _within(x.sample(n, self.seed), as_files)
+    if hasattr(x, 'sample'):
+        x = x.sample(n, self.seed)
+        if as_files: x = _within(x)
     again = corrupted_anew(x, self.corruption, self.seed, as_files)
     if self.one.dtype == torch.uint8: again = stored(_within(again))
     require_alike(again, self.one)
     h, m = features_in_parts(self.f, again), self.n
     warn_of_few(h, *self.moments)
-    return Evaluation(n=len(h), n_reference=m, reference=self.hash, extractor=self.f.name, dimensions=h.shape[1], seed=self.seed,
+    return Evaluation(n=len(h), n_reference=m, reference=self.hash,
+                      extractor=self.f.name, dimensions=h.shape[1], seed=self.seed,
                       proximal=frechet_of_factors(*factor_of(h), *self.moments), floor=self.apart*m/4*(1/len(h) + 1/m))
 
 # %% ../../nbs/06e_proximal.ipynb #4f36ddad

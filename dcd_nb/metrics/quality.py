@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ..errors import BadInput, require, optional
 from .frechet import to_tensor
@@ -23,9 +24,11 @@ def _both(a, b):
     "Two sets of features, as float64"
     a, b = to_tensor(a), to_tensor(b)
     for name, t in dict(a=a, b=b).items():
-        require(torch.is_tensor(t) and t.ndim == 2 and len(t) > 1, f"{name} must be features (n, d) with n > 1, but "
-             f"{f'has shape {tuple(t.shape)}' if torch.is_tensor(t) else f'is {type(t).__name__}'}")
-        require(t.isfinite().all(), f"{name} holds NaN or infinity: look at the images, or at the network that made the features")
+        given = f'has shape {tuple(t.shape)}' if torch.is_tensor(t) else f'is {type(t).__name__}'
+        require(torch.is_tensor(t) and t.ndim == 2 and len(t) > 1,
+                f"{name} must be features (n, d) with n > 1, but {given}")
+        require(t.isfinite().all(), f"{name} holds NaN or infinity: "
+                                    "look at the images, or at the network that made the features")
     require(a.shape[1] == b.shape[1], f"a has {a.shape[1]} features, but b has {b.shape[1]}")
     return a.double(), b.double()
 
@@ -47,9 +50,11 @@ def kid(
     a, # features (n, d) of samples
     b, # features (m, d) of the reference
 ) -> Interval:
-    "The kernel distance of two sets of features; it is below 0 about every second time if they come from the same distribution"
+    """The kernel distance of two sets of features;
+    it is below 0 about every second time if they come from the same distribution"""
     a, b = _both(a, b)
-    aa, bb, ab, ba = _kernel_means(a, a), _kernel_means(b, b), _kernel_means(a, b), _kernel_means(b, a)
+    aa, bb = _kernel_means(a, a), _kernel_means(b, b)
+    ab, ba = _kernel_means(a, b), _kernel_means(b, a)
     value = (aa.mean() + bb.mean() - 2*ab.mean()).item()
     error = 1.645*2*((aa - ab).var()/len(a) + (bb - ba).var()/len(b)).sqrt().item()
     return Interval(value, value - error, value + error)
@@ -68,20 +73,29 @@ def neighbourhoods(
 ) -> Neighbourhoods:
     "Precision, recall, density and coverage, from one table of distances"
     a, b = _both(a, b)
-    require(isinstance(k, int) and 1 <= k < min(len(a), len(b)), f"k={k!r} must be a whole number from 1 to {min(len(a), len(b)) - 1}: there are "
-                                                               f"{len(a)} samples and {len(b)} images in the reference")
+    few = min(len(a), len(b))
+    require(isinstance(k, int) and 1 <= k < few, f"k={k!r} must be a whole number from 1 to {few - 1}: "
+                                                 f"there are {len(a)} samples and {len(b)} images in the reference")
     ra, rb = _radii(a, k), _radii(b, k)
-    found, density, nearest = b.new_zeros(len(b), dtype=torch.bool), [], torch.full_like(rb, torch.inf)
+    found = b.new_zeros(len(b), dtype=torch.bool)                          # is an image in the ball of some sample?
+    density = []                                                           # in how many balls is a sample?
+    nearest = torch.full_like(rb, torch.inf)                               # how far is an image from the samples?
     for u, r in zip(_parts(a, len(b)), _parts(ra, len(b))):
         d = torch.cdist(u, b)
         density.append((d <= rb).sum(1))
         found |= (d <= r[:, None]).any(0)
         nearest = torch.minimum(nearest, d.amin(0))
-    density, share = torch.cat(density), lambda t: t.double().mean().item()
+    density = torch.cat(density)
+    def share(t): return t.double().mean().item()
     return Neighbourhoods(share(density > 0), share(found), share(density)/k, share(nearest <= rb))
 
-def precision_recall(a, b, k=3): "Precision and recall of samples `a`"; return neighbourhoods(a, b, k)[:2]
-def density_coverage(a, b, k=5): "Density and coverage of samples `a`"; return neighbourhoods(a, b, k)[2:]
+def precision_recall(a, b, k=3) -> tuple[float, float]:
+    "Precision and recall of samples `a`"
+    return neighbourhoods(a, b, k)[:2]
+
+def density_coverage(a, b, k=5) -> tuple[float, float]:
+    "Density and coverage of samples `a`"
+    return neighbourhoods(a, b, k)[2:]
 
 # %% ../../nbs/06c_quality.ipynb #ef818eb7
 def inception_score(
@@ -90,13 +104,17 @@ def inception_score(
 ) -> Interval:
     "Mean score of the parts; the interval is that of their mean"
     p = to_tensor(p)
-    require(torch.is_tensor(p) and p.ndim == 2 and p.isfinite().all() and (p >= 0).all() and (p.sum(1) - 1).abs().max() < 1e-3,
-         "p must be probabilities (n, classes): rows without negative entries whose sum is 1")
-    require(isinstance(splits, int) and 1 <= splits <= len(p), f"splits={splits!r} must be a whole number from 1 to n={len(p)}")
-    entropy = lambda q: -torch.special.xlogy(q, q).sum(-1)
-    s = torch.stack([(entropy(part.mean(0)) - entropy(part).mean()).exp() for part in p.double().tensor_split(splits)])
+    good = torch.is_tensor(p) and p.ndim == 2 and p.isfinite().all() and (p >= 0).all()
+    require(good and (p.sum(1) - 1).abs().max() < 1e-3,
+            "p must be probabilities (n, classes): rows without negative entries whose sum is 1")
+    require(isinstance(splits, int) and 1 <= splits <= len(p),
+            f"splits={splits!r} must be a whole number from 1 to n={len(p)}")
+    def entropy(q): return -torch.special.xlogy(q, q).sum(-1)
+    scores = [(entropy(part.mean(0)) - entropy(part).mean()).exp() for part in p.double().tensor_split(splits)]
+    s = torch.stack(scores)
+    value = s.mean().item()
     error = 1.645*s.std().item()/splits**.5 if splits > 1 else float('nan')
-    return Interval(s.mean().item(), s.mean().item() - error, s.mean().item() + error)
+    return Interval(value, value - error, value + error)
 
 # %% ../../nbs/06c_quality.ipynb #a0170410
 Nearest = namedtuple('Nearest', 'distance index')
@@ -109,7 +127,8 @@ def _gaps(a, ma, b, mb):
 def _flat(x, seen, i):
     "Images from `i` on as rows, and what is shown of them"
     part = x[i:i + 4096]
-    return part.flatten(1).double(), (torch.ones_like(part[:1]) if seen is None else (seen[i:i + 4096] != 0).expand_as(part)).flatten(1).double()
+    shown = torch.ones_like(part[:1]) if seen is None else (seen[i:i + 4096] != 0).expand_as(part)
+    return part.flatten(1).double(), shown.flatten(1).double()
 
 # %% ../../nbs/06c_quality.ipynb #cb467e8d
 def nearest(
@@ -121,7 +140,8 @@ def nearest(
 ) -> Nearest:
     "The nearest image in `b` of each image in `a`"
     a, b, seen_a, seen_b, skip = map(to_tensor, (a, b, seen_a, seen_b, skip))
-    require(a.shape[1:] == b.shape[1:], f"a holds images of shape {tuple(a.shape[1:])}, but b of shape {tuple(b.shape[1:])}")
+    require(a.shape[1:] == b.shape[1:],
+            f"a holds images of shape {tuple(a.shape[1:])}, but b of shape {tuple(b.shape[1:])}")
     require(len(b) > (skip is not None), f"there are {len(b)} images to search for neighbours, which is not enough")
     gap, index = torch.full((len(a),), torch.inf).double(), torch.zeros(len(a)).long()
     for i in range(0, len(a), 4096):
@@ -130,7 +150,8 @@ def nearest(
             if skip is not None: d[skip[i:i + 4096, None] == torch.arange(j, j + d.shape[1])] = torch.inf
             v, k = d.min(1)
             closer = v < gap[i:i + 4096]
-            gap[i:i + 4096][closer], index[i:i + 4096][closer] = v[closer], j + k[closer]
+            gap[i:i + 4096][closer] = v[closer]
+            index[i:i + 4096][closer] = j + k[closer]
     return Nearest(gap.sqrt(), index)
 
 # %% ../../nbs/06c_quality.ipynb #ca3c9bac
@@ -142,32 +163,45 @@ def copies(
     level=.05,   # share of training images that have so near a neighbour
     most=1000,   # training images that are compared with all others
 ) -> dict:
-    "How many samples are as near to a training image as only a share `level` of the training images is to another"
+    """How many samples are as near to a training image
+    as only a share `level` of the training images is to another"""
     a, b, seen_a, seen_b = map(to_tensor, (a, b, seen_a, seen_b))
     rows = evenly_spaced(len(b), most)
     here = nearest(a, b, seen_a, seen_b).distance
-    there = nearest(b[rows], b, seen_b if seen_b is None else seen_b[rows], seen_b, rows).distance
-    return dict(share=(here <= there.quantile(level)).double().mean().item(), expected=level, distance=here.median().item(),
-                distance_within=there.median().item(), n=len(here), n_training=len(b))
+    seen_rows = None if seen_b is None else seen_b[rows]
+    there = nearest(b[rows], b, seen_rows, seen_b, rows).distance
+    return dict(share=(here <= there.quantile(level)).double().mean().item(), expected=level,
+                distance=here.median().item(), distance_within=there.median().item(),
+                n=len(here), n_training=len(b))
 
 # %% ../../nbs/06c_quality.ipynb #043a0f7e
 def _pairs(x, ref):
+    "Images and their references, as float64"
     x, ref = to_tensor(x), to_tensor(ref)
+    shapes = [tuple(getattr(t, 'shape', ())) for t in (x, ref)]
     require(torch.is_tensor(x) and torch.is_tensor(ref) and x.shape == ref.shape and x.ndim == 4,
-         f"x and ref must be images (N, C, H, W) of one shape, but have {tuple(getattr(x, 'shape', ()))} and {tuple(getattr(ref, 'shape', ()))}")
+            f"x and ref must be images (N, C, H, W) of one shape, but have {shapes[0]} and {shapes[1]}")
     require(x.isfinite().all() and ref.isfinite().all(), "x or ref holds NaN or infinity")
     return x.double(), ref.double()
 
-def psnr(x, ref, peak=2.): "Peak signal-to-noise ratio of each image (N,), in dB"; x, ref = _pairs(x, ref); return 10*(peak**2/(x - ref).square().flatten(1).mean(1)).log10()
-def nmse(x, ref): "Squared error of each image (N,), as a share of the squared norm of `ref`"; x, ref = _pairs(x, ref); return (x - ref).square().flatten(1).sum(1)/ref.square().flatten(1).sum(1)
+def psnr(x, ref, peak=2.) -> Tensor:
+    "Peak signal-to-noise ratio of each image (N,), in dB"
+    x, ref = _pairs(x, ref)
+    error = (x - ref).square().flatten(1).mean(1)
+    return 10*(peak**2/error).log10()
 
-def ssim(x, ref, peak=2.):
+def nmse(x, ref) -> Tensor:
+    "Squared error of each image (N,), as a share of the squared norm of `ref`"
+    x, ref = _pairs(x, ref)
+    return (x - ref).square().flatten(1).sum(1)/ref.square().flatten(1).sum(1)
+
+def ssim(x, ref, peak=2.) -> Tensor:
     "Structural similarity of each image (N,)"
     x, ref = _pairs(x, ref)
     size, c = min(11, (min(x.shape[2:]) - 1)//2*2 + 1), x.shape[1]
     g = torch.exp(-.5*((torch.arange(size, dtype=x.dtype, device=x.device) - size//2)/1.5)**2)
     g = g/g.sum()
-    mean = lambda v: F.conv2d(v, (g[:, None]*g).expand(c, 1, size, size), groups=c)
+    def mean(v): return F.conv2d(v, (g[:, None]*g).expand(c, 1, size, size), groups=c)
     mx, mr = mean(x), mean(ref)
     vx, vr, cov = mean(x*x) - mx**2, mean(ref*ref) - mr**2, mean(x*ref) - mx*mr
     c1, c2 = (.01*peak)**2, (.03*peak)**2
@@ -175,18 +209,24 @@ def ssim(x, ref, peak=2.):
 
 # %% ../../nbs/06c_quality.ipynb #c09d22fd
 _alexnet = 'alexnet-owt-7be5be79.pth'
+_alexnet_url = 'https://download.pytorch.org/models/' + _alexnet
 
 def lpips(
     x,         # images (N, C, H, W) in [-1, 1]
     ref,       # the images they should look like
     batch=100, # images at a time
-):
+) -> Tensor:
     "Perceptual distance of each image (N,) to its reference"
-    package, (x, ref) = optional('lpips', 'lpips'), _pairs(x, ref)
+    package = optional('lpips', 'lpips')
+    x, ref = _pairs(x, ref)
     require(min(x.shape[2:]) >= 32, f"images have {x.shape[3]}x{x.shape[2]} pixels, but LPIPS needs 32x32 or more")
     path = Path(torch.hub.get_dir())/'checkpoints'/_alexnet
-    require(path.is_file(), f"LPIPS needs AlexNet's weights, which are not at {path}: download them once to that place from https://download.pytorch.org/models/{_alexnet}")
+    require(path.is_file(), f"LPIPS needs AlexNet's weights, which are not at {path}: "
+                            f"download them once to that place from {_alexnet_url}")
     try:
         with warnings.catch_warnings(action='ignore'): net = package.LPIPS(net='alex', verbose=False).to(x.device)
-    except Exception as e: raise BadInput(f"{path} cannot be read ({str(e).splitlines()[0][:80]}): download it again") from e
-    with torch.no_grad(): return torch.cat([net(a.float(), b.float()).flatten() for a, b in zip(x.split(batch), ref.split(batch))])
+    except Exception as e:
+        raise BadInput(f"{path} cannot be read ({str(e).splitlines()[0][:80]}): download it again") from e
+    with torch.no_grad():
+        found = [net(a.float(), b.float()).flatten() for a, b in zip(x.split(batch), ref.split(batch))]
+    return torch.cat(found)

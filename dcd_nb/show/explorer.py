@@ -10,6 +10,7 @@ __all__ = ['four_images', 'survival', 'log_magnitude', 'operator_view', 'view_in
 import base64, html
 
 import torch
+from torch import Tensor
 
 from ..errors import require
 from ..draws import rng
@@ -19,13 +20,14 @@ from ..operators import Identity, RandomMask
 
 # %% ../../nbs/02e_explorer.ipynb #ca8632e3
 def four_images(
-    corruption,  # a `Corruption` with a linear operator
-    x,           # images (B, C, H, W) in [-1, 1]; the first is looked at
-    seed=0,      # of mask and noise
-    rcond=None,  # singular values below `rcond` times the largest count as 0 in A^+; None: the operator's default
-):
+    corruption:Corruption,   # with a linear operator
+    x:Tensor,                # images (B, C, H, W) in [-1, 1]; the first is looked at
+    seed=0,                  # of mask and noise
+    rcond:float | None=None, # singular values below `rcond` times the largest count as 0 in A^+; None: the default
+) -> tuple[dict, Tensor]:
     "x, y, A^T y and A^+ y by name, and the singular values of A"
-    require(isinstance(corruption, Corruption), f"corruption={corruption!r} must be a Corruption, e.g. Corruption(RandomMask(.6), sigma=.1)")
+    require(isinstance(corruption, Corruption),
+            f"corruption={corruption!r} must be a Corruption, e.g. Corruption(RandomMask(.6), sigma=.1)")
     require(torch.is_tensor(x) and x.ndim == 4 and len(x), "x must be a tensor of images (B, C, H, W) with B > 0")
     require(rcond is None or 0 <= rcond < 1, f"rcond={rcond!r} must be at least 0 and below 1, or None")
     op, x = corruption.op, x[:1]
@@ -34,10 +36,10 @@ def four_images(
     return images, op.spectrum(tuple(x.shape[1:]), state)
 
 def survival(
-    s,           # singular values, one for each direction
+    s:Tensor,    # singular values, one for each direction
     sigma=0.,    # level of the noise
     floor=1e-5,  # times the largest: below it, not even float32 arithmetic sees anything
-):
+) -> tuple[float, float, float]:
     "Fractions of all directions that arrive above the noise, that are lost in it, and that never arrive"
     never = s <= floor*s.max()
     lost = ~never & (s <= sigma)
@@ -75,21 +77,23 @@ def _draw_spectrum(ax, s, sigma, rcond):
     ax.set_ylabel('singular value', fontsize=9)
     ax.spines[['top', 'right']].set_visible(False)
     ax.tick_params(labelsize=8)
-    ax.legend(frameon=False, fontsize=8, loc='lower center', bbox_to_anchor=(.5, 1), ncols=5, columnspacing=1.2, handlelength=1.5)
+    ax.legend(frameon=False, fontsize=8, loc='lower center', bbox_to_anchor=(.5, 1), ncols=5,
+              columnspacing=1.2, handlelength=1.5)
 
 # %% ../../nbs/02e_explorer.ipynb #e44283f8
 def operator_view(
-    corruption,  # a `Corruption` with a linear operator
-    x,           # images (B, C, H, W) in [-1, 1]; the first is shown
-    seed=0,      # of mask and noise
-    rcond=None,  # singular values below `rcond` times the largest count as 0 in A^+; None: the operator's default
+    corruption:Corruption,   # with a linear operator
+    x:Tensor,                # images (B, C, H, W) in [-1, 1]; the first is shown
+    seed=0,                  # of mask and noise
+    rcond:float | None=None, # as for `four_images`
 ):
     "A figure: x, y, A^T y and A^+ y side by side, and the singular values of A below"
     images, s = four_images(corruption, x, seed, rcond)
     last = getattr(corruption.op, 'ops', [corruption.op])[-1]
     fig, axs = axes(4, height=4.2, nrow=2, height_ratios=[1.2, 1])
     for ax in axs[1]: ax.remove()
-    for ax, title, t in zip(axs[0], ('clean $x$', 'corrupted $y$', r'$A^\top y$', '$A^+y$'), images.values()):
+    titles = ('clean $x$', 'corrupted $y$', r'$A^\top y$', '$A^+y$')
+    for ax, title, t in zip(axs[0], titles, images.values()):
         frequencies = isinstance(last, FourierMask) and t is images['y']
         ax.imshow(image_grid(log_magnitude(t) if frequencies else t), interpolation='nearest')
         ax.set_title(title, color=color_of(title), fontsize=9)
@@ -101,15 +105,15 @@ def operator_view(
 
 # %% ../../nbs/02e_explorer.ipynb #97b289e7
 def view_in_words(
-    corruption,  # a `Corruption` with a linear operator
-    x,           # images (B, C, H, W) in [-1, 1]; the first is looked at
-    seed=0,      # of mask and noise
-    rcond=None,  # as for `operator_view`
-):
+    corruption:Corruption,   # with a linear operator
+    x:Tensor,                # images (B, C, H, W) in [-1, 1]; the first is looked at
+    seed=0,                  # of mask and noise
+    rcond:float | None=None, # as for `four_images`
+) -> str:
     "What `operator_view` shows, in three sentences"
     images, s = four_images(corruption, x, seed, rcond)
     above, lost, never = survival(s, corruption.sigma)
-    off = lambda name: (images[name] - images['x']).square().mean().item()**.5
+    def off(name): return (images[name] - images['x']).square().mean().item()**.5
     return (f"{corruption.op!r} with noise of level {corruption.sigma:g}: {above:.0%} of all directions arrive above the noise, "
             f"{lost:.0%} are lost in it and {never:.0%} never arrive. The root mean square distance to the image x is "
             f"{off('adjoint'):.3g} for A^T y and {off('pinv'):.3g} for A^+ y. "
@@ -117,8 +121,8 @@ def view_in_words(
 
 # %% ../../nbs/02e_explorer.ipynb #4b82b56d
 def with_phase(
-    x,  # images (B, 1 or 3, H, W) in [-1, 1]
-):
+    x:Tensor, # images (B, 1 or 3, H, W) in [-1, 1]
+) -> Tensor:
     "Complex images (B, 2, H, W) with the brightness of `x` as magnitude and a smooth phase"
     v, u = (torch.linspace(-1, 1, n).to(x) for n in x.shape[2:])
     phase = 3*(v[:, None]**2 - .5*u + .3*v[:, None]*u)
@@ -133,17 +137,16 @@ _kinds = {  # name: (how the values of the sliders make the operator, which of t
     'Fourier mask':  (lambda v: FourierMask(v['R']), ('R',)),
 }
 
-def tidy_number(v):
-    "Four digits of a number"
-    return float(f'{v:.4g}') if isinstance(v, float) else v    # a browser's .65 is 0.6500000000000001
+def tidy_number(v): return float(f'{v:.4g}') if isinstance(v, float) else v    # a browser's .65 is 0.6500000000000001
 
 def _controls(factors):
     "The widgets by name; dragging redraws when the slider is let go"
     import ipywidgets as w
-    look = lambda label: dict(description=label, style=dict(description_width='10em'), layout=dict(width='28em'))
-    knob = lambda label: look(label) | dict(continuous_update=False)
+    def look(label): return dict(description=label, style=dict(description_width='10em'), layout=dict(width='28em'))
+    def knob(label): return look(label) | dict(continuous_update=False)
+    kinds = [k for k in _kinds if factors or k != 'down-sampling']
     return dict(
-        kind=w.Dropdown(options=[k for k in _kinds if factors or k != 'down-sampling'], value='Gaussian blur', **look('operator')),
+        kind=w.Dropdown(options=kinds, value='Gaussian blur', **look('operator')),
         sigma=w.FloatSlider(.02, min=0, max=.5, step=.02, **knob('noise level sigma')),
         missing=w.FloatSlider(.6, min=0, max=.95, step=.05, **knob('mask rate')),
         std=w.FloatSlider(2, min=.4, max=4, step=.2, readout_format='.1f', **knob('blur std in pixels')),
@@ -160,13 +163,13 @@ def figure_html(fig, alt):
 
 # %% ../../nbs/02e_explorer.ipynb #ef5914bd
 def explorer(
-    x=None,  # images (B, 1 to 3, H, W) in [-1, 1]; the first is shown. None: a photograph
+    x:Tensor | None=None, # images (B, 1 to 3, H, W) in [-1, 1]; the first is shown. None: a photograph
 ):
     "Choose an operator, move its sliders, see what is left; needs a running Jupyter"
     import ipywidgets as w
     x = photos(64)[:1] if x is None else x
     require(torch.is_tensor(x) and x.ndim == 4 and len(x) and x.shape[1] <= 3 and min(x.shape[2:]) >= 8,
-         "x must be a tensor of images (B, C, H, W) with 1 to 3 channels and at least 8x8 pixels")
+            "x must be a tensor of images (B, C, H, W) with 1 to 3 channels and at least 8x8 pixels")
     controls = _controls([f for f in (2, 4, 8) if not any(n%f for n in x.shape[2:])])
     picture, words = w.HTML(), w.HTML()
     def redraw(change=None):
@@ -175,9 +178,11 @@ def explorer(
         make, used = _kinds[v['kind']]
         for name, c in controls.items(): c.layout.display = None if name in ('kind', 'sigma', *used) else 'none'
         image = with_phase(x[:1]) if v['kind'] == 'Fourier mask' and x.shape[1] != 2 else x[:1]
-        args = dict(corruption=Corruption(make(v), v['sigma']), x=image, rcond=v['rcond'] if 'rcond' in used else None)
-        picture.value = figure_html(operator_view(**args), f"x, y, A^T y, A^+ y and the singular values of {args['corruption'].op!r}")
-        words.value = f'<p role="status" style="max-width:700px;margin:0;line-height:1.4">{html.escape(view_in_words(**args))}</p>'
+        corruption, rcond = Corruption(make(v), v['sigma']), v['rcond'] if 'rcond' in used else None
+        figure = operator_view(corruption, image, rcond=rcond)
+        picture.value = figure_html(figure, f"x, y, A^T y, A^+ y and the singular values of {corruption.op!r}")
+        text = html.escape(view_in_words(corruption, image, rcond=rcond))
+        words.value = f'<p role="status" style="max-width:700px;margin:0;line-height:1.4">{text}</p>'
     for c in controls.values(): c.observe(redraw, 'value')
     redraw()
     return w.VBox([w.Box(list(controls.values()), layout=dict(flex_flow='row wrap')), picture, words])

@@ -7,16 +7,18 @@ __all__ = ['colors', 'to_uint8', 'image_grid', 'photos', 'color_of', 'axes', 'sh
 
 # %% ../../nbs/00c_images.ipynb #871213db
 import io, math
+from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..errors import require
 
 # %% ../../nbs/00c_images.ipynb #b6df8900
 def to_uint8(
-    x,  # images (B, C, H, W) in [-1, 1]
-):
+    x:Tensor, # images (B, C, H, W) in [-1, 1]
+) -> np.ndarray:
     "What a PNG would hold: (B, H, W) or (B, H, W, 3), 8 bits"
     x = x.detach().float().cpu()
     require(x.ndim == 4 and x.shape[1] in (1, 2, 3),
@@ -26,10 +28,10 @@ def to_uint8(
     return (x[:, 0] if x.shape[1] == 1 else x.permute(0, 2, 3, 1)).numpy()
 
 def image_grid(
-    x,          # images (B, C, H, W) in [-1, 1]
-    ncol=None,  # images in a row; None: about square
-    pad=1,      # white pixels between two images
-):
+    x:Tensor,           # images (B, C, H, W) in [-1, 1]
+    ncol:int | None=None, # images in a row; None: about square
+    pad=1,              # white pixels between two images
+) -> np.ndarray:
     "One picture with all of `x` side by side, as 8-bit RGB (H, W, 3)"
     u = to_uint8(x)
     if u.ndim == 3: u = u[..., None].repeat(3, -1)
@@ -45,17 +47,20 @@ def image_grid(
 # %% ../../nbs/00c_images.ipynb #4c928d24
 def photos(
     size=64,  # of the images, in pixels
-):
+) -> Tensor:
     "Four photographs to try things on: (4, 3, size, size) in [-1, 1]"
     from sklearn.datasets import load_sample_images
-    china, flower = (torch.from_numpy(im.copy()).permute(2, 0, 1)[None]/127.5 - 1 for im in load_sample_images().images)
-    crops = [china[..., 40:360, 160:480], china[..., 220:420, 430:630], flower[..., 40:400, 180:540], flower[..., 90:310, 240:460]]
-    return torch.cat([torch.nn.functional.interpolate(c, (size, size), mode='bicubic', antialias=True) for c in crops]).clamp(-1, 1)
+    raw = load_sample_images().images
+    china, flower = (torch.from_numpy(im.copy()).permute(2, 0, 1)[None]/127.5 - 1 for im in raw)
+    crops = [china[..., 40:360, 160:480], china[..., 220:420, 430:630],
+             flower[..., 40:400, 180:540], flower[..., 90:310, 240:460]]
+    resize = torch.nn.functional.interpolate
+    return torch.cat([resize(c, (size, size), mode='bicubic', antialias=True) for c in crops]).clamp(-1, 1)
 
 # %% ../../nbs/00c_images.ipynb #18703f8c
 colors = dict(clean='#009E73', corrupted='#8C8C8C', teacher='#0072B2', student='#D55E00', baseline='#CC79A7')
 
-def color_of(label):
+def color_of(label) -> str:
     "The colour of the role that `label` names, black if it names none"
     return next((c for role, c in colors.items() if role in str(label)), 'black')
 
@@ -72,15 +77,15 @@ def axes(
     for ax in fig.axes:
         ax.spines[['top', 'right']].set_visible(False)
         ax.tick_params(labelsize=8)
-        ax.xaxis.label.set_size(9), ax.yaxis.label.set_size(9), ax.title.set_size(9)
+        for text in (ax.xaxis.label, ax.yaxis.label, ax.title): text.set_size(9)
     return fig, axs
 
 # %% ../../nbs/00c_images.ipynb #7dbcf2a0
 def show_images(
-    panels,      # {title: images}, or images alone
-    ncol=None,   # images in a row of a panel
-    height=2.4,  # of the figure, in inches
-    width=7.,    # of the figure, in inches
+    panels:dict | Tensor, # {title: images}, or images alone
+    ncol:int | None=None, # images in a row of a panel
+    height=2.4,           # of the figure, in inches
+    width=7.,             # of the figure, in inches
 ):
     "Grids of images side by side; a title that names a role has its colour"
     if not isinstance(panels, dict): panels = {'': panels}
@@ -92,10 +97,10 @@ def show_images(
         ax.axis('off')
 
 def save_images(
-    x,          # images (B, C, H, W) in [-1, 1]
-    path,       # a .png file
-    ncol=None,  # images in a row
-    zoom=1,     # enlarge each pixel to `zoom` by `zoom`
+    x:Tensor,             # images (B, C, H, W) in [-1, 1]
+    path:str | Path,      # a .png file
+    ncol:int | None=None, # images in a row
+    zoom=1,               # enlarge each pixel to `zoom` by `zoom`
 ):
     "Write `x` as one PNG grid"
     from PIL import Image
@@ -104,10 +109,10 @@ def save_images(
 
 # %% ../../nbs/00c_images.ipynb #41062627
 def png(
-    im,           # an (H, W, 3) array, or a matplotlib figure (closed afterwards)
-    height=None,  # enlarge an array to at least so many pixels
-    few=False,    # of a figure: no more than 256 colours
-):
+    im,                     # an (H, W, 3) array, or a matplotlib figure (closed afterwards)
+    height:int | None=None, # enlarge an array to at least so many pixels
+    few=False,              # of a figure: no more than 256 colours
+) -> bytes:
     "`im` as the bytes of a PNG file"
     from PIL import Image
     buf = io.BytesIO()
@@ -116,8 +121,10 @@ def png(
         im.savefig(buf, format='png')
         plt.close(im)
         if few:
-            small = Image.open(buf).convert('RGB').quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-            small.save(buf := io.BytesIO(), 'png', optimize=True)
+            whole = Image.open(buf).convert('RGB')
+            small = whole.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+            buf = io.BytesIO()
+            small.save(buf, 'png', optimize=True)
     else:
         zoom = max(1, -(-(height or 0)//im.shape[0]))
         Image.fromarray(im.repeat(zoom, 0).repeat(zoom, 1)).save(buf, 'png', optimize=True)

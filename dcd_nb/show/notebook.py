@@ -16,33 +16,46 @@ from ..machine import is_kernel
 # %% ../../nbs/00h_notebook.ipynb #8d0d876f
 _told = 'Slow, or for a GPU that is not here: this is what the cell showed when it ran. %env DCD_SLOW=1 runs slow ones.'
 
-def stored_outputs(
-    path,   # of a notebook
-    source, # of one of its cells
-):
-    "What the file keeps of that cell's outputs: text, or a dict of MIME types"
-    cells = json.loads(Path(path).read_text(encoding='utf-8'))['cells']
-    kept = next((c['outputs'] for c in cells if c['cell_type'] == 'code' and ''.join(c['source']).strip() == source.strip()), [])
-    joined = [{k: ''.join(v) for k, v in o['data'].items()} if 'data' in o else ''.join(o.get('text', '')) for o in kept]
-    return [o for o in joined if o and _told not in o]
+def _shown(output):
+    "What a stored output shows: a text, or a dict {MIME type: content}"
+    if 'data' not in output: return ''.join(output.get('text', ''))
+    return {kind: ''.join(lines) for kind, lines in output['data'].items()}
 
-def show_stored(source):
+def stored_outputs(
+    path:str | Path, # of a notebook
+    source:str,      # of one of its cells
+) -> list:
+    "What the file keeps of that cell's outputs: text, or a dict of MIME types"
+    for cell in json.loads(Path(path).read_text(encoding='utf-8'))['cells']:
+        if cell['cell_type'] == 'code' and ''.join(cell['source']).strip() == source.strip():
+            shown = [_shown(output) for output in cell['outputs']]
+            return [o for o in shown if o and _told not in o]
+    return []
+
+def show_stored(source:str):
     "Show what is stored for a slow cell of the notebook that runs"
     from IPython import get_ipython
     from IPython.display import publish_display_data
     path = get_ipython().user_ns.get('__vsc_ipynb_file__') or os.environ.get('JPY_SESSION_NAME', '')
-    for o in stored_outputs(path, source) if Path(path).is_file() else []:
-        print(o, end='') if isinstance(o, str) else publish_display_data(o)
+    for output in stored_outputs(path, source) if Path(path).is_file() else []:
+        if isinstance(output, str): print(output, end='')
+        else: publish_display_data(output)
     print(_told)
 
 # %% ../../nbs/00h_notebook.ipynb #11eb5787
+def _waits(flags):
+    "Does a cell with these flags stay as it is stored?"
+    if 'slow' in flags and not os.environ.get('DCD_SLOW'): return True
+    return 'cuda' in flags and not torch.cuda.is_available()
+
 def _keep_slow(lines):
     "Cells flagged as slow, or for a GPU that is not there, become a call of `show_stored`"
-    flags = {l.removeprefix('#|').strip() for l in lines if l.startswith('#|')}
-    wait = 'slow' in flags and not os.environ.get('DCD_SLOW') or 'cuda' in flags and not torch.cuda.is_available()
-    return [f"__import__('dcd_nb.core').core.show_stored({''.join(lines)!r})\n"] if wait else lines
+    flags = {line.removeprefix('#|').strip() for line in lines if line.startswith('#|')}
+    if not _waits(flags): return lines
+    return ['from dcd_nb.show.notebook import show_stored as _show_stored\n', f"_show_stored({''.join(lines)!r})\n"]
 
 def keep_slow_cells(ip):
     "Let the cells of a notebook's kernel pass through `_keep_slow`"
     steps = ip.input_transformers_cleanup
-    if is_kernel(ip) and not any(getattr(f, '__name__', '') == '_keep_slow' for f in steps): steps.append(_keep_slow)
+    there = any(getattr(f, '__name__', '') == '_keep_slow' for f in steps)
+    if is_kernel(ip) and not there: steps.append(_keep_slow)

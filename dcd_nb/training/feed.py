@@ -7,52 +7,74 @@ __all__ = ['EpochOrder', 'BatchFeed']
 
 # %% ../../nbs/20_feed.ipynb #72d069a6
 import torch
+from torch import Tensor
 
 from ..errors import require
 from ..draws import latents, rng
 from ..operators import Batch, map_state
+from ..data import Measurements
 
 # %% ../../nbs/20_feed.ipynb #bb84b0f4
 class EpochOrder:
     "Which observation is image number k of a run"
-    def __init__(self, n, seed, device='cpu'):
-        self.n, self.seed, self.device, self.made = n, seed, device, {}
+    def __init__(self, n:int, seed:int, device='cpu'):
+        self.n = n
+        self.seed = seed
+        self.device = device
+        self.made = {}  # the orders of this epoch and of the one before
 
-    def epoch(self, e):
+    def epoch(self, e:int) -> Tensor:
+        "All observations in the order of epoch `e`"
         if e not in self.made:
             order = torch.randperm(self.n, generator=rng(self.seed, e, 1)).to(self.device)
-            self.made = {k: v for k, v in self.made.items() if k == e - 1} | {e: order}
+            before = {k: v for k, v in self.made.items() if k == e - 1}
+            self.made = before | {e: order}
         return self.made[e]
 
-    def __call__(self, first, count):
+    def __call__(self, first:int, count:int) -> Tensor:
         "The indices of images `first`, `first + 1`, ... of the run"
         found = []
         while count:
             e, i = divmod(first, self.n)
             k = min(count, self.n - i)
             found.append(self.epoch(e)[i:i+k])
-            first, count = first + k, count - k
+            first += k
+            count -= k
         return torch.cat(found)
 
 # %% ../../nbs/20_feed.ipynb #082d1aa7
-def _mirror(x): return map_state(lambda t: t.flip(-1) if t.ndim > 1 else t, x)
+def _mirrored(t):
+    "A tensor with left and right exchanged; one number for each image stays"
+    return t.flip(-1) if t.ndim > 1 else t
 
 class BatchFeed:
     "The observations that a step sees"
     def __init__(self,
-        ys,         # `Measurements`, on the device
-        seed,       # of the run
-        flip=False, # mirror each image with probability 1/2
+        ys:Measurements, # on the device
+        seed:int,        # of the run
+        flip=False,      # mirror each image with probability 1/2
     ):
-        self.ys, self.order, self.flip = ys, EpochOrder(len(ys), seed, ys.y.device), flip
-        if flip:
-            x, state = latents((4, *ys.shape)), map_state(lambda t: t[:4].cpu(), ys.state)
-            same = torch.allclose(ys.op(x.flip(-1), _mirror(state)), ys.op(x, state).flip(-1), atol=1e-4)
-            require(same, f"flip=True cannot be used: the mirror image of what {ys.op} makes of x is not what it makes of the mirror image of x")
+        self.ys = ys
+        self.order = EpochOrder(len(ys), seed, ys.y.device)
+        self.flip = flip
+        if flip: self._check_mirror()
 
-    def __call__(self, part):
+    def _check_mirror(self):
+        "Complain if the operator does not turn mirror images into mirror images"
+        op, x = self.ys.op, latents((4, *self.ys.shape))
+        state = map_state(lambda t: t[:4].cpu(), self.ys.state)
+        mirrored_first = op(x.flip(-1), map_state(_mirrored, state))
+        same = torch.allclose(mirrored_first, op(x, state).flip(-1), atol=1e-4)
+        require(same, f"flip=True cannot be used: the mirror image of what {op} makes of x "
+                      "is not what it makes of the mirror image of x")
+
+    def __call__(self, part) -> Batch:
+        "The observations of a `MicroBatch`"
         batch = self.ys[self.order(part.first, part.n)]
         if not self.flip: return batch
         turn = part.draws.uniform(part.n) < .5
-        pick = lambda t: torch.where(turn.view(-1, *[1]*(t.ndim - 1)), t.flip(-1), t) if t.ndim > 1 else t
-        return Batch(pick(batch.y), map_state(pick, batch.state))
+        def some_mirrored(t):
+            "`t` with the images that `turn` names mirrored"
+            if t.ndim == 1: return t
+            return torch.where(turn.view(-1, *[1]*(t.ndim - 1)), t.flip(-1), t)
+        return Batch(some_mirrored(batch.y), map_state(some_mirrored, batch.state))

@@ -9,7 +9,7 @@ __all__ = ['in_new_words', 'read_recipe', 'key_of_plan', 'load_checkpoint', 'loa
 # %% ../../nbs/20b_folder.ipynb #6701feb2
 import hashlib, json, math, os, shutil, warnings
 from collections.abc import Callable
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,14 +37,22 @@ def in_new_words(
 def _flat(d, name=''):
     "A nested dict with dotted names"
     if not isinstance(d, dict): return {name: d}
-    return {k: v for key, part in d.items() for k, v in _flat(part, f'{name}.{key}' if name else key).items()}
+    found = {}
+    for key, part in d.items(): found |= _flat(part, f'{name}.{key}' if name else key)
+    return found
+
+_outside = ('made_with', 'images')                # entries that say nothing about what the run does
+
+def _repeatable(plan):
+    "The part of a plan that decides what is computed, but for the budget"
+    return {k: v for k, v in plan.items() if k not in _outside}
 
 def _settings(plan):
     "What a run that goes on must share with the one that began, by dotted names"
-    return _flat({k: v for k, v in in_new_words(plan).items() if k not in ('made_with', 'images')})
+    return _flat(_repeatable(in_new_words(plan)))
 
 # %% ../../nbs/20b_folder.ipynb #bec1de32
-def read_recipe(folder):
+def read_recipe(folder:str | Path) -> dict:
     "The plan of the run in `folder`"
     path = Path(folder)/'recipe.json'
     require(path.exists(), f"{str(folder)!r} is not the folder of a run: it has no recipe.json")
@@ -55,15 +63,17 @@ def read_recipe(folder):
 
 def key_of_plan(plan):
     "What tells the checkpoints of one run from those of another"
-    return hashlib.sha256(json.dumps({k: v for k, v in plan.items() if k not in ('made_with', 'images')}, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(_repeatable(plan), sort_keys=True).encode()).hexdigest()
 
-def load_checkpoint(folder, plan):
+def load_checkpoint(folder:str | Path, plan:dict) -> tuple[dict, dict]:
     "Tensors and counters of the last good checkpoint, which has to belong to `plan`"
     tensors, at = checkpoint.load(folder)
-    require(at.pop('plan') == key_of_plan(plan), f"the checkpoint in {str(folder)!r} belongs to another run than its recipe.json: copy the folder again, or start in a new one")
+    require(at.pop('plan') == key_of_plan(plan),
+            f"the checkpoint in {str(folder)!r} belongs to another run than its recipe.json: "
+            "copy the folder again, or start in a new one")
     return tensors, at
 
-def load_weights(folder, plan):
+def load_weights(folder:str | Path, plan:dict) -> dict:
     "Tensors of the checkpoint that was selected, or else of the last good one"
     best = Path(folder)/'best'
     return load_checkpoint(best if checkpoint.checkpoints(best) else folder, plan)[0]
@@ -72,30 +82,44 @@ def load_weights(folder, plan):
 class RunFolder:
     "The folder of a run; without `out` it keeps nothing"
     def __init__(self,
-        out,          # the folder, or None
-        plan:dict,    # all that is needed to repeat the run, in plain values
-        resume=False, # go on with the run in `out`
-        held=None,    # tensors of the corruption, of which the plan has the hashes
+        out:str | Path | None,
+        plan:dict,             # all that is needed to repeat the run, in plain values
+        resume=False,          # go on with the run in `out`
+        held:dict | None=None, # tensors of the corruption, of which the plan has the hashes
     ):
         try: self.plan = json.loads(json.dumps(plan))
-        except (TypeError, ValueError) as e: raise BadInput(f"the settings of this run cannot be kept as JSON ({e}): use plain numbers, texts, lists and dicts") from e
-        self.out, self.chief, self.lines, self.held = out and Path(out), processes()[0] == 0, [], held or {}
+        except (TypeError, ValueError) as e:
+            raise BadInput(f"the settings of this run cannot be kept as JSON ({e}): "
+                           "use plain numbers, texts, lists and dicts") from e
+        self.out = Path(out) if out else None
+        self.chief = processes()[0] == 0  # the one process that writes
+        self.lines = []                   # of metrics.jsonl
+        self.held = held or {}
         if out: self.plan = agreed(lambda: self._there(resume))
 
     def _there(self, resume):
         "The plan, which may be the one in the folder"
-        require(not self.out.exists() or self.out.is_dir(), f"out={str(self.out)!r} is a file: name a folder")
-        if not self.out.exists() or all(p.name.startswith('.recipe.json.') for p in self.out.iterdir()): return self.plan    # killed before it began
-        require(resume, f"out={str(self.out)!r} is not empty: go on with what is there by resume (--resume), or choose another folder")
+        if not self.out.exists(): return self.plan
+        out = f"out={str(self.out)!r}"
+        require(self.out.is_dir(), f"{out} is a file: name a folder")
+        killed_early = all(p.name.startswith('.recipe.json.') for p in self.out.iterdir())
+        if killed_early: return self.plan                                   # or the folder is empty
+        require(resume, f"{out} is not empty: go on with what is there by resume (--resume), or choose another folder")
         old = read_recipe(self.out)
-        a, b = _settings(old), _settings(self.plan)
-        differ = sorted((k for k in a | b if a.get(k) != b.get(k)), key=lambda k: k != 'kind')
-        require(not differ, ''.join(f"out={str(self.out)!r} was begun with {k}={a.get(k)!r}, not {b.get(k)!r}: "
-                                 "resume with the same settings, or choose another folder" for k in differ[:1]))
-        images = self.plan['images'] and math.ceil(self.plan['images']/old['batch'])*old['batch']
-        require(images in (None, old['images']), f"out={str(self.out)!r} was begun with images={old['images']}, not {images}: "
-             "learning rates follow the budget, so it cannot be changed; choose another folder")
+        self._same_settings(old, out)
+        if self.plan['images'] is None: return old
+        images = math.ceil(self.plan['images']/old['batch'])*old['batch']
+        require(images == old['images'],
+                f"{out} was begun with images={old['images']}, not {images}: "
+                "learning rates follow the budget, so it cannot be changed; choose another folder")
         return old
+
+    def _same_settings(self, old, out):
+        "Complain about the first setting that differs from the `old` ones, the kind of run before all others"
+        before, now = _settings(old), _settings(self.plan)
+        for k in ['kind', *before, *now]:
+            require(before.get(k) == now.get(k), f"{out} was begun with {k}={before.get(k)!r}, not {now.get(k)!r}: "
+                                                 "resume with the same settings, or choose another folder")
 
 # %% ../../nbs/20b_folder.ipynb #fa22cb31
 @patch
@@ -113,11 +137,13 @@ def write(self:RunFolder):
     with atomic(self.out/'recipe.json') as tmp: tmp.write_text(json.dumps(self.plan, indent=1))
 
 @patch
-def log(self:RunFolder, line):
+def log(self:RunFolder, line:dict):
     "Add a line to metrics.jsonl"
     self.lines.append(line)
-    if self.out and self.chief:
-        with not_fatal(), saving(self.out/'metrics.jsonl'), open(self.out/'metrics.jsonl', 'a', encoding='utf-8') as f: f.write(json.dumps(line) + '\n')
+    if not (self.out and self.chief): return
+    path = self.out/'metrics.jsonl'
+    with not_fatal(), saving(path), open(path, 'a', encoding='utf-8') as f:
+        f.write(json.dumps(line) + '\n')
 
 # %% ../../nbs/20b_folder.ipynb #93bc8f35
 @contextmanager
@@ -127,7 +153,11 @@ def not_fatal():
     except BadInput as e: warnings.warn(f"{e}; training goes on")
 
 @patch
-def save(self:RunFolder, tensors, at, fatal=False):
+def save(self:RunFolder,
+    tensors:dict,
+    at:dict,     # the counters of the run
+    fatal=False, # stop if the disk fails
+):
     "Commit a checkpoint of `tensors` and of the counters `at`"
     if not (self.out and self.chief): return
     path = self.out/'metrics.jsonl'
@@ -135,29 +165,38 @@ def save(self:RunFolder, tensors, at, fatal=False):
         if not (self.out/'recipe.json').exists():
             warnings.warn(f"{self.out}/recipe.json has vanished and is written again")
             self.write()
-        checkpoint.save(self.out, at['images'], tensors, at | dict(plan=key_of_plan(self.plan), metrics=path.stat().st_size if path.exists() else 0))
+        size = path.stat().st_size if path.exists() else 0
+        checkpoint.save(self.out, at['images'], tensors, at | dict(plan=key_of_plan(self.plan), metrics=size))
 
 # %% ../../nbs/20b_folder.ipynb #353811d9
 @patch
-def restore(self:RunFolder):
+def restore(self:RunFolder) -> tuple[dict, dict] | None:
     "Tensors and counters of the last good checkpoint, or None"
     if not self.out or not checkpoint.checkpoints(self.out): return None
     tensors, at = load_checkpoint(self.out, self.plan)
     path, size = self.out/'metrics.jsonl', at.pop('metrics')
-    if self.chief and path.exists() and path.stat().st_size > size: os.truncate(path, size)
-    if path.exists(): self.lines = [*filter(None, map(_parsed, path.read_bytes()[:size].splitlines()))]
+    if path.exists():
+        if self.chief and path.stat().st_size > size: os.truncate(path, size)
+        self.lines = _parsed(path.read_bytes()[:size])
     return tensors, at
 
-def _parsed(line):
-    try: return json.loads(line)
-    except ValueError: return None         # somebody edited the file
+def _parsed(text):
+    "The lines of metrics.jsonl, without those that somebody has edited so that they are no JSON"
+    found = []
+    for line in text.splitlines():
+        with suppress(ValueError): found.append(json.loads(line))
+    return [line for line in found if line]
 
 # %% ../../nbs/20b_folder.ipynb #36acb2ef
 @patch
-def judged(self:RunFolder):
-    "What was selected by, at each checkpoint so far: (value, images)"
-    name = self.plan.get('select')
-    return [(l[name] if l[name] == l[name] else math.inf, l['images']) for l in self.lines if l.get('event') == 'checkpoint' and name in l]
+def judged(self:RunFolder) -> list[tuple[float, int]]:
+    "The number that selects checkpoints, at each of them so far: (value, images); NaN counts as infinity"
+    name, found = self.plan.get('select'), []
+    for line in self.lines:
+        if line.get('event') == 'checkpoint' and name in line:
+            value = line[name]
+            found.append((math.inf if math.isnan(value) else value, line['images']))
+    return found
 
 # %% ../../nbs/20b_folder.ipynb #5ab1e022
 @dataclass(frozen=True)

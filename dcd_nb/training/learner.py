@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from fastcore.basics import patch
+from torch import Tensor
 
 from ..errors import choose, require, number
 from ..draws import Draws, hash32
@@ -26,23 +27,32 @@ MicroBatch.__doc__ = "Images `first`, ..., `first + n - 1` of the run, and their
 class StepContext:
     "Where a run stands when a step begins"
     def __init__(self,
-        step,         # number of the step
-        batch,        # images in it, over all processes
-        total,        # images of the run
+        step:int,     # number of the step
+        batch:int,    # images in it, over all processes
+        total:int,    # images of the run
         seed=0,
         accumulate=1, # parts into which each process cuts its share
         slow=1.,      # factor on all learning rates
         device='cpu',
     ):
-        self.step, self.images, self.batch, self.total = step, step*batch, batch, total
-        self.seed, self.accumulate, self.slow, self.device = seed, accumulate, slow, device
+        self.step = step
+        self.images = step*batch  # seen before this step
+        self.batch = batch
+        self.total = total
+        self.seed = seed
+        self.accumulate = accumulate
+        self.slow = slow
+        self.device = device
 
-    def parts(self, key=0): # a step that needs several sets of random numbers gives each its own key
+    def parts(self,
+        key=0, # a step that needs several sets of random numbers gives each its own key
+    ) -> list[MicroBatch]:
         "This process's parts of the batch"
         rank, world = processes()
         n = self.batch//(world*self.accumulate)
         starts = [(rank*self.accumulate + k)*n for k in range(self.accumulate)]
-        return [MicroBatch(self.images + i, n, Draws(hash32(self.seed, key), self.step, i, self.device)) for i in starts]
+        seed = hash32(self.seed, key)
+        return [MicroBatch(self.images + i, n, Draws(seed, self.step, i, self.device)) for i in starts]
 
 # %% ../../nbs/20a_learner.ipynb #bb383c11
 class Learner:
@@ -57,51 +67,70 @@ class Learner:
         halflife=500_000,  # of the average of the weights, in images; None: no average
         rampup=.05,        # ... but at most this part of the images seen: in a short run this is what counts
     ):
-        for k, v in dict(lr=lr, eps=eps, clip=clip or 1.).items(): number(k, v, lambda v: v > 0, 'a positive number')
-        for k, v in dict(warmup=warmup, decay=decay, rampup=rampup or 0.).items(): number(k, v, lambda v: 0 <= v <= 1, 'between 0 and 1')
-        require(isinstance(betas, (tuple, list)) and len(betas) == 2, f"betas={betas!r} must be two numbers, e.g. (.9, .999)")
+        for name, v in dict(lr=lr, eps=eps, clip=clip or 1.).items():
+            number(name, v, lambda v: v > 0, 'a positive number')
+        for name, v in dict(warmup=warmup, decay=decay, rampup=rampup or 0.).items():
+            number(name, v, lambda v: 0 <= v <= 1, 'between 0 and 1')
+        require(isinstance(betas, (tuple, list)) and len(betas) == 2,
+                f"betas={betas!r} must be two numbers, e.g. (.9, .999)")
         for b in betas: number('betas', b, lambda v: 0 <= v < 1, 'two numbers of at least 0 and below 1')
         if halflife is not None: number('halflife', halflife, lambda v: v > 0, 'a positive number of images')
-        self.settings = dict(lr=lr, betas=list(betas), eps=eps, clip=clip, warmup=warmup, decay=decay, halflife=halflife, rampup=rampup)
-        self.net, self.lr, self.clip, self.warmup, self.decay = net.train(), lr, clip, warmup, decay
+        self.settings = dict(lr=lr, betas=list(betas), eps=eps, clip=clip,
+                             warmup=warmup, decay=decay, halflife=halflife, rampup=rampup)
+        self.net = net.train()
+        self.lr = lr
+        self.clip = clip
+        self.warmup = warmup
+        self.decay = decay
         self.ema = EMA(net, halflife, rampup) if halflife else None
         self.opt = torch.optim.Adam(net.parameters(), lr, tuple(betas), eps, fused=True)
 
 # %% ../../nbs/20a_learner.ipynb #30f5d1b5
 @patch
-def rate(self:Learner, now):
+def rate(self:Learner, now:StepContext) -> float:
     "The learning rate"
-    done = (now.images + now.batch)/now.total
-    rise, fall = done/self.warmup if self.warmup else 1., (1 - now.images/now.total)/self.decay if self.decay else 1.
+    rise = (now.images + now.batch)/now.total/self.warmup if self.warmup else 1.
+    fall = (1 - now.images/now.total)/self.decay if self.decay else 1.
     return self.lr*min(1., rise, fall)*now.slow
 
 # %% ../../nbs/20a_learner.ipynb #653821ba
 Step = namedtuple('Step', 'loss grad_norm refused watched')
-Step.__doc__ = "What a step found: its loss, the length of the gradient, 1 if that was not finite (else 0), and a dict of further numbers"
+Step.__doc__ = ("What a step found: its loss, the length of the gradient, 1 if that was not finite (else 0), "
+                "and a dict of further numbers")
 
 @patch
-def step(self:Learner, loss, now, key=0):
-    "One step down the mean over the batch of `loss(part)`, which may return `(loss, {name: number to watch})`; returns a `Step`"
-    parts, means = now.parts(key), {}
+def step(self:Learner,
+    loss,            # loss of a `MicroBatch`; or that, and a dict {name: number to watch}
+    now:StepContext,
+    key=0,           # of the random numbers
+) -> Step:
+    "One step down the mean over the batch of `loss(part)`"
+    parts = now.parts(key)
+    mean, means = 0., {}
     for part in parts:
         found = loss(part)
         one, watched = found if isinstance(found, tuple) else (found, {})
         one = one/len(parts)
         one.backward()
-        means['loss'] = means.get('loss', 0.) + one.detach()
-        for k, v in watched.items(): means[k] = means.get(k, 0.) + v.detach()/len(parts)
-    grad_norm, refused = self.apply_gradients(now, [*means.values()])
-    return Step(means.pop('loss'), grad_norm, refused, means)
+        mean = mean + one.detach()
+        for name, v in watched.items(): means[name] = means.get(name, 0.) + v.detach()/len(parts)
+    grad_norm, refused = self.apply_gradients(now, [mean, *means.values()])
+    return Step(mean, grad_norm, refused, means)
 
 # %% ../../nbs/20a_learner.ipynb #d64467a4
 @patch
-def apply_gradients(self:Learner, now, means=()):
-    "Follow the gradients that are there; returns their length, and 1 if they were not finite, else 0. `means` become those of all processes"
+def apply_gradients(self:Learner,
+    now:StepContext,
+    means=(),        # tensors that become their averages over all processes
+) -> tuple[Tensor, Tensor]:
+    "Follow the gradients that are there; returns their length, and 1 if they were not finite, else 0"
     grads = [p.grad for p in self.net.parameters() if p.grad is not None]
     average_over_processes([*grads, *means])
     norm = torch.nn.utils.get_total_norm(grads)
     refused = 1 - norm.isfinite().float()
-    self.opt.found_inf, self.opt.grad_scale = refused, (norm/(self.clip or math.inf)).clamp(min=1)
+    # two attributes that Adam's fused kernel reads on the device:
+    self.opt.found_inf = refused                                            # 1: change nothing
+    self.opt.grad_scale = (norm/(self.clip or math.inf)).clamp(min=1)       # divide all gradients by this
     for group in self.opt.param_groups: group['lr'] = self.rate(now)
     self.opt.step()
     self.opt.zero_grad()
@@ -109,24 +138,29 @@ def apply_gradients(self:Learner, now, means=()):
     return norm, refused
 
 # %% ../../nbs/20a_learner.ipynb #57bc1988
-@patch
-def tensors(self:Learner):
-    "Weights, their average and Adam's moments, by name"
-    names = {p: k for k, p in self.net.named_parameters()}
-    own = [('net', self.net.state_dict())] + ([('ema', self.ema.net.state_dict())] if self.ema else [])
-    own += [(f'adam.{slot}', {names[p]: state[slot] for p, state in self.opt.state.items()}) for slot in ('step', 'exp_avg', 'exp_avg_sq')]
-    return {f'{part}.{k}': t for part, d in own for k, t in d.items()}
+_adam = ('step', 'exp_avg', 'exp_avg_sq')  # what the optimiser remembers of each parameter
 
 @patch
-def load(self:Learner, tensors):
+def tensors(self:Learner) -> dict[str, Tensor]:
+    "Weights, their average and Adam's moments, by name"
+    own = {'net': self.net.state_dict()}
+    if self.ema: own['ema'] = self.ema.net.state_dict()
+    names = {p: name for name, p in self.net.named_parameters()}
+    for slot in _adam:
+        own[f'adam.{slot}'] = {names[p]: state[slot] for p, state in self.opt.state.items()}
+    return {f'{part}.{name}': t for part, found in own.items() for name, t in found.items()}
+
+@patch
+def load(self:Learner, tensors:dict[str, Tensor]):
     "Go back to what `tensors` were"
     self.net.load_state_dict(tensors_below(tensors, 'net'))
     if self.ema: self.ema.net.load_state_dict(tensors_below(tensors, 'ema'))
     self.opt.zero_grad()
     self.opt.state.clear()
-    slots = {slot: tensors_below(tensors, f'adam.{slot}') for slot in ('step', 'exp_avg', 'exp_avg_sq')}
-    for k, p in self.net.named_parameters():
-        if k in slots['step']: self.opt.state[p] = {slot: d[k].clone().to(p.device) for slot, d in slots.items()}
+    slots = {slot: tensors_below(tensors, f'adam.{slot}') for slot in _adam}
+    for name, p in self.net.named_parameters():
+        if name not in slots['step']: continue                              # it has not been moved yet
+        self.opt.state[p] = {slot: found[name].clone().to(p.device) for slot, found in slots.items()}
 
 def tensors_below(tensors, name):
     "The tensors below `name`, by the rest of their names"

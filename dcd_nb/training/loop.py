@@ -6,7 +6,7 @@
 __all__ = ['exploded', 'Loop', 'fit', 'utilisation']
 
 # %% ../../nbs/20c_loop.ipynb #c12b097a
-import json, math, signal, statistics, threading, time, warnings
+import copy, json, math, signal, statistics, threading, time, warnings
 from contextlib import contextmanager, nullcontext
 
 import torch
@@ -19,8 +19,8 @@ from ..draws import Draws, hash32
 from ..files import alone, atomic, content_hash
 from ..machine import made_with, peaks, progress
 from ..distributed import agreed, broadcast_from_first, processes
-from .learner import StepContext, tensors_below
-from .folder import key_of_plan, load_weights, not_fatal
+from .learner import tensors_below, StepContext
+from .folder import key_of_plan, load_weights, not_fatal, RunFolder
 
 # %% ../../nbs/20c_loop.ipynb #3c3126b7
 @contextmanager
@@ -30,52 +30,80 @@ def _signals():
     def note(number, frame):
         got.append(number)
         if len(got) > 1: raise KeyboardInterrupt
-    mine = [s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) is not signal.SIG_IGN] if threading.current_thread() is threading.main_thread() else []
-    old = {s: signal.signal(s, note) for s in mine}
+    old = {}
+    if threading.current_thread() is threading.main_thread():               # others cannot set handlers
+        for sign in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(sign) is not signal.SIG_IGN: old[sign] = signal.signal(sign, note)
     try: yield got
-    finally: [signal.signal(s, h) for s, h in old.items()]
+    finally:
+        for sign, handler in old.items(): signal.signal(sign, handler)
 
 # %% ../../nbs/20c_loop.ipynb #1c25b1fe
 def exploded(
     means:dict,  # of this report
     recent:list, # losses of the reports before
-):
+) -> str | None:
     "What is wrong, or None"
-    usual = statistics.median(map(abs, recent)) if len(recent) >= 5 else math.inf
-    if abs(means.get('loss', 0.)) > 20*usual: return f"the loss rose from {usual:.3g} to {means['loss']:.3g}"
+    if len(recent) < 5: return None
+    usual, loss = statistics.median(map(abs, recent)), means.get('loss', 0.)
+    return f"the loss rose from {usual:.3g} to {loss:.3g}" if abs(loss) > 20*usual else None
 
 # %% ../../nbs/20c_loop.ipynb #b83ac0fa
 class Loop:
     "What `fit` needs to remember"
-    def __init__(self, step, learners, run, device, wrong, flops, quiet):
-        self.do, self.learners, self.run, self.device, self.wrong, self.flops = step, learners, run, torch.device(device), wrong, flops
+    def __init__(self, step, learners, run, device, wrong, flops, quiet, keeps=None):
+        if keeps is None and len(learners) == 1: keeps = next(iter(learners))
+        require(keeps in learners, f"keeps={keeps!r} must say what the run is for, one of {', '.join(learners)}")
+        self.began = time.monotonic()
+        self.do = step
+        self.learners = learners
+        self.keeps = keeps
+        self.run = run
+        self.device = torch.device(device)
+        self.wrong = wrong
+        self.flops = flops
+        self.quiet = quiet or not run.chief
         self.at = dict(step=0, seconds=0., rollbacks=0, lost=0, skipped=0, recent=[], sums={}, count=0)
-        self.quiet, self.sums, self.resumed, self.began, self.best = quiet or not run.chief, {}, None, time.time(), None
+        self.sums = {}       # of what the steps since the last report found, on the device
+        self.resumed = None  # at which image
+        self.best = None     # the weights that were selected, if this process has seen them
         plan, world = run.plan, processes()[1]
         parts = world*plan.get('accumulate', 1)
         good = plan['batch'] % parts == 0 and (parts == 1 or plan['batch']//parts % Draws.group == 0)
         require(good, f"batch={plan['batch']} cannot be cut into {parts} parts of a multiple of {Draws.group} images: "
-                   f"use a multiple of {parts*Draws.group}")
+                      f"use a multiple of {parts*Draws.group}")
 
     def now(self, total=None):
         "Where the run stands"
-        p, again = self.run.plan, self.at['rollbacks']
-        return StepContext(self.at['step'], p['batch'], total or self.steps*p['batch'], hash32(p['seed'], again) if again else p['seed'],
-                   p.get('accumulate', 1), .5**again, self.device)
+        plan, again = self.run.plan, self.at['rollbacks']
+        seed = hash32(plan['seed'], again) if again else plan['seed']
+        return StepContext(self.at['step'], plan['batch'], total or self.steps*plan['batch'], seed,
+                           plan.get('accumulate', 1), .5**again, self.device)
 
-    images = property(lambda self: self.at['step']*self.run.plan['batch'])
-    def tensors(self): return {f'{name}.{k}': t for name, l in self.learners.items() for k, t in l.tensors().items()}
+    @property
+    def images(self):
+        "How many were seen"
+        return self.at['step']*self.run.plan['batch']
+
+    def tensors(self):
+        "All that the next step depends on"
+        return {f'{name}.{k}': t for name, learner in self.learners.items() for k, t in learner.tensors().items()}
+
     def load(self, tensors):
-        for name, l in self.learners.items(): l.load(tensors_below(tensors, name))
+        "Go back to what `tensors` were"
+        for name, learner in self.learners.items(): learner.load(tensors_below(tensors, name))
 
 # %% ../../nbs/20c_loop.ipynb #ba7cbb1d
 @patch
 def advance(self:Loop, total=None):
+    "One step"
     now = self.now(total)
     torch.manual_seed(hash32(now.seed, now.step, processes()[0], 2))               # for dropout
     step = self.do(now)
     found = dict(loss=step.loss, grad=step.grad_norm, bad=step.refused) | step.watched
-    for k, v in found.items(): self.sums[k] = self.sums.get(k, 0.) + torch.nan_to_num(v.float(), 0., 0., 0.)
+    for name, v in found.items():
+        finite = torch.nan_to_num(v.float(), 0., 0., 0.)
+        self.sums[name] = self.sums.get(name, 0.) + finite
     self.at['step'] += 1
     self.at['count'] += 1
 
@@ -83,7 +111,7 @@ def advance(self:Loop, total=None):
 @patch
 def prepare(self:Loop):
     "Budget and folder; or back to the last checkpoint"
-    for l in self.learners.values(): l.opt.state.clear()
+    for learner in self.learners.values(): learner.opt.state.clear()
     broadcast_from_first(self.tensors().values())
     plan, found = self.run.plan, self.run.restore()
     if plan['images'] is None: plan['images'] = self.affordable(60*plan['minutes'])
@@ -93,38 +121,45 @@ def prepare(self:Loop):
     every = (plan.get('checkpoint_every') or plan['images']/10)/plan['batch']/self.report_every
     self.save_every = max(1, round(every))*self.report_every
     if found:
-        self.load(found[0])
-        self.at = {k: found[1][k] for k in self.at}
+        tensors, at = found
+        self.load(tensors)
+        self.at = {k: at[k] for k in self.at}
         self.sums = {k: torch.tensor(v, device=self.device) for k, v in self.at['sums'].items()}
         self.resumed = self.images
     else: self.run.begin()
-    self.keep = self.snapshot()
+    self.good = self.snapshot()
 
 @patch
 def snapshot(self:Loop):
-    return {k: t.detach().to('cpu', copy=True) for k, t in self.tensors().items()}, json.loads(json.dumps(self.at | dict(sums={}, count=0)))
+    "Tensors and counters as they are now, as copies"
+    tensors = {k: t.detach().to('cpu', copy=True) for k, t in self.tensors().items()}
+    return tensors, copy.deepcopy(self.at | dict(sums={}, count=0))
 
 # %% ../../nbs/20c_loop.ipynb #17deb386
 @patch
 def affordable(self:Loop, seconds):
     "How many images fit into `seconds`: time some steps, then forget them"
-    keep, batch = self.snapshot(), self.run.plan['batch']
-    def steps(least, longest):
-        start, k, more = time.time(), 0, torch.ones((), device=self.device)
-        while more:
-            self.advance(total=1000*batch)
-            self._wait()
-            k += 1
-            more.fill_(k < least or time.time() - start < longest)
-            broadcast_from_first([more])                                                 # another clock would end at another step
-        return (time.time() - start)/k
-    steps(3, 0)
-    each = steps(3, min(3., .02*seconds))
-    self.load(keep[0])
-    self.at, self.sums = keep[1], {}
-    images = torch.tensor([max(batch, .9*(seconds - (time.time() - self.began))/each*batch)], device=self.device)
+    (tensors, at), batch = self.snapshot(), self.run.plan['batch']
+    self.seconds_each(3, 0)                                                # the first steps are slower
+    each = self.seconds_each(3, min(3., .02*seconds))
+    self.load(tensors)
+    self.at, self.sums = at, {}
+    left = seconds - (time.monotonic() - self.began)
+    images = torch.tensor([max(batch, .9*left/each*batch)], device=self.device)
     broadcast_from_first([images])
     return int(images.item())
+
+@patch
+def seconds_each(self:Loop, least, longest):
+    "Seconds for a step: the mean over at least `least` steps and `longest` seconds"
+    start, k, more = time.monotonic(), 0, torch.ones((), device=self.device)
+    while more:
+        self.advance(total=1000*self.run.plan['batch'])
+        self._wait()
+        k += 1
+        more.fill_(k < least or time.monotonic() - start < longest)
+        broadcast_from_first([more])                                                     # another clock would end at another step
+    return (time.monotonic() - start)/k
 
 @patch
 def _wait(self:Loop):
@@ -133,23 +168,28 @@ def _wait(self:Loop):
 # %% ../../nbs/20c_loop.ipynb #750ffe68
 @patch
 def report(self:Loop):
+    "Read what the steps found, look whether all is well, and add a line to metrics.jsonl"
     at, count = self.at, self.at['count']
     sums = dict(zip(self.sums, torch.stack([*self.sums.values()]).tolist()))
-    seconds = time.time() - self.tick
-    self.tick, self.sums, at['count'] = time.time(), {}, 0
+    now = time.monotonic()
+    seconds, self.tick = now - self.tick, now
+    self.sums = {}
+    at['count'] = 0
     at['seconds'] += seconds
     bad = round(sums.pop('bad', 0.))
     means = {k: v/(count - bad) for k, v in sums.items()} if count > bad else {}
-    at['skipped'], at['lost'] = at['skipped'] + bad, at['lost'] + bad if bad == count else 0
-    rate = count*self.run.plan['batch']/seconds
+    at['skipped'] += bad
+    at['lost'] = at['lost'] + bad if bad == count else 0                   # refused steps in a row
+    rate = count*self.run.plan['batch']/max(seconds, 1e-9)                 # a clock may be too coarse for one step
     line = dict(images=self.images, seconds=round(at['seconds'], 2)) | means | dict(img_per_s=round(rate, 1))
     use = utilisation(rate, self.flops, self.device)
     if use: line['mfu'] = round(use, 3)
     why = 'no gradient was finite' if at['lost'] >= 5 else self.wrong(means, at['recent'])
     if why: return self.roll_back(why)
-    at['recent'] = (at['recent'] + [means[k] for k in means if k == 'loss'])[-20:]
+    if 'loss' in means: at['recent'] = [*at['recent'], means['loss']][-20:]
     self.run.log(line)
-    if bad: self.run.log(dict(images=line['images'], event='skipped', steps=bad, why='the gradient was not finite'))
+    if bad:
+        self.run.log(dict(images=line['images'], event='skipped', steps=bad, why='the gradient was not finite'))
     self.bar.update(line['images'] - self.bar.n)
     self.bar.set_postfix({k: f'{line[k]:.3g}' for k in ('loss', 'mfu') if k in line})
 
@@ -157,20 +197,23 @@ def report(self:Loop):
 @patch
 def roll_back(self:Loop, why):
     "Back to the last checkpoint, with half the learning rate"
-    tensors, at = self.keep
+    tensors, at = self.good
     images, again = self.images, at['step']*self.run.plan['batch']
-    self.run.log(dict(images=images, event='rollback', to=again, why=why, lr_factor=.5**(self.at['rollbacks'] + 1)))
-    require(self.at['rollbacks'] < 5, f"training went wrong six times (now at image {images}: {why}): lower lr, or look at the data")
-    if not self.quiet: warnings.warn(f"{why} at image {images}; going on from image {again} with half the learning rate")
+    times = self.at['rollbacks']
+    self.run.log(dict(images=images, event='rollback', to=again, why=why, lr_factor=.5**(times + 1)))
+    require(times < 5, f"training went wrong six times (now at image {images}: {why}): lower lr, or look at the data")
+    if not self.quiet:
+        warnings.warn(f"{why} at image {images}; going on from image {again} with half the learning rate")
     self.load(tensors)
-    self.at = at | {k: self.at[k] for k in ('seconds', 'skipped')} | dict(rollbacks=self.at['rollbacks'] + 1)
-    self.keep = tensors, json.loads(json.dumps(self.at))
+    self.at = at | dict(seconds=self.at['seconds'], skipped=self.at['skipped'], rollbacks=times + 1)
+    self.good = tensors, copy.deepcopy(self.at)
 
 # %% ../../nbs/20c_loop.ipynb #394d98a1
 @patch
 def save(self:Loop, fatal=False):
+    "A checkpoint of tensors and counters"
     at = self.at | dict(images=self.images, sums={k: v.item() for k, v in self.sums.items()})
-    if not self.sums: self.keep = self.snapshot()
+    if not self.sums: self.good = self.snapshot()
     self.run.save(self.tensors(), at, fatal)
 
 @patch
@@ -182,9 +225,10 @@ def due(self:Loop):
 @patch
 def monitor(self:Loop, on_save):
     "Call `on_save` at a checkpoint, once"
+    if not (on_save and self.run.chief): return
     event = dict(images=self.images, event='checkpoint')
     done = any(event.items() <= line.items() for line in self.run.lines)
-    if not (on_save and self.run.chief) or done: return
+    if done: return
     found = on_save(event['images']) or {}
     self.keep_best(found, event['images'])
     self.run.log(event | found)
@@ -202,21 +246,28 @@ def stopped(self:Loop, got):
 # %% ../../nbs/20c_loop.ipynb #23e036a7
 @patch
 def average(self:Loop):
-    "What the run is for: a name and a network"
-    name, learner = [*self.learners.items()][-1]
-    return f'{name}.ema', learner.ema.net
+    "What the run is for: the name and the network of an average of weights"
+    return f'{self.keeps}.ema', self.learners[self.keeps].ema.net
+
+@patch
+def least(self:Loop):
+    "The least number so far of those that select checkpoints, and at which image it was found"
+    return min(self.run.judged(), default=(math.inf, None))
 
 @patch
 def keep_best(self:Loop, found, images):
     "Keep the average of the weights, if its number is less than all before"
     name = self.run.plan.get('select')
     if name is None: return
-    require(isinstance(found.get(name), (int, float)), f"select={name!r} is none of the numbers that monitor returns: {', '.join(found) or 'there are none'}")
-    if not found[name] < min(self.run.judged(), default=(math.inf,))[0]: return
+    require(isinstance(found.get(name), (int, float)),
+            f"select={name!r} is none of the numbers that monitor returns: {', '.join(found) or 'there are none'}")
+    least, _ = self.least()
+    if not found[name] < least: return                                     # nor is NaN
     part, net = self.average()
     self.best = {f'{part}.{k}': t.detach().to('cpu', copy=True) for k, t in net.state_dict().items()}
-    if self.run.out:
-        with not_fatal(): checkpoint.save(self.run.out/'best', images, self.best, dict(plan=key_of_plan(self.run.plan)), keep=0)
+    if not self.run.out: return
+    with not_fatal():
+        checkpoint.save(self.run.out/'best', images, self.best, dict(plan=key_of_plan(self.run.plan)), keep=0)
 
 # %% ../../nbs/20c_loop.ipynb #76f454a7
 @patch
@@ -226,38 +277,44 @@ def over(self:Loop):
     def lost():
         values = [v for v, _ in self.run.judged()]
         return bool(values) and len(values) - 1 - values.index(min(values)) >= patience
-    return self.at['step'] >= self.steps or bool(patience) and self.due() and agreed(lost)
+    if self.at['step'] >= self.steps: return True
+    return bool(patience) and self.due() and agreed(lost)
 
 @patch
 def adopt(self:Loop):
     "Return to the best weights; at which image were they kept?"
-    value, images = agreed(lambda: min(self.run.judged(), default=(math.inf, None)))
-    if value == math.inf: return
+    value, images = agreed(self.least)
+    if value == math.inf: return None
     part, net = self.average()
-    if self.run.chief: net.load_state_dict(tensors_below(self.best or load_weights(self.run.out, self.run.plan), part))
+    if self.run.chief:
+        best = self.best or load_weights(self.run.out, self.run.plan)
+        net.load_state_dict(tensors_below(best, part))
     broadcast_from_first(net.state_dict().values())
     return images
 
 # %% ../../nbs/20c_loop.ipynb #30f2a547
 def fit(
-    step,          # `StepContext` -> `Step`, the same in all processes
-    learners:dict, # name -> `Learner`; the last one is what the run is for
-    run,           # a `RunFolder`, whose plan has images or minutes, batch and seed
+    step,               # `StepContext` -> `Step`, the same in all processes
+    learners:dict,      # name -> `Learner`
+    run:RunFolder,      # whose plan has images or minutes, batch and seed
     device='cpu',
-    on_save=None,  # called with the number of images after a checkpoint; what it returns goes into metrics.jsonl
-    wrong=exploded,# (means, recent losses) -> what is wrong, or None
-    flops=None,    # of one image of one step
-    quiet=False,   # no progress bar, no cost card
+    on_save=None,       # called with the number of images after a checkpoint; what it returns goes into metrics.jsonl
+    wrong=exploded,     # (means, recent losses) -> what is wrong, or None
+    flops:float | None=None, # of one image of one step
+    quiet=False,        # no progress bar, no cost card
+    keeps:str | None=None, # the learner whose average is what the run is for; None: the only one
 ) -> dict:
     "Run `step` until the budget is used up; returns the cost"
-    loop = Loop(step, learners, run, device, wrong, flops, quiet)
+    loop = Loop(step, learners, run, device, wrong, flops, quiet, keeps)
     cuda = [loop.device.index or 0] if loop.device.type == 'cuda' else []
-    with _signals() as got, torch.random.fork_rng(cuda), alone(run.out/'recipe.json') if run.out and run.chief else nullcontext():
+    writes = run.out and run.chief
+    with _signals() as got, torch.random.fork_rng(cuda), alone(run.out/'recipe.json') if writes else nullcontext():
         loop.prepare()
+        hidden = dict(disable=True) if loop.quiet else {}
         loop.bar = progress(total=run.plan['images'], initial=loop.images, unit='img', unit_scale=True,
-                            desc=run.plan.get('kind', 'fit'), leave=False, **(dict(disable=True) if loop.quiet else {}))
+                            desc=run.plan.get('kind', 'fit'), leave=False, **hidden)
         if loop.due(): loop.monitor(on_save)                               # the run may have died in the middle of this
-        loop.tick = time.time()
+        loop.tick = time.monotonic()
         with loop.bar:
             while not loop.over():
                 loop.advance()
@@ -271,25 +328,41 @@ def fit(
 
 # %% ../../nbs/20c_loop.ipynb #91619e66
 def utilisation(
-    rate,   # images per second, over all processes
-    flops,  # of one image
-    device,
-):
+    rate:float,         # images per second, over all processes
+    flops:float | None, # of one image
+    device:str | torch.device,
+) -> float | None:
     "Part of the device's peak that the networks get, or None"
     if not flops or torch.device(device).type != 'cuda': return None
     name = torch.cuda.get_device_name(device)
-    return next((rate*flops/processes()[1]/(t*1e12) for k, t in peaks.items() if k in name), None)
+    for kind, teraflops in peaks.items():
+        if kind in name: return rate*flops/processes()[1]/(teraflops*1e12)
+    return None
 
 @patch
 def cost(self:Loop, selected=None):
-    seconds, images = self.at['seconds'], self.images
-    card = dict(run=str(self.run.out) if self.run.out else None, images=images, seconds=round(seconds, 2), img_per_s=round(images/max(seconds, 1e-9), 1),
-                resumed_at=self.resumed, skipped=self.at['skipped'], rollbacks=self.at['rollbacks'],
-                pflop=images*self.flops/1e15 if self.flops else None, weights_sha256=content_hash(self.average()[1].state_dict()))
-    if selected is not None: card['selected'] = selected
-    if self.device.type == 'cuda': card['memory_gb'] = round(torch.cuda.max_memory_allocated(self.device)/1e9, 2)
+    "What the run took, told, written into its folder and returned"
+    card = self.card(selected)
     if self.run.out and self.run.chief:
-        with not_fatal(), atomic(self.run.out/'results.json') as tmp: tmp.write_text(json.dumps(card | dict(made_with=made_with()), indent=1))
-    if not self.quiet: print(f"{images} images in {seconds:.0f} s, {card['img_per_s']:.0f} images/s"
-                             + (f", {card['pflop']:.3g} PFLOP" if self.flops else '') + (f'; best at image {selected}' if selected is not None else ''))
+        with not_fatal(), atomic(self.run.out/'results.json') as tmp:
+            tmp.write_text(json.dumps(card | dict(made_with=made_with()), indent=1))
+    if not self.quiet:
+        work = f", {card['pflop']:.3g} PFLOP" if self.flops else ''
+        best = f'; best at image {selected}' if selected is not None else ''
+        print(f"{card['images']} images in {self.at['seconds']:.0f} s, {card['img_per_s']:.0f} images/s{work}{best}")
+    return card
+
+@patch
+def card(self:Loop, selected):
+    "What the run took, as plain values"
+    seconds, images = self.at['seconds'], self.images
+    _, net = self.average()
+    card = dict(run=str(self.run.out) if self.run.out else None,
+                images=images, seconds=round(seconds, 2), img_per_s=round(images/max(seconds, 1e-9), 1),
+                resumed_at=self.resumed, skipped=self.at['skipped'], rollbacks=self.at['rollbacks'],
+                pflop=images*self.flops/1e15 if self.flops else None,
+                weights_sha256=content_hash(net.state_dict()))
+    if selected is not None: card['selected'] = selected
+    if self.device.type == 'cuda':
+        card['memory_gb'] = round(torch.cuda.max_memory_allocated(self.device)/1e9, 2)
     return card

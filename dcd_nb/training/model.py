@@ -11,13 +11,15 @@ from pathlib import Path
 
 import torch
 from fastcore.basics import patch
+from torch import Tensor
 
-from ..errors import require
+from ..errors import BadInput, require
 from ..named import written
 from ..draws import rng
 from ..files import load_tensors, save_tensors
 from ..machine import made_with, pick_device
 from ..operators import join_states, map_state
+from ..data import Measurements
 from ..diffusion import nfe, sample
 from ..networks import Precond
 from ..objectives import Objective
@@ -28,115 +30,146 @@ from .folder import in_new_words, load_weights, read_recipe
 class Teacher:
     "A trained denoiser, and the objective that says how to use it"
     def __init__(self,
-        net,        # a `Precond`
-        objective,  # says what the network is shown
-        about=None, # plain values worth remembering
-        data=None,  # what is known of the observations it learned from: corruption, image, n, hash
+        net:Precond,
+        objective:Objective,    # says what the network is shown
+        about:dict | None=None, # plain values worth remembering
+        data:dict | None=None,  # what is known of the observations it learned from: corruption, image, n, hash
     ):
-        self.net, self.objective, self.about, self.data = net.eval().requires_grad_(False), objective, about or {}, data or {}
-        self.run, self.history = {}, ()
-        self.held = {}  # tensors of the corruption, of which `data` has the hashes
+        self.net = net.eval().requires_grad_(False)
+        self.objective = objective
+        self.about = about or {}
+        self.data = data or {}
+        self.run = {}           # what its run took
+        self.history = ()       # the lines of its metrics.jsonl
+        self.held = {}          # tensors of the corruption, of which `data` has the hashes
+
     shape = property(lambda self: self.net.shape, doc="(C, H, W) of what it samples")
 
-    def check(self, ys):
+    def check(self, ys:Measurements):
         "Complain about measurements of another kind than those that it learned from"
         self.objective.check(ys.corruption)
         if not self.data: return
         A, image = self.data['corruption'], tuple(self.data['image'])
-        same = ys.corruption.is_described(A) and image == tuple(ys.shape)
-        other = ', which has other tensors' if written(A['op']) == repr(ys.op) and image == tuple(ys.shape) and A['sigma'] == ys.sigma else ''
-        require(same, f"ys are {ys.corruption} of images {tuple(ys.shape)}, but the teacher learned from "
-             f"Corruption({written(A['op'])}, sigma={A['sigma']}) of {image}{other}: pass the measurements that it was trained on (--data)")
+        if ys.corruption.is_described(A) and image == tuple(ys.shape): return
+        looks_alike = written(A['op']) == repr(ys.op) and A['sigma'] == ys.sigma and image == tuple(ys.shape)
+        other = ', which has other tensors' if looks_alike else ''
+        raise BadInput(f"ys are {ys.corruption} of images {tuple(ys.shape)}, but the teacher learned from "
+                       f"Corruption({written(A['op'])}, sigma={A['sigma']}) of {image}{other}: "
+                       "pass the measurements that it was trained on (--data)")
 
     def __repr__(self): return f"Teacher({self.net!r}, {self.objective!r})"
 
 # %% ../../nbs/20d_model.ipynb #40cfdf16
 def kept_inside(
-    x,    # images
-    outside_slope, # share that stays of what lies outside [-1, 1]; 1: all
-):
+    x:Tensor,   # images
+    outside_slope:float, # share that stays of what lies outside [-1, 1]; 1: all
+) -> Tensor:
     "`x`, nearer to the range of images"
     return x if outside_slope == 1 else x.clamp(-1, 1).lerp(x, outside_slope)
 
 # %% ../../nbs/20d_model.ipynb #f6beae2f
 @patch
-def denoise(self:Teacher, x, s, state=None, outside_slope=1.):
+def denoise(self:Teacher, x:Tensor, s:Tensor | float, state=None, outside_slope=1.) -> Tensor:
     "The denoised image"
     return kept_inside(self.objective.denoise(self.net, x, s, state), outside_slope)
 
 @patch
-def sample(self:Teacher, n,
-    seed=0,      # sample i depends on seed and i alone
-    until=None,  # where to stop; None: at the lowest level that was learned, 0.: all the way down
-    index=None,  # which samples; None: 0 to n-1
-    state=None,  # what the network is shown beside each image; None: as in training
-    outside_slope=1., # share that stays of what its answers have outside [-1, 1]
-    **kw,        # further arguments of `sample`: steps, solver, churn, batch, ...
-):
+def sample(self:Teacher,
+    n:int,
+    seed=0,                  # sample i depends on seed and i alone
+    until:float | None=None, # where to stop; None: at the lowest level that was learned, 0.: all the way down
+    index=None,              # which samples; None: 0 to n-1
+    state=None,              # what the network is shown beside each image; None: as in training
+    outside_slope=1.,                 # share that stays of what its answers have outside [-1, 1]
+    **kw,                    # further arguments of `sample`: steps, solver, churn, batch, ...
+) -> Tensor:
     "New images (n, C, H, W)"
-    index = range(n) if index is None else index
+    if index is None: index = range(n)
     if state is None: state = self.conditions(index, seed)
     if until is None: until = self.objective.lowest_level
-    denoise = partial(self.denoise, outside_slope=outside_slope)
     device = next(self.net.parameters()).device
-    return sample(denoise, (n, *self.shape), seed, until=until, index=index, state=state, device=device, **kw)
+    return sample(partial(self.denoise, outside_slope=outside_slope), (n, *self.shape), seed, until=until,
+                  index=index, state=state, device=device, **kw)
 
 # %% ../../nbs/20d_model.ipynb #92b6b7be
 @patch
-def nfe(self:Teacher, steps=18, until=None, **kw):
+def nfe(self:Teacher, steps=18, until:float | None=None, **kw) -> int:
     "Network calls for one image of `sample`"
-    return nfe(steps, self.objective.lowest_level if until is None else until, **kw)
+    if until is None: until = self.objective.lowest_level
+    return nfe(steps, until, **kw)
 
 @patch
 def conditions(self:Teacher, index, seed=0):
     "What the network is shown beside samples `index`, or None"
     if not self.objective.extra_channels: return None
-    groups = {k: row for row, k in enumerate(sorted({int(i)//16 for i in index}))}     # drawn 16 at a time, which is faster
+    index = [int(i) for i in index]
+    groups = sorted({i//16 for i in index})                                # drawn 16 at a time, which is faster
     pool = join_states([self.objective.draw_condition(16, self.shape, rng(seed, k, 1)) for k in groups])
-    rows = torch.tensor([16*groups[int(i)//16] + int(i)%16 for i in index])
+    start = {k: 16*row for row, k in enumerate(groups)}                    # where a group begins in the pool
+    rows = torch.tensor([start[i//16] + i%16 for i in index])
     return map_state(lambda t: t[rows], pool)
 
 # %% ../../nbs/20d_model.ipynb #4678c7d5
-def save_model(path, model, kind, half=False, **more):
+def save_model(
+    path:str | Path, # writes path.safetensors and path.json
+    model,           # a `Teacher`, or a generator
+    kind:str,        # 'teacher' or 'generator'
+    half=False,      # keep 16 of 32 bits of each weight
+    **more,          # plain values for the JSON
+):
     "Write network and objective of `model`, and more about it"
-    tensors = {f'net.{k}': t.half() if half and t.is_floating_point() else t for k, t in model.net.state_dict().items()}
-    tensors |= {f'corruption.{k}': t for k, t in model.held.items()}
-    meta = dict(kind=kind, net=model.net.to_dict(), objective=model.objective.to_dict(), about=model.about, made_with=made_with())
+    tensors = {}
+    for name, t in model.net.state_dict().items():
+        tensors[f'net.{name}'] = t.half() if half and t.is_floating_point() else t
+    for name, t in model.held.items(): tensors[f'corruption.{name}'] = t
+    meta = dict(kind=kind, net=model.net.to_dict(), objective=model.objective.to_dict(),
+                about=model.about, made_with=made_with())
     save_tensors(path, tensors, meta | more)
 
-def load_model(path, kind, device='cpu', precision=None):
-    "Network, objective, what else is known, and tensors of the corruption: of the model that was saved, or of the selected or last good checkpoint of a run"
-    if Path(path).is_dir():
-        meta, part = read_recipe(path), f'{kind}.ema'
-        require(meta.get('kind') == dict(teacher='train', generator='distill')[kind],
-             f"path={str(path)!r} is the folder of another kind of run ({meta.get('kind')}), and holds no {kind}")
-        tensors, beside = load_weights(path, meta), Path(path)/'corruption'
-        held = load_tensors(beside)[0] if beside.with_suffix('.json').exists() else {}
-    else:
-        (tensors, meta), part = load_tensors(path), 'net'
-        require(meta.get('kind') == kind, f"path={str(path)!r} holds {meta.get('kind') or 'something else'}, not a {kind}")
-        held = tensors_below(tensors, 'corruption')
+def _saved_model(path, kind):
+    "Weights, meta, and tensors of the corruption, of a file that `save_model` wrote"
+    tensors, meta = load_tensors(path)
+    require(meta.get('kind') == kind, f"path={str(path)!r} holds {meta.get('kind') or 'something else'}, not a {kind}")
+    return tensors_below(tensors, 'net'), meta, tensors_below(tensors, 'corruption')
+
+def _trained_model(folder, kind):
+    "The same of the folder of a run: of its selected or last good checkpoint"
+    meta = read_recipe(folder)
+    require(meta.get('kind') == dict(teacher='train', generator='distill')[kind],
+            f"path={str(folder)!r} is the folder of another kind of run ({meta.get('kind')}), and holds no {kind}")
+    weights, beside = tensors_below(load_weights(folder, meta), f'{kind}.ema'), Path(folder)/'corruption'
+    held = load_tensors(beside)[0] if beside.with_suffix('.json').exists() else {}
+    return weights, meta, held
+
+def load_model(
+    path:str | Path,           # as given to `save_model`, or the folder of a run
+    kind:str,                  # 'teacher' or 'generator'
+    device:str | torch.device | None='cpu',
+    precision:str | None=None, # of the network
+) -> tuple[Precond, Objective, dict, dict]:
+    "Network, objective, what else is known, and tensors of the corruption"
+    weights, meta, held = _trained_model(path, kind) if Path(path).is_dir() else _saved_model(path, kind)
     meta = in_new_words(meta)
     net = Precond.from_dict(meta['net'], precision)
-    net.load_state_dict({k: t.float() for k, t in tensors_below(tensors, part).items()})
+    net.load_state_dict({name: t.float() for name, t in weights.items()})
     net = net.to(pick_device(device)).eval().requires_grad_(False)
     return net, Objective.from_dict(meta['objective']), meta, held
 
 # %% ../../nbs/20d_model.ipynb #75efbb63
 @patch
 def save(self:Teacher,
-    path,        # writes path.safetensors and path.json
-    half=False,  # keep 16 of 32 bits of each weight
+    path:str | Path, # writes path.safetensors and path.json
+    half=False,      # keep 16 of 32 bits of each weight
 ):
     "Write network and objective"
     save_model(path, self, 'teacher', half, data=self.data)
 
 @patch(cls_method=True)
 def load(cls:Teacher,
-    path,           # as given to `save`, or the folder of a run
-    device='cpu',
-    precision=None, # of the network; None: bf16 on a GPU that has it
-):
+    path:str | Path,           # as given to `save`, or the folder of a run
+    device:str | torch.device | None='cpu',
+    precision:str | None=None, # of the network; None: bf16 on a GPU that has it
+) -> Teacher:
     "The teacher that was saved, or that of the selected or last good checkpoint of a run"
     net, objective, meta, held = load_model(path, 'teacher', device, precision)
     teacher = cls(net, objective, meta.get('about'), meta.get('data'))
