@@ -17,7 +17,7 @@ from torch import Tensor
 from ..errors import BadInput, require
 from ..draws import rng
 from ..files import content_hash, load_tensors, save_tensors
-from ..data.loading import bytes_to_floats, most_entries
+from ..data.loading import bytes_to_floats, shape_in_words
 from ..data import cache_dir, load_images
 from .frechet import frechet_of_factors, factor_of, to_tensor, warn_of_few, frechet_distance
 from .features import cleanfid_features, Features, features, sliced_wasserstein
@@ -46,7 +46,7 @@ def stored(
 def require_alike(x, reference):
     "Complain about images of another shape than the reference"
     require(x.shape[1:] == reference.shape[1:],
-            f"images have {most_entries(x.shape[1:])}, but the reference has {most_entries(reference.shape[1:])}: "
+            f"images have {shape_in_words(x.shape[1:])}, but the reference has {shape_in_words(reference.shape[1:])}: "
             "load both with the same size and channels")
 
 def to_floats(x):
