@@ -86,11 +86,10 @@ def operator_view(
 ):
     "A figure: x, y, A^T y and A^+ y side by side, and the singular values of A below"
     images, s = four_images(corruption, x, seed, rcond)
-    last = getattr(corruption.op, 'ops', [corruption.op])[-1]
     fig, axs = axes(4, height=4.2, nrow=2, height_ratios=[1.2, 1])
     for ax in axs[1]: ax.remove()
     for ax, title, t in zip(axs[0], ('clean $x$', 'corrupted $y$', r'$A^\top y$', '$A^+y$'), images.values()):
-        frequencies = isinstance(last, FourierMask) and t is images['y']
+        frequencies = corruption.op.in_kspace and t is images['y']
         ax.imshow(image_grid(log_magnitude(t) if frequencies else t), interpolation='nearest')
         ax.set_title(title, color=color_of(title), fontsize=9)
         ax.set_xlabel('k-space, logarithmic' if frequencies else _below(t), fontsize=7)
