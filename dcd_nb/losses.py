@@ -65,7 +65,12 @@ def _average(e, loss_mask):
 
 # %% ../nbs/21_losses.ipynb #60f1bf97
 class SiD(Loss):
-    "Score identity distillation"
+    """Score identity distillation.
+
+        l = (a - b) * ((a - y) - alpha*(a - b)) / w,     w = mean |y - a|, without gradient
+
+    with a = f_phi(y_s, s) of the teacher, b = f_psi(y_s, s) of the fake, y_s = y + s*eps
+    """
     def __init__(self,
         alpha=1.2,   # 1/2: the gradient of the Fisher divergence; above 1: diverges far from the teacher
         levels=None, # of the noise; None: those of SiD
@@ -77,15 +82,23 @@ class SiD(Loss):
 
 # %% ../nbs/21_losses.ipynb #9f8f99a5
 class DMD(Loss):
-    "Distribution matching distillation: the gradient of the KL divergence"
+    """Distribution matching distillation: the gradient of the KL divergence.
+
+        dl/dy = (b - a) / w,     w = mean |y - a|, and no gradient through a and b
+
+    with a = f_phi(y_s, s) of the teacher, b = f_psi(y_s, s) of the fake, y_s = y + s*eps
+    """
     through = False
 
     def entries(self, y, a, b):
         d = (b - a).detach()
-        return d*(y - y.detach()) + d**2/2
+        return d*(y - y.detach()) + d**2/2          # its value is half the gap, its gradient d
 
 class SDS(DMD):
-    "Score distillation sampling: the teacher alone, whose favourite image it seeks"
+    """Score distillation sampling: the teacher alone, whose favourite image it seeks.
+
+        dl/dy = (y - a) / w:     DMD with y itself in place of the fake
+    """
     needs_fake = False
 
 # %% ../nbs/21_losses.ipynb #f8eb7aa7

@@ -22,9 +22,13 @@ from .recipes import recipe, recipes
 # %% ../nbs/24_quickstart.ipynb #633ef797
 def ways_to_sample(teacher, n, seed=0):
     "{name: arguments of `teacher.sample`}, for each way to sample from it"
-    if not teacher.objective.extra_channels: return {'full': dict(until=0.)} | ({'truncated': {}, 'in_range': dict(until=0., leak=0.)} if teacher.objective.lowest_level else {})
-    shown = teacher.objective.sampling_conditions(n, teacher.shape, seed)
-    return {name: {} if state is None else dict(state=state) for name, state in shown.items()}
+    if teacher.objective.extra_channels:
+        shown = teacher.objective.sampling_conditions(n, teacher.shape, seed)
+        return {name: {} if state is None else dict(state=state) for name, state in shown.items()}
+    ways = dict(full=dict(until=0.))
+    if teacher.objective.lowest_level:
+        ways |= dict(truncated={}, in_range=dict(until=0., outside_slope=0.))
+    return ways
 
 def samplers(teacher, n, seed=0):
     "{name: samples of the teacher}, for each way to sample from it"
@@ -34,8 +38,10 @@ def baselines_of(ys, n):
     "What a Gaussian and a linear filter make of the same measurements, where they can"
     found = {}
     for name, make in dict(gaussian=partial(gaussian, n=n), lmmse=lmmse).items():
-        try: found[name] = make(ys)
-        except BadInput: pass
+        try:
+            found[name] = make(ys)
+        except BadInput:
+            pass
     return found
 
 # %% ../nbs/24_quickstart.ipynb #c3f25c49
@@ -53,76 +59,105 @@ def quickstart(
     quiet=False,
 ) -> dict:
     "Corrupt, train, distil and compare; returns the distances"
-    start, r = time.time(), _recipe(corruption, sigma, images, seed)
+    start = time.time()
+    r = _recipe(corruption, sigma, images, seed)
     require(isinstance(n, int) and n > 1, f"n={n!r} must be a whole number of samples, at least 2")
     if out:
         with saving(Path(out)/'results.json'): pass                      # better now than after the work
+    tell = _silent if quiet else print
+
     ys = r.measurements(seed=seed)
-    tell = (lambda *a: None) if quiet else print
     tell(f'{ys}: a teacher of {r["train"]["images"]} images')
     teacher = r.teacher(ys, quiet=quiet)
     tell(f'a student of {r["distill"]["images"]} images')
     G = r.student(teacher, ys, monitor=False, quiet=quiet)
     if out: G.save(Path(out)/'generator')
-    sets, longer = _contestants(r, ys, teacher, G, n, seed, clean, longer, tell, quiet)
-    return _report(r, ys, teacher, G, sets, start, seed, out, tell, longer)
+
+    sets, more = _contestants(r, ys, teacher, G, n, seed, clean, longer, tell, quiet)
+    table = compare(sets, digits())
+    tell(table)
+    results = _results(r, ys, teacher, G, sets, table, more, seed)
+    results['seconds'] = round(time.time() - start, 1)
+    slow, fast = (results['seconds_per_1000'][k] for k in ('teacher', 'student'))
+    tell(f'1000 images: teacher {slow:.3f} s, student {fast:.4f} s, {slow/fast:.0f} times faster')
+    if out:
+        _write(Path(out), sets, results)
+        tell(f'{Path(out)}/: quickstart.png, results.json, generator.safetensors; '
+             f'more images: dcd_sample {Path(out)}/generator more.png')
+    return results
 
 # %% ../nbs/24_quickstart.ipynb #0451cbca
 def _contestants(r, ys, teacher, G, n, seed, clean, longer, tell, quiet):
     "{name: images}, and how many images the longer teacher saw"
-    sets = {'corrupted': ys.y} | baselines_of(ys, n) | {f'teacher_{k}': v for k, v in samplers(teacher, n, seed).items()} | {'student': G.sample(n, seed)}
+    sets = {'corrupted': ys.y} | baselines_of(ys, n)
+    sets |= {f'teacher_{k}': x for k, x in samplers(teacher, n, seed).items()}
+    sets['student'] = G.sample(n, seed)
     if clean:
         tell('a teacher that sees clean digits, for comparison')
-        c = recipe('digits-clean').override({'train.seed': seed, 'train.images': r['train']['images'], 'network': r['network']})
-        sets['clean_teacher'] = c.teacher(quiet=quiet).sample(n, seed)
+        same = {'train.seed': seed, 'train.images': r['train']['images'], 'network': r['network']}
+        sets['clean_teacher'] = recipe('digits-clean').override(same).teacher(quiet=quiet).sample(n, seed)
     if longer:
         tell('a teacher as long as teacher and student together')
         longer = int(r['train']['images']*(1 + G.run['pflop']/teacher.run['pflop']))
-        sets |= {f'longer_{k}': v for k, v in samplers(r.teacher(ys, images=longer, quiet=quiet), n, seed).items()}
+        other = r.teacher(ys, images=longer, quiet=quiet)
+        sets |= {f'longer_{k}': x for k, x in samplers(other, n, seed).items()}
     if tuple(ys.y.shape[1:]) != (1, 8, 8): del sets['corrupted']
     return sets, longer
 
 # %% ../nbs/24_quickstart.ipynb #d9ca8c81
 def _recipe(corruption, sigma, images, seed):
-    r = recipe(f"digits-{choose('corruption', corruption, kinds)}").override({'train.seed': seed, 'distill.seed': seed})
+    "The recipe that the arguments ask for"
+    r = recipe(f"digits-{choose('corruption', corruption, kinds)}")
+    changes = {'train.seed': seed, 'distill.seed': seed}
     if sigma is not None:
-        r = r.override({'corruption.sigma': number('sigma', sigma, lambda v: 0 < v < 5 or v == 0 and corruption == 'mask', 'above 0 and below 5; 0 for masks alone')})
+        good = lambda v: 0 < v < 5 or v == 0 and corruption == 'mask'
+        changes['corruption.sigma'] = number('sigma', sigma, good, 'above 0 and below 5; 0 for masks alone')
     if images is not None:
         require(isinstance(images, int) and images > 0, f"images={images!r} must be a positive whole number")
-        r = r.override({'train.images': images, 'distill.images': max(128, images*r['distill']['images']//r['train']['images'])})
-    return r
+        changes['train.images'] = images
+        changes['distill.images'] = max(128, images*r['distill']['images']//r['train']['images'])
+    return r.override(changes)
 
-def _seconds(f):
-    "The least time that `f(1000)` takes of three, warm"
-    f(50)
-    return min(timeit.repeat(lambda: f(1000), number=1, repeat=3))
+def _silent(*words): pass
 
-def _best(table, who): return {space: min((v, k) for k, v in d.items() if k.startswith(who)) for space, d in table['fd'].items()}
+def _seconds(make):
+    "The least time that `make(1000)` takes of three, warm"
+    make(50)
+    return min(timeit.repeat(lambda: make(1000), number=1, repeat=3))
+
+def _best(table, who):
+    "In each space the least distance of those whose name begins with `who`, and its name"
+    return {space: min((v, k) for k, v in d.items() if k.startswith(who)) for space, d in table['fd'].items()}
 
 # %% ../nbs/24_quickstart.ipynb #9f1bc163
-def _report(r, ys, teacher, G, sets, start, seed, out, tell, longer):
-    "Distances, costs, one picture"
-    table = compare(sets, digits())
+def _results(r, ys, teacher, G, sets, table, longer, seed):
+    "Distances and costs, as results.json says them"
     best = _best(table, 'teacher_')
-    keep = [k for k in sets if not k.startswith(('teacher_mask', 'longer_'))]
-    fd = {space: {k: d[k] for k in keep} for space, d in table['fd'].items()}
-    if 'teacher_full' not in sets:
-        for space, (v, k) in best.items(): fd[space]['teacher_full'] = v
-    full = dict(until=0.) if not teacher.objective.extra_channels else {}
-    seconds = dict(teacher=_seconds(lambda n: teacher.sample(n, batch=1000, **full)), student=_seconds(lambda n: G.sample(n, batch=1000)))
-    results = dict(fd=fd, nfe=dict(teacher=teacher.nfe(**full), student=1), seconds_per_1000=seconds, seconds=round(time.time() - start, 1),
-                   n=len(sets['student']), reference=table['reference'], seed=seed, corruption=r['name'].removeprefix('digits-'), sigma=ys.sigma,
-                   images=dict(teacher=teacher.run['images'], student=G.run['images']), best_sampler={k: name for k, (_, name) in best.items()},
-                   every_sampler={s: {k: v for k, v in d.items() if k.startswith('teacher_')} for s, d in table['fd'].items()}, floor=table['floor'],
-                   equal_compute=longer and dict(images=longer, fd={s: v for s, (v, _) in _best(table, 'longer_').items()}), made_with=made_with())
-    tell(table)
-    tell(f"1000 images: teacher {seconds['teacher']:.3f} s, student {seconds['student']:.4f} s, {seconds['teacher']/seconds['student']:.0f} times faster")
-    if out:
-        folder = Path(out)
-        with atomic(folder/'results.json') as tmp: tmp.write_text(json.dumps(results, indent=1))
-        picture(sets, results).savefig(folder/'quickstart.png', dpi=150, bbox_inches='tight')
-        tell(f'{folder}/: quickstart.png, results.json, generator.safetensors; more images: dcd_sample {folder}/generator more.png')
-    return results
+    fd = {}
+    for space, distances in table['fd'].items():
+        fd[space] = {k: v for k, v in distances.items() if not k.startswith(('teacher_mask', 'longer_'))}
+        fd[space].setdefault('teacher_full', best[space][0])          # with masks: the better of its samplers
+    every = {space: {k: v for k, v in d.items() if k.startswith('teacher_')} for space, d in table['fd'].items()}
+
+    full = {} if teacher.objective.extra_channels else dict(until=0.)
+    seconds = dict(teacher=_seconds(lambda n: teacher.sample(n, batch=1000, **full)),
+                   student=_seconds(lambda n: G.sample(n, batch=1000)))
+
+    equal = False
+    if longer:
+        equal = dict(images=longer, fd={space: v for space, (v, _) in _best(table, 'longer_').items()})
+    return dict(
+        fd=fd, floor=table['floor'], reference=table['reference'], n=len(sets['student']),
+        best_sampler={space: name for space, (_, name) in best.items()}, every_sampler=every, equal_compute=equal,
+        nfe=dict(teacher=teacher.nfe(**full), student=1), seconds_per_1000=seconds,
+        images=dict(teacher=teacher.run['images'], student=G.run['images']),
+        seed=seed, corruption=r['name'].removeprefix('digits-'), sigma=ys.sigma, made_with=made_with())
+
+def _write(folder, sets, results):
+    "results.json and the picture"
+    with atomic(folder/'results.json') as tmp:
+        tmp.write_text(json.dumps(results, indent=1))
+    picture(sets, results).savefig(folder/'quickstart.png', dpi=150, bbox_inches='tight')
 
 # %% ../nbs/24_quickstart.ipynb #2d0f874e
 def picture(sets, results):
@@ -131,29 +166,35 @@ def picture(sets, results):
     best = results['best_sampler']['classifier']
     panels = {'clean': digits()[:64], 'corrupted': sets.get('corrupted'), 'teacher, full': sets.get('teacher_full', sets.get(best)),
               'teacher, truncated': sets.get('teacher_truncated'), 'student': sets['student']}
-    panels = {k: v for k, v in panels.items() if v is not None}
+    panels = {k: x for k, x in panels.items() if x is not None}
+    seconds = {'teacher, full': results['seconds_per_1000']['teacher'], 'student': results['seconds_per_1000']['student']}
     fig, axs = axes(len(panels), 2.3)
     for ax, (name, x) in zip(fig.axes, panels.items()):
-        key = name.replace(', ', '_')
         ax.imshow(image_grid(x[:64]), interpolation='nearest')
         ax.set_title(name, color=color_of(name), fontsize=9)
         ax.axis('off')
-        lines = [f"{space} {d[key]:.2f}" for space, d in results['fd'].items() if key in d]
-        cost = dict(zip(('teacher, full', 'student'), (results['seconds_per_1000'][k] for k in ('teacher', 'student')))).get(name)
-        ax.text(.5, -.04, '\n'.join(lines + ([f'{1000*cost:.0f} ms for 1000'] if cost else [])), transform=ax.transAxes, ha='center', va='top', fontsize=7)
+        key = name.replace(', ', '_')
+        lines = [f'{space} {d[key]:.2f}' for space, d in results['fd'].items() if key in d]
+        if seconds.get(name): lines.append(f'{1000*seconds[name]:.0f} ms for 1000')
+        ax.text(.5, -.04, '\n'.join(lines), transform=ax.transAxes, ha='center', va='top', fontsize=7)
     if more := results['equal_compute']:
-        fig.supxlabel(f"\nThe teacher saw {results['images']['teacher']:,} images. One that sees {more['images']:,}, with the computation of teacher and student together,\n"
-                      'reaches at best ' + ', '.join(f'{k} {v:.2f}' for k, v in more['fd'].items()) + '.', fontsize=7)
+        reached = ', '.join(f'{space} {v:.2f}' for space, v in more['fd'].items())
+        fig.supxlabel(f"\nThe teacher saw {results['images']['teacher']:,} images. One that sees {more['images']:,}, with the computation of "
+                      f'teacher and student together,\nreaches at best {reached}.', fontsize=7)
     plt.close(fig)
     return fig
 
 # %% ../nbs/24_quickstart.ipynb #8e5c546c
 def summary(runs):
     "Print the distances of several runs of `quickstart`, one column each"
-    for s in runs[0]['fd']:
-        rows = {k: [f['fd'][s][k] for f in runs] for k in runs[0]['fd'][s]} | {'best sampler': [f['every_sampler'][s][f['best_sampler'][s]] for f in runs]}
-        if runs[0]['equal_compute']: rows['equal compute'] = [f['equal_compute']['fd'][s] for f in runs]
-        print(f"{s}; half of the digits against the other half: {runs[0]['floor'][s]:.3f}")
-        for k, v in rows.items(): print(f'    {k:18s}', '  '.join(f'{x:6.3f}' for x in v))
+    for space in runs[0]['fd']:
+        rows = {k: [f['fd'][space][k] for f in runs] for k in runs[0]['fd'][space]}
+        rows['best sampler'] = [f['every_sampler'][space][f['best_sampler'][space]] for f in runs]
+        if runs[0]['equal_compute']:
+            rows['equal compute'] = [f['equal_compute']['fd'][space] for f in runs]
+        print(f"{space}; half of the digits against the other half: {runs[0]['floor'][space]:.3f}")
+        for k, values in rows.items():
+            print(f'    {k:18s}', '  '.join(f'{v:6.3f}' for v in values))
+    faster = [f['seconds_per_1000']['teacher']/f['seconds_per_1000']['student'] for f in runs]
     print('seconds in all', ', '.join(f"{f['seconds']:.0f}" for f in runs), '; student faster by',
-          ', '.join(f"{f['seconds_per_1000']['teacher']/f['seconds_per_1000']['student']:.0f}" for f in runs))
+          ', '.join(f'{v:.0f}' for v in faster))

@@ -23,8 +23,8 @@ from .networks import num_params
 from .metrics.frechet import factor_of, frechet_of_factors
 from .metrics.features import known_classifiers
 from .metrics.evaluation import bootstrap_distance, to_floats
-from .metrics import features, spread, stored
-from .training import Teacher
+from .metrics import evenly_spaced, features, stored
+from .training import in_new_words, Teacher
 from .distill import Generator
 from .recipes import Recipe, recipe
 from .quickstart import baselines_of, ways_to_sample
@@ -159,7 +159,7 @@ def _write(folder, r, results, judge, models, shown):
 def _on_the_way(folder, phase, zoom, most=4):
     "Some of the pictures that a phase made at its checkpoints, a pixel for a pixel"
     found = sorted((folder.parent/phase/'samples').glob('*.png'))
-    for p in [found[i] for i in spread(len(found), most)] if found else ():
+    for p in [found[i] for i in evenly_spaced(len(found), most)] if found else ():
         with atomic(folder/'samples'/f'{phase}-{p.name}') as tmp: tmp.write_bytes(png(_picture(p)[::zoom, ::zoom]))
 
 def _picture(path):
@@ -192,7 +192,8 @@ class Record:
     "What a run left: its `results`, its `recipe`, and the `lines` that both phases wrote"
     def __init__(self, folder):
         self.folder, self.results = Path(folder), _results(folder)
-        self.recipe = json.loads((self.folder/'recipe.json').read_text())
+        parts = json.loads((self.folder/'recipe.json').read_text())             # the recipe, and the plans of both phases
+        self.recipe = {k: in_new_words(entries) for k, entries in parts.items()}
         self.lines = [json.loads(l) for l in (self.folder/'metrics.jsonl').read_text().splitlines()]
         self.shape = tuple(load_meta(self.folder/'reference')['meta']['image'])
 

@@ -10,7 +10,7 @@ from dcd_nb.data import Measurements
 from dcd_nb.distill import distill
 from dcd_nb.networks import UNet
 from dcd_nb.operators import Corruption, Identity
-from dcd_nb.training import train
+from dcd_nb.training import Checkpoints, Hardware, train
 
 
 def run(size, compile):
@@ -19,9 +19,9 @@ def run(size, compile):
     y = torch.randn(32, 1, size, size, generator=rng(0))
     ys = Measurements(y, Corruption(Identity(), .2))
     net = UNet(size, 1, channels=4, mult=(1,), blocks=1, attn=(), dropout=.1)
-    small = dict(images=32, batch=16, quiet=True, device='cpu', compile=compile, grid=0)
-    teacher = train(ys, net, **small)
-    G = distill(teacher, ys, monitor=False, **small)
+    small = dict(images=32, batch=16, quiet=True, hardware=Hardware('cpu', compile=compile))
+    teacher = train(ys, net, checkpoints=Checkpoints(grid=0), **small)
+    G = distill(teacher, ys, checkpoints=Checkpoints(grid=0, monitor=False), **small)
     return [l[k] for m in (teacher, G) for l in m.history for k in ('loss', 'fake_loss') if k in l], teacher
 
 
@@ -70,7 +70,7 @@ def test_a_compiled_network_is_kept_and_copied_as_before(traced):
     assert [*a] == [*b] and all(torch.allclose(a[k], b[k], atol=1e-5) for k in a)
     net = UNet(8, 1, channels=4, mult=(1,), blocks=1, attn=())
     before = len(traced)
-    train(Measurements(torch.randn(16, 1, 8, 8), Corruption(Identity(), .2)), net, images=16, batch=16, quiet=True, device='cpu', compile=True)
+    train(Measurements(torch.randn(16, 1, 8, 8), Corruption(Identity(), .2)), net, images=16, batch=16, quiet=True, hardware=Hardware('cpu', compile=True))
     assert len(traced) > before
     twin = copy.deepcopy(net)
     assert twin._compiled_call_impl is None and [*twin.state_dict()] == [*net.state_dict()]

@@ -1,7 +1,9 @@
 "Phase II under faults, and what it may and may not look at."
 import copy
+import inspect
 import json
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,13 +14,14 @@ from dcd_nb.draws import Draws
 from dcd_nb.errors import BadInput
 from dcd_nb.data import Measurements, digits
 from dcd_nb.diffusion import LogUniform
-from dcd_nb.distill import Distillation, Generator, distill, resized_copy, load_pretrained
+from dcd_nb.distill import Distillation, Generator, Student, distill, resized_copy, load_pretrained
+from dcd_nb.files import load_meta
 from dcd_nb.losses import DMD, SDS, SiD
 from dcd_nb.networks import MLP, Precond, UNet
 from dcd_nb.objectives import AmbientInpainting, AmbientTweedie, Consistency, Objective, Standard, objective_for
 from dcd_nb.operators import Corruption, Downsample, FourierMask, GaussianBlur, Identity, Poisson, Quantise, RandomMask, Saturation
 from dcd_nb.recipes import Recipe, recipe, recipes
-from dcd_nb.training import Learner, Loop, RunFolder, Teacher, train
+from dcd_nb.training import Checkpoints, Hardware, Learner, Loop, RunFolder, Teacher, train
 
 change = 'loss=SiD(alpha=.5) lr=1e-3 fake.lr=1e-3'
 
@@ -114,7 +117,7 @@ def test_fourier_scans_can_be_distilled():
 def test_observations_are_not_looked_at(name):
     ys, teacher = small(corruptions[name])
     blank = Measurements(torch.zeros_like(ys.y), ys.corruption, ys.state)
-    a, b = (distill(teacher, data, SiD(.5), images=320, batch=32, monitor=False, quiet=True).run['weights_sha256'] for data in (ys, blank))
+    a, b = (distill(teacher, data, SiD(.5), images=320, batch=32, checkpoints=Checkpoints(monitor=False), quiet=True).run['weights_sha256'] for data in (ys, blank))
     assert a == b
 
 
@@ -175,7 +178,7 @@ def test_a_larger_network_has_the_teachers_weights():
 
 def test_small_starts_and_small_data():
     ys, teacher = small(corruptions['half'])                                          # an MLP of another size starts afresh, and at almost nothing
-    G = distill(teacher, ys, SiD(.5), images=1280, batch=64, quiet=True, monitor=False)
+    G = distill(teacher, ys, SiD(.5), images=1280, batch=64, quiet=True, checkpoints=Checkpoints(monitor=False))
     assert not any(l.get('event') == 'rollback' for l in G.history)
     one = Corruption(Identity(), .5).measure(digits()[:1])
     net = MLP((1, 8, 8), width=16, blocks=1)
@@ -211,7 +214,7 @@ def compared(A, objective=None):
     ys = A.measure(digits()[:64])
     torch.manual_seed(0)
     teacher = train(ys, MLP((1, 8, 8), width=16, blocks=1), objective, images=640, batch=64, lr=1e-3, quiet=True)
-    distill(teacher, ys, Remembering(), images=32, batch=32, monitor=False, quiet=True)
+    distill(teacher, ys, Remembering(), images=32, batch=32, checkpoints=Checkpoints(monitor=False), quiet=True)
     first = training.StepContext(0, 32, 32).parts()[0]
     z = first.draws.normal(torch.empty(32, 1, 8, 8))
     with torch.no_grad(): x = Generator(teacher.net, teacher.objective)(z)
@@ -249,13 +252,123 @@ def test_what_was_a_setting_once_is_forgotten_and_runs_that_had_it_go_on(tmp_pat
     assert Recipe(old | dict(distill=old['distill'] | dict(noisy=True))) == old
     with pytest.raises(BadInput, match="argument='noisy'"): distill(*small(corruptions['noise'])[::-1], images=64, noisy=True)
     ys, teacher = small(corruptions['noise'])
-    go = lambda **kw: distill(teacher, ys, SiD(.5), images=320, batch=32, out=tmp_path/'run', quiet=True, about=dict(recipe=kw.pop('recipe')), **kw)
+    go = lambda **kw: distill(teacher, ys, SiD(.5), images=320, batch=32, out=tmp_path/'run', quiet=True, checkpoints=Checkpoints(about=dict(recipe=kw.pop('recipe'))), **kw)
     with monkeypatch.context() as m:
         m.setattr('dcd_nb.distill.RunFolder', lambda out, plan, *args: RunFolder(out, plan | dict(noisy=False), *args))
         G = go(recipe=dict(distill=dict(noisy=False, lr=1)))
     assert json.loads((tmp_path/'run/recipe.json').read_text())['noisy'] is False
     assert torch.equal(Generator.load(tmp_path/'run').sample(2), G.sample(2))
     assert go(recipe=dict(distill=dict(lr=1)), resume=True).run['resumed_at'] == 320
+
+
+# Names that were others once
+
+old_names = dict(outside_slope='leak', latent_scale='spread')
+root = Path(__file__).parent.parent
+
+
+def in_old_words(entries): return {old_names.get(k, k): v for k, v in entries.items()}
+
+
+@pytest.mark.parametrize('path', [root/'dcd_nb/weights/digits-noise', root/'dcd_nb/weights/digits-mask', root/'nbs/runs/digits-noise/generator', root/'nbs/runs/phantoms-16-R4/generator'])
+def test_weights_with_old_names_are_read(path):
+    meta = load_meta(path)['meta']
+    assert {'leak', 'spread'} <= set(meta), 'a file as older versions wrote it'
+    G = Generator.load(path)
+    assert (G.outside_slope, G.latent_scale) == (meta['leak'], meta['spread'])
+    assert not {'leak', 'spread'} & set(G.about.get('recipe', {}).get('distill', {}))
+
+
+@pytest.mark.parametrize('name', ['digits-noise', 'digits-mask', 'phantoms-16-R4'])
+def test_records_with_old_names_are_read(name):
+    record = json.loads((root/'nbs/runs'/name/'recipe.json').read_text())
+    old, r = record['recipe']['distill'], Recipe(record['recipe'])
+    assert in_old_words(r['distill']) == {k: v for k, v in old.items() if k != 'noisy'}
+    assert r.override({'distill.outside_slope': .5})['distill']['outside_slope'] == .5
+    with pytest.raises(BadInput, match="distill='leak' is not known"): r.override({'distill.leak': .5})
+
+
+def test_run_folders_with_old_names_are_read_and_go_on(tmp_path, monkeypatch):
+    "Of both phases: what the folder says stays as it is"
+    ys = corruptions['noise'].measure(digits()[:200])
+    r = recipe('digits-noise', network=MLP((1, 8, 8), width=16, blocks=1).to_dict())
+    def go(**kw):
+        teacher = r.teacher(ys, images=640, batch=64, out=tmp_path/'teacher', quiet=True, **kw)
+        return teacher, r.student(teacher, ys, images=320, batch=64, monitor=False, out=tmp_path/'student', quiet=True, **kw)
+    def old(out, plan, *args):
+        recipe = plan['about']['recipe']
+        recipe = recipe | dict(distill=in_old_words(recipe['distill']))
+        return RunFolder(out, in_old_words(plan) | dict(about=dict(recipe=recipe)), *args)
+    with monkeypatch.context() as m:
+        m.setattr('dcd_nb.training.RunFolder', old)
+        m.setattr('dcd_nb.distill.RunFolder', old)
+        teacher, G = go()
+    said = {name: (tmp_path/name/'recipe.json').read_text() for name in ('teacher', 'student')}
+    assert '"leak": 0.03' in said['teacher'] and json.loads(said['student'])['spread'] == .9 and 'outside_slope' not in said['student']
+
+    again = Generator.load(tmp_path/'student')
+    assert (again.outside_slope, again.latent_scale) == (.03, .9) and torch.equal(again.sample(3), G.sample(3))
+    assert Teacher.load(tmp_path/'teacher').about['recipe']['distill']['outside_slope'] == .03
+    for model, before in zip(go(resume=True), (teacher, G)):
+        assert model.run['resumed_at'] == before.run['images'] and model.run['weights_sha256'] == before.run['weights_sha256']
+    for name, text in said.items(): assert (tmp_path/name/'recipe.json').read_text() == text
+    r['distill']['outside_slope'] = .5
+    with pytest.raises(BadInput, match='was begun with about.recipe.distill.outside_slope=0.03, not 0.5'): go(resume=True)
+
+
+# What a person calls
+
+def test_the_two_phases_have_few_arguments():
+    for f, most, required in ((train, 14, ['ys', 'net']), (distill, 16, ['teacher', 'ys'])):
+        pars = inspect.signature(f).parameters
+        assert len(pars) <= most and [k for k, p in pars.items() if p.default is p.empty and p.kind is not p.VAR_KEYWORD] == required
+        assert list(pars)[:2] == required and all(p.annotation is not p.empty for p in pars.values() if p.kind is not p.VAR_KEYWORD)
+    for kind in (Hardware, Checkpoints, Student):
+        for k in inspect.signature(kind).parameters: assert f'`{k}`: ' in kind.__doc__, f'{kind.__name__}.{k} is not explained'
+
+
+def test_a_generator_goes_on_as_it_is():
+    ys, teacher = small(corruptions['noise'])
+    go = lambda student, images=320: distill(teacher, ys, SiD(.5), images=images, batch=32, lr=1e-3, quiet=True, student=student, checkpoints=Checkpoints(monitor=False))
+    first = go(Student(init_sigma=.7, latent_scale=.9, outside_slope=.03))
+    again = go(first, 32)
+    assert (again.init_sigma, again.latent_scale, again.outside_slope) == (.7, .9, .03)
+    far = lambda a, b: (torch.cat([p.flatten() for p in a.net.parameters()]) - torch.cat([p.flatten() for p in b.net.parameters()])).norm()
+    assert 0 < far(again, first) < .5*far(again, teacher)                             # it began there
+    same = go(Student(.7, .9, .03, start=first), 32)
+    assert same.run['weights_sha256'] == again.run['weights_sha256']
+
+
+def test_hardware_of_a_distillation_is_that_of_all_three_networks(monkeypatch):
+    ys, teacher = small(corruptions['noise'])
+    seen = set()
+    class Watched(Distillation):
+        def __call__(self, now):
+            seen.update(net.precision for net in (self.teacher, self.fake.net, self.generator.net))
+            return super().__call__(now)
+    monkeypatch.setattr('dcd_nb.distill.Distillation', Watched)
+    args = dict(images=32, batch=32, quiet=True, checkpoints=Checkpoints(monitor=False))
+    G = distill(teacher, ys, hardware=Hardware('cpu', precision='bf16'), **args)
+    assert seen == {'bf16'} and G.net.precision == 'bf16' and teacher.net.precision is None
+    seen.clear()
+    distill(teacher, ys, hardware='cpu', **args)
+    assert seen == {None}
+
+
+def test_flat_entries_of_a_recipe_become_objects_and_are_stored_flat(tmp_path):
+    r = recipe('digits-noise', network=MLP((1, 8, 8), width=16, blocks=1).to_dict(), train__images=640, train__batch=64, train__accumulate=2, train__sigma_d=.4, train__precision='fp32',
+               train__checkpoint_every=320, distill__images=320, distill__batch=64, distill__dropout=.2, distill__init_sigma=.6, distill__select='histogram', distill__patience=3)
+    ys = corruptions['noise'].measure(digits()[:200])
+    teacher = r.teacher(ys, out=tmp_path/'one', quiet=True)
+    r.student(teacher, ys, out=tmp_path/'two', grid=0, quiet=True)
+    one, two = (json.loads((tmp_path/k/'recipe.json').read_text()) for k in ('one', 'two'))
+    assert teacher.net.precision == 'fp32' and one['net']['sigma_d'] == .4
+    assert (one['accumulate'], one['checkpoint_every'], one['select']) == (2, 320, None)
+    assert (two['dropout'], two['init_sigma'], two['outside_slope'], two['latent_scale'], two['select'], two['patience']) == (.2, .6, .03, .9, 'histogram', 3)
+    assert one['about']['recipe'] == two['about']['recipe'] == dict(r)
+    assert len(list((tmp_path/'one/samples').glob('*.png'))) == 2 and not (tmp_path/'two/samples').exists()
+    own = r.teacher(ys, hardware='cpu', checkpoints=Checkpoints(64, grid=0), quiet=True)           # objects are taken as well, and the recipe is noted
+    assert len([l for l in own.history if l.get('event') == 'checkpoint']) == 10 and own.about['recipe'] == dict(r)
 
 
 @pytest.mark.parametrize('name', ['noise', 'mask', 'half'])
@@ -266,7 +379,7 @@ def test_what_is_watched_is_of_the_whole_batch(name):
         fake, G = (Learner(copy.deepcopy(net).requires_grad_(), lr=1e-9, halflife=None) for net in (teacher.net, start))
         with torch.no_grad():
             for i, p in enumerate([*fake.net.parameters(), *G.net.parameters()]): p += .1*torch.randn(p.shape, generator=torch.Generator().manual_seed(i))
-        return Distillation(teacher, ys.corruption, SiD(.5), fake, G, 2.5, 2, leak=.1)(training.StepContext(0, 64, 640, accumulate=accumulate))
+        return Distillation(teacher, ys.corruption, SiD(.5), fake, G, 2.5, 2, outside_slope=.1)(training.StepContext(0, 64, 640, accumulate=accumulate))
     one, four = step(1), step(4)
     assert set(one.watched) == {'gap', 'size', 'fake_loss', 'fake_grad'} and one.watched['gap'] > 0
     numbers = lambda s: torch.stack([s.loss, s.grad_norm, s.refused, *(s.watched[k] for k in one.watched)])
@@ -275,11 +388,11 @@ def test_what_is_watched_is_of_the_whole_batch(name):
 
 @pytest.mark.parametrize('kw, says', [
     (dict(teacher='run'), 'teacher must be a Teacher'), (dict(ys=digits()), 'ys must be Measurements'), (dict(loss='SiD'), "loss='SiD'"),
-    (dict(images=None), 'one of the two'), (dict(init_sigma=0), 'init_sigma=0'), (dict(batch=0), 'batch=0'), (dict(fake_steps=0), 'fake_steps=0'),
+    (dict(images=None), 'one of the two'), (lambda: dict(student=Student(init_sigma=0)), 'init_sigma=0'), (dict(batch=0), 'batch=0'), (dict(fake_steps=0), 'fake_steps=0'),
     (dict(teacher=Teacher(Precond(MLP((1, 8, 8), 2), .5), AmbientInpainting(.5))), r'cannot learn from observations through Identity\(\)'),
     (dict(ys=Corruption(Identity(), .4).measure(digits()[:200])), 'the teacher learned from'), (dict(ys=Corruption(Identity(), .5).measure(digits()[:200, :, :4, :4])), 'the teacher learned from'),
-    (dict(start=5), 'start=5'), (dict(fake=5), 'fake=5'), (dict(fake=dict(lrr=1)), "argument='lrr'"), (dict(precision='bf16'), "argument='precision'"), (dict(halflife=None), 'halflife=None')])
+    (lambda: dict(student=Student(start=5)), 'start=5'), (dict(student=5), 'student=5 must be a Student'), (dict(hardware=5), 'hardware=5'), (dict(checkpoints=5), 'checkpoints=5'), (dict(fake=5), 'fake=5'), (dict(fake=dict(lrr=1)), "argument='lrr'"), (dict(precision='bf16'), "argument='precision'"), (dict(leak=.1), "argument='leak'"), (dict(halflife=None), 'halflife=None')])
 def test_bad_input_is_one_sentence(kw, says):
     ys, teacher = small(corruptions['noise'])
-    with pytest.raises(BadInput, match=says) as e: distill(**dict(teacher=teacher, ys=ys, images=64, batch=32, quiet=True) | kw)
+    with pytest.raises(BadInput, match=says) as e: distill(**dict(teacher=teacher, ys=ys, images=64, batch=32, quiet=True) | (kw() if callable(kw) else kw))
     assert '\n' not in str(e.value)

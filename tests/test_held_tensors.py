@@ -13,11 +13,11 @@ from dcd_nb.files import load_meta
 from dcd_nb.networks import MLP
 from dcd_nb.operators import Compose, Corruption, GaussianBlur, Identity, Operator, RandomMask, from_deepinv
 from dcd_nb.restore import restore
-from dcd_nb.training import Teacher, train
+from dcd_nb.training import Checkpoints, Teacher, train
 
 x = digits()[:32]
 eye = torch.eye(3)/3
-small = dict(images=64, batch=16, quiet=True, grid=0)
+small = dict(images=64, batch=16, quiet=True, checkpoints=Checkpoints(grid=0, monitor=False))
 
 
 class MotionBlur(Operator):
@@ -50,8 +50,8 @@ def whole_way(A, folder):
     teacher = train(ys, net(), out=folder/'T', **small)
     assert train(ys, net(), out=folder/'T', resume=True, **small).run['weights_sha256'] == teacher.run['weights_sha256']
     teacher.save(folder/'teacher')
-    G = distill(teacher, ys, out=folder/'G', monitor=False, **small)
-    distill(Teacher.load(folder/'T'), ys, out=folder/'G', resume=True, monitor=False, **small)
+    G = distill(teacher, ys, out=folder/'G', **small)
+    distill(Teacher.load(folder/'T'), ys, out=folder/'G', resume=True, **small)
     G.save(folder/'generator')
     for path in (folder/'generator', folder/'G'):
         again = Generator.load(path)

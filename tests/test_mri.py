@@ -15,7 +15,7 @@ from dcd_nb.networks import UNet
 from dcd_nb.objectives import AmbientFourier
 from dcd_nb.operators import Corruption, from_complex, new_states, to_complex
 from dcd_nb.recipes import recipe
-from dcd_nb.training import Teacher, train
+from dcd_nb.training import Checkpoints, Teacher, train
 
 
 def off(a, b): return ((a - b).norm()/b.norm()).item()
@@ -169,7 +169,7 @@ def test_a_rectangular_network_trains_and_distils_on_scans_of_several_coils(tmp_
     teacher = train(ys, net, images=64, batch=16, quiet=True, out=tmp_path/'teacher')
     assert isinstance(teacher.objective, AmbientFourier) and teacher.shape == (2, 24, 16)
     assert abs(teacher.net.sigma_d - phantoms(20, (24, 16)).square().mean()**.5) < .03
-    G = distill(Teacher.load(tmp_path/'teacher'), ys, images=64, batch=16, quiet=True, monitor=False, out=tmp_path/'student')
+    G = distill(Teacher.load(tmp_path/'teacher'), ys, images=64, batch=16, quiet=True, checkpoints=Checkpoints(monitor=False), out=tmp_path/'student')
     again = Generator.load(tmp_path/'student')
     assert torch.equal(G.sample(3), again.sample(3)) and G.sample(3).shape == (3, 2, 24, 16)
     a, b = (G.sample(2, index=[4, 5], state=G.conditions([4, 5], seed)) for seed in (0, 1))

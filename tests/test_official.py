@@ -19,13 +19,13 @@ from dcd_nb.draws import hash32
 from dcd_nb.errors import BadInput
 from dcd_nb.data import digits
 from dcd_nb.diffusion import ClampedLogNormal
-from dcd_nb.distill import Generator, distill, resized_copy
+from dcd_nb.distill import Generator, Student, distill, resized_copy
 from dcd_nb.losses import SiD
 from dcd_nb.networks import MLP, Network, Precond, UNet
 from dcd_nb.objectives import AmbientInpainting, AmbientTweedie
 from dcd_nb.operators import Corruption, Identity
 from dcd_nb.recipes import recipe, recipes
-from dcd_nb.training import BatchFeed, Learner, StepContext, RunFolder, Teacher, read_recipe, train
+from dcd_nb.training import BatchFeed, Checkpoints, Hardware, Learner, StepContext, RunFolder, Teacher, read_recipe, train
 
 bin = Path(sys.executable).parent
 papers = [name for name in recipes() if name.startswith(('cifar10', 'ffhq', 'celebahq', 'afhqv2', 'fastmri')) and not name.endswith('-small')]
@@ -158,7 +158,8 @@ def weights(folder, name): return {k.removeprefix(f'{name}.net.'): v for k, v in
 
 
 settings = dict(celebahq=(1.2, 1e-5, .9), afhqv2=(1., 5e-6, 0.))      # alpha, learning rate, Adam's first beta for the generator
-quiet = dict(device='cpu', compile=False, quiet=True, monitor=False, grid=0, checkpoint_every=10**6)
+quiet = dict(device='cpu', compile=False, quiet=True, monitor=False, grid=0, checkpoint_every=10**6)     # as entries of a recipe, and as arguments
+same = dict(hardware=Hardware('cpu', 'fp32', compile=False), checkpoints=Checkpoints(10**6, grid=0, monitor=False), quiet=True)
 
 
 @pytest.mark.parametrize('name', ['celebahq-noise-0.2', 'afhqv2-noise-0.2', 'celebahq-sr'])
@@ -198,14 +199,14 @@ def test_limits_of_masks_are_those_of_sums(tmp_path):
     ys, sums = A.measure(photographs()), SumInpainting(A.op.missing, levels=ClampedLogNormal(0.))
     r.teacher(ys, out=tmp_path/'one', images=20*batch, precision='fp32', **quiet)
     net = r.network(r.made(), r.objective().extra_channels)
-    train(ys, net, sums, images=20*batch, batch=batch, flip=True, sigma_d=sigma_d, lr=2e-4, eps=1e-8, clip=1., out=tmp_path/'one-sums', precision='fp32', **quiet)
+    train(ys, Precond(net, sigma_d), sums, images=20*batch, batch=batch, flip=True, lr=2e-4, eps=1e-8, clip=1., out=tmp_path/'one-sums', **same)
     assert min(l['grad'] for l in _lines(tmp_path/'one-sums') if 'grad' in l) > 1
     assert far(weights(tmp_path/'one', 'teacher'), weights(tmp_path/'one-sums', 'teacher')) < 2e-6
 
     teacher = Teacher.load(tmp_path/'one', precision='fp32')
     r.student(teacher, ys, out=tmp_path/'two', images=5*batch, **quiet)
-    distill(Teacher(teacher.net, sums), ys, SumSiD(1.2), images=5*batch, batch=batch, dropout=.05, lr=1e-5, betas=(.9, .999), eps=1e-6,
-            fake=dict(betas=(0., .999), clip=1.), out=tmp_path/'two-sums', **quiet)
+    distill(Teacher(teacher.net, sums), ys, SumSiD(1.2), images=5*batch, batch=batch, student=Student(dropout=.05), lr=1e-5, betas=(.9, .999), eps=1e-6,
+            fake=dict(betas=(0., .999), clip=1.), out=tmp_path/'two-sums', **same)
     assert min(l['fake_grad'] for l in _lines(tmp_path/'two-sums') if 'fake_grad' in l) > 1
     for name in ('fake', 'generator'): assert far(weights(tmp_path/'two', name), weights(tmp_path/'two-sums', name)) < 2e-6
 
@@ -231,8 +232,8 @@ def test_dropout_is_that_of_fake_and_generator_alone(noisy, tmp_path, monkeypatc
         seen.setdefault(key, {m.p for m in self.net.modules() if isinstance(m, torch.nn.Dropout)})
         return before(self, loss, now, key)
     monkeypatch.setattr(Learner, 'step', note)
-    run = lambda name, **kw: distill(teacher, ys, SiD(.5), images=320, batch=32, lr=1e-3, out=tmp_path/name, quiet=True, monitor=False, **kw)
-    run('none', dropout=0.)
+    run = lambda name, **kw: distill(teacher, ys, SiD(.5), images=320, batch=32, lr=1e-3, out=tmp_path/name, quiet=True, checkpoints=Checkpoints(monitor=False), **kw)
+    run('none', student=Student(dropout=0.))
     assert seen == {0: {0.}, 1: {0.}} and teacher.net.net.args['dropout'] == .3
     plan = read_recipe(tmp_path/'none')
     assert plan['dropout'] == 0. and plan['net']['net']['dropout'] == 0.
@@ -240,7 +241,7 @@ def test_dropout_is_that_of_fake_and_generator_alone(noisy, tmp_path, monkeypatc
     seen.clear()
     run('teachers')
     assert seen == {0: {.3}, 1: {.3}} and read_recipe(tmp_path/'teachers')['net']['net']['dropout'] == .3
-    assert run('same', dropout=.3).run['weights_sha256'] == read_results(tmp_path/'teachers')['weights_sha256'] != read_results(tmp_path/'none')['weights_sha256']
+    assert run('same', student=Student(dropout=.3)).run['weights_sha256'] == read_results(tmp_path/'teachers')['weights_sha256'] != read_results(tmp_path/'none')['weights_sha256']
 
 
 def read_results(folder): return json.loads((folder/'results.json').read_text())
@@ -250,12 +251,12 @@ def test_dropout_does_not_touch_the_callers_random_numbers(noisy):
     torch.manual_seed(0)
     a = torch.rand(3)
     torch.manual_seed(0)
-    distill(noisy[1], noisy[0], SiD(.5), dropout=.1, images=32, batch=32, quiet=True, monitor=False)
+    distill(noisy[1], noisy[0], SiD(.5), student=Student(dropout=.1), images=32, batch=32, quiet=True, checkpoints=Checkpoints(monitor=False))
     assert torch.equal(torch.rand(3), a)
 
 
 def test_a_run_from_before_there_was_a_dropout_goes_on(noisy, tmp_path, monkeypatch):
-    go = lambda: distill(noisy[1], noisy[0], SiD(.5), images=640, batch=32, lr=1e-3, out=tmp_path/'run', resume=True, quiet=True, monitor=False).run
+    go = lambda: distill(noisy[1], noisy[0], SiD(.5), images=640, batch=32, lr=1e-3, out=tmp_path/'run', resume=True, quiet=True, checkpoints=Checkpoints(monitor=False)).run
     init = RunFolder.__init__
     with monkeypatch.context() as m:
         m.setattr(RunFolder, '__init__', lambda self, out, plan, *args: init(self, out, {k: v for k, v in plan.items() if k != 'dropout'}, *args))
@@ -268,8 +269,8 @@ def test_a_run_from_before_there_was_a_dropout_goes_on(noisy, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize('dropout', [-.1, 1, 'no', math.nan, True])
-def test_a_wrong_dropout_is_one_sentence(noisy, dropout):
-    with pytest.raises(BadInput, match='dropout=.*must be at least 0 and below 1') as e: distill(noisy[1], noisy[0], images=64, batch=32, quiet=True, dropout=dropout)
+def test_a_wrong_dropout_is_one_sentence(dropout):
+    with pytest.raises(BadInput, match='dropout=.*must be at least 0 and below 1') as e: Student(dropout=dropout)
     assert str(e.value).count('\n') == 0
 
 
@@ -284,8 +285,8 @@ class Plain(Network):
 
 def test_a_network_without_dropout_says_so(noisy):
     teacher = Teacher(Precond(Plain()), AmbientTweedie(.5))
-    with pytest.raises(BadInput, match='dropout=0.1 cannot be set: Plain has no argument dropout'): distill(teacher, noisy[0], images=64, batch=32, quiet=True, dropout=.1)
-    assert distill(teacher, noisy[0], images=64, batch=32, quiet=True, monitor=False).sample(1).shape == (1, 1, 8, 8)
+    with pytest.raises(BadInput, match='dropout=0.1 cannot be set: Plain has no argument dropout'): distill(teacher, noisy[0], images=64, batch=32, quiet=True, student=Student(dropout=.1))
+    assert distill(teacher, noisy[0], images=64, batch=32, quiet=True, checkpoints=Checkpoints(monitor=False)).sample(1).shape == (1, 1, 8, 8)
 
 
 def test_recipes_and_the_command_line_set_dropout(tmp_path):

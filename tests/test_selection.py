@@ -18,7 +18,7 @@ from dcd_nb.metrics import Proximal, corrupted_anew, proximal_fid, stored
 from dcd_nb.networks import MLP
 from dcd_nb.objectives import objective_for
 from dcd_nb.operators import Corruption, Downsample, FourierMask, GaussianBlur, Identity, RandomMask
-from dcd_nb.training import Teacher, train
+from dcd_nb.training import Checkpoints, Teacher, train
 
 A = Corruption(Identity(), .5)
 
@@ -44,7 +44,8 @@ class Says:
 
 def go(made, **kw):
     ys, teacher = made
-    return distill(teacher, ys, SiD(.5), **dict(images=320, batch=32, checkpoint_every=64, lr=1e-3, quiet=True, grid=0) | kw)
+    own = {k: kw.pop(k) for k in ('monitor', 'select', 'patience') if k in kw}
+    return distill(teacher, ys, SiD(.5), checkpoints=Checkpoints(64, grid=0, **own), **dict(images=320, batch=32, lr=1e-3, quiet=True) | kw)
 
 
 def shown(model): return content_hash(model.net.state_dict())
@@ -65,7 +66,7 @@ def test_the_best_is_returned(made, tmp_path, kept):
 
 def test_a_teacher_is_selected_as_well(made, tmp_path):
     says = Says(3., 1., 2.)
-    t = train(made[0], MLP((1, 8, 8), width=16, blocks=1), images=192, batch=32, checkpoint_every=64, quiet=True, grid=0, monitor=says, select='v', out=tmp_path/'run')
+    t = train(made[0], MLP((1, 8, 8), width=16, blocks=1), images=192, batch=32, quiet=True, checkpoints=Checkpoints(64, grid=0, monitor=says, select='v'), out=tmp_path/'run')
     assert shown(t) == says.nets[1] == shown(Teacher.load(tmp_path/'run'))
 
 

@@ -21,7 +21,7 @@ from dcd_nb.data import Measurements, digits
 from dcd_nb.networks import MLP, Precond, UNet
 from dcd_nb.objectives import AmbientInpainting, AmbientTweedie
 from dcd_nb.operators import Corruption, Identity, RandomMask
-from dcd_nb.training import BatchFeed, Learner, Loop, StepContext, RunFolder, Teacher, fit, train
+from dcd_nb.training import BatchFeed, Checkpoints, Hardware, Learner, Loop, StepContext, RunFolder, Teacher, fit, train
 
 small = "network=MLP(shape=(1,8,8),width=32,blocks=2,dropout=.1)"          # with dropout, whose random numbers must come back too
 images = 100*256                                                           # in 100 steps, with a checkpoint at every 25th
@@ -152,7 +152,7 @@ def test_a_poisoned_batch_is_refused_and_noted(tmp_path):
 def test_many_poisoned_batches_roll_back(tmp_path):
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter('always')
-        t = train(measured(), network(), poisoned(AmbientTweedie(.5), range(110, 130)), images=64*200, batch=64, out=tmp_path/'run', checkpoint_every=64*50)
+        t = train(measured(), network(), poisoned(AmbientTweedie(.5), range(110, 130)), images=64*200, batch=64, out=tmp_path/'run', checkpoints=Checkpoints(64*50))
     events = [l for l in lines(tmp_path) if l.get('event') in ('skipped', 'rollback')]
     assert any(e['event'] == 'rollback' and e['to'] == 64*100 and e['lr_factor'] == .5 for e in events), events
     assert t.run['rollbacks'] >= 1 and t.run['images'] == 64*200 and said
@@ -230,15 +230,17 @@ def test_another_recipe_is_refused(tmp_path):
 
 @pytest.mark.parametrize('kw, says', [
     (dict(ys=digits()), 'ys must be Measurements'), (dict(images=None), 'one of the two'), (dict(minutes=1), 'one of the two'), (dict(images=0), 'images=0'),
-    (dict(batch=0), 'batch=0'), (dict(batch=72, accumulate=3), 'use a multiple of 48'), (dict(lr=-1), 'lr=-1'), (dict(decay=2), 'decay=2'),
+    (dict(batch=0), 'batch=0'), (lambda: dict(batch=72, hardware=Hardware(accumulate=3)), 'use a multiple of 48'), (dict(lr=-1), 'lr=-1'), (dict(decay=2), 'decay=2'),
     (dict(objective='Standard'), "objective='Standard'"), (dict(halflife=None), 'halflife=None'),
     (dict(betas=.9), 'betas=0.9'), (dict(betas=(2, .9)), 'betas=2'), (dict(learning_rate=1), "argument='learning_rate'"), (dict(net=None), 'net=None'),
-    (dict(checkpoint_every='a'), "checkpoint_every='a'"), (dict(checkpoint_every=-5), 'checkpoint_every=-5'), (dict(seed=1.5), 'seed=1.5'), (dict(grid='x'), "grid='x'"),
-    (dict(monitor=5), 'monitor=5'), (dict(about={'x': torch.ones(1)}), 'cannot be kept as JSON'), (dict(device='mps'), "device='mps'"), (dict(out=__file__), 'is a file'),
-    (dict(objective=AmbientInpainting(.5)), r'cannot learn from observations through Identity\(\)'), (dict(net=MLP((1, 4, 4))), r'shape \(1, 4, 4\)'), (dict(compile='yes'), "compile='yes'"), (dict(device='gpu'), "device='gpu'"), (dict(precision='fp16'), 'bf16')])
+    (lambda: dict(checkpoints=Checkpoints('a')), "every='a'"), (lambda: dict(checkpoints=Checkpoints(-5)), 'every=-5'), (dict(seed=1.5), 'seed=1.5'), (lambda: dict(checkpoints=Checkpoints(grid='x')), "grid='x'"), (dict(checkpoints=5), 'checkpoints=5 must be'), (dict(hardware=5), 'hardware=5 must be'),
+    (lambda: dict(checkpoints=Checkpoints(monitor=5)), 'monitor=5'), (lambda: dict(checkpoints=Checkpoints(about={'x': torch.ones(1)})), 'cannot be kept as JSON'),
+    (lambda: dict(checkpoints=Checkpoints(select='v')), "select='v' needs a monitor"), (dict(hardware='mps'), "device='mps'"), (dict(out=__file__), 'is a file'),
+    (dict(objective=AmbientInpainting(.5)), r'cannot learn from observations through Identity\(\)'), (dict(net=MLP((1, 4, 4))), r'shape \(1, 4, 4\)'), (lambda: dict(hardware=Hardware(compile='yes')), "compile='yes'"), (dict(hardware='gpu'), "device='gpu'"),
+    (lambda: dict(hardware=Hardware(precision='fp16')), 'bf16'), (dict(device='cpu'), "argument='device' is not known")])
 def test_bad_input_is_one_sentence(kw, says):
     with pytest.raises(BadInput, match=says) as e:
-        train(**dict(ys=measured(), net=network(), objective=AmbientTweedie(.5), images=64, batch=64, quiet=True) | kw)
+        train(**dict(ys=measured(), net=network(), objective=AmbientTweedie(.5), images=64, batch=64, quiet=True) | (kw() if callable(kw) else kw))
     assert '\n' not in str(e.value)
 
 
@@ -275,10 +277,10 @@ def test_what_goes_wrong_at_the_end_costs_nothing(tmp_path, monkeypatch):
     assert again.run['resumed_at'] < 640 and again.run['weights_sha256'] == teacher.run['weights_sha256']
     gone = lambda model: shutil.rmtree(tmp_path/'two') if checkpoint.checkpoints(tmp_path/'two')[0] == 64 else None
     with pytest.warns(UserWarning, match='has vanished'):
-        train(measured(), network(), AmbientTweedie(.5), images=640, batch=64, out=tmp_path/'two', grid=0, quiet=True, monitor=gone)
+        train(measured(), network(), AmbientTweedie(.5), images=640, batch=64, out=tmp_path/'two', quiet=True, checkpoints=Checkpoints(grid=0, monitor=gone))
     assert Teacher.load(tmp_path/'two').shape == (1, 8, 8)
     with pytest.raises(FileNotFoundError, match='reference'):                                               # not the run's own files
-        train(measured(), network(), AmbientTweedie(.5), images=640, batch=64, out=tmp_path/'three', quiet=True, monitor=lambda m: open('reference.npz'))
+        train(measured(), network(), AmbientTweedie(.5), images=640, batch=64, out=tmp_path/'three', quiet=True, checkpoints=Checkpoints(monitor=lambda m: open('reference.npz')))
 
 
 def test_flips_are_refused_where_they_are_wrong():

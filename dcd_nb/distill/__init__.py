@@ -4,93 +4,107 @@
 
 # %% auto #0
 __all__ = ['distill', 'Distillation', 'distilled_wrong', 'Generator', 'health', 'histogram', 'load_pretrained', 'resized_copy',
-           'set_trainable', 'spectrum', 'step_flops', 'with_dropout']
+           'set_trainable', 'spectrum', 'step_flops', 'Student', 'with_dropout']
 
 # %% ../../nbs/22c_distill.ipynb #1a71a7eb
 import copy
+from pathlib import Path
 
-from ..errors import choose, require, number
+from ..errors import choose, require
 from ..draws import Draws
 from ..files import content_hash
 from ..distributed import join_processes
 from ..data import Measurements
-from ..training import at_checkpoints, averaged, fit, known_settings, Learner, RunFolder
-from ..training import shared_plan, speed_up, Teacher
+from ..training import at_checkpoints, averaged, Checkpoints, fit, Hardware, known_settings
+from ..training import Learner, RunFolder, shared_plan, speed_up, Teacher
 from ..losses import Loss, SiD
-from .generator import Generator, resized_copy, load_pretrained, with_dropout
+from .generator import Generator, load_pretrained, resized_copy, Student, with_dropout
 from .step import Distillation, mean_square, set_trainable, step_flops
 from .health import distilled_wrong, health, health_since, histogram, spectrum
 
-_all_ = ['Distillation', 'distilled_wrong', 'Generator', 'health', 'histogram',
-         'load_pretrained', 'resized_copy', 'set_trainable', 'spectrum', 'step_flops', 'with_dropout']
+_all_ = ['Distillation', 'distilled_wrong', 'Generator', 'health', 'histogram', 'load_pretrained',
+         'resized_copy', 'set_trainable', 'spectrum', 'step_flops', 'Student', 'with_dropout']
 
 # %% ../../nbs/22c_distill.ipynb #e982342e
-def _networks(teacher, ys, start, dropout, fake, learn, device, compile):
+def _networks(teacher, ys, student, fake, learn, hardware, device):
     "The frozen teacher, and the learners of fake and generator"
-    defaults = dict(lr=1e-5, betas=(0., .999), clip=None, warmup=0.) | averaged(learn)
     frozen = Teacher(copy.deepcopy(teacher.net).to(device), teacher.objective)
-    nets = dict(fake=copy.deepcopy(frozen.net), generator=resized_copy(start.net.to(device) if start else frozen.net, ys.shape))
-    nets = {k: with_dropout(net, dropout) for k, net in nets.items()}
+    start = student.start.net.to(device) if student.start else frozen.net
+    nets = dict(fake=copy.deepcopy(frozen.net), generator=resized_copy(start, ys.shape))
+    nets = {k: with_dropout(net, student.dropout) for k, net in nets.items()}
+
+    defaults = dict(lr=1e-5, betas=(0., .999), clip=None, warmup=0.) | averaged(learn)
     own = dict(fake=defaults | dict(halflife=None) | known_settings(fake or {}), generator=defaults)
+    if hardware.precision is not None:
+        for net in (frozen.net, *nets.values()):
+            net.precision = hardware.precision
     learners = {k: Learner(net.requires_grad_(), **own[k]) for k, net in nets.items()}
-    speed_up([frozen.net, *nets.values()], device, compile)
+    speed_up([frozen.net, *nets.values()], device, hardware.compile)
     return frozen, learners
 
-def _check_arguments(teacher, ys, loss, start, dropout, fake, fake_steps):
+def _check_arguments(teacher, ys, loss, fake, fake_steps, checkpoints):
     require(isinstance(teacher, Teacher), f"teacher must be a Teacher, but is {type(teacher).__name__}: make one by train, or Teacher.load")
     require(isinstance(ys, Measurements), f"ys must be Measurements, but is {type(ys).__name__}")
     teacher.check(ys)
-    require(start is None or isinstance(start, Generator), f"start={start!r} must be a Generator")
-    require(fake is None or isinstance(fake, dict), f"fake={fake!r} must be a dict of settings, e.g. dict(lr=1e-4)")
-    if dropout is not None: number('dropout', dropout, lambda v: 0 <= v < 1, 'at least 0 and below 1; None: the dropout of the teacher')
     require(isinstance(loss, Loss), f"loss={loss!r} must be a Loss, e.g. SiD(alpha=1.2)")
+    require(fake is None or isinstance(fake, dict), f"fake={fake!r} must be a dict of settings, e.g. dict(lr=1e-4)")
     require(isinstance(fake_steps, int) and fake_steps > 0, f"fake_steps={fake_steps!r} must be a positive whole number")
+    if checkpoints.select and checkpoints.monitor is None:
+        choose('select', checkpoints.select, ['proximal', 'spectrum', 'histogram'])
 
 # %% ../../nbs/22c_distill.ipynb #a1b0073f
 def distill(
-    teacher,         # a `Teacher`
-    ys,              # the `Measurements` it was trained on, for their corruption; their content is used by `monitor` alone
-    loss=None,       # of the generator; None: SiD()
-    images=None,     # the budget; or
-    minutes=None,    # ... the time it may take
-    batch=256,       # images in a step, over all processes
-    accumulate=1,    # parts into which a batch is cut to fit into memory
-    fake_steps=1,    # steps of the fake for each step of the generator
-    start=None,      # a `Generator` to go on with; None: a copy of the teacher
-    dropout=None,    # of fake and generator while they learn; None: the teacher's
-    init_sigma=2.5,  # level of the noise that the generator is shown
-    leak=1.,         # share that stays of what its images have outside [-1, 1]; .03: hardly anything
-    spread=1.,       # of the latents once it is trained: below 1, typical images are preferred
-    seed=0,
-    out=None,        # folder of the run; None: nothing is kept
-    resume=False,    # go on with the run in `out`, if there is one
-    checkpoint_every=None, # images; None: ten times in the run
-    device=None,     # None: a GPU if there is one
-    compile='auto',  # True, False, or 'auto': on a GPU
-    grid=16,         # samples in the picture made at each checkpoint
-    monitor=None,    # called with the `Generator` at each checkpoint; None: `health`; False: nothing
-    select=None,     # one of its numbers, e.g. 'proximal': the weights for which it is least are returned; None: the last ones
-    patience=None,   # stop after so many checkpoints that were no better; None: never
-    about=None,      # plain values for recipe.json
-    quiet=False,
-    fake=None,       # arguments of `Learner` for the fake that differ from those of the generator
-    **learn,         # further arguments of `Learner`: lr, betas, clip, decay, ...
+    teacher: Teacher,                         # of Phase I; it is left as it is
+    ys: Measurements,                         # what it was trained on, for the corruption; only `health` looks at the content
+    loss: Loss | None = None,                 # of the generator; None: SiD()
+    images: int | None = None,                # the budget; or
+    minutes: float | None = None,             # ... the time it may take
+    batch: int = 256,                         # images in a step, over all processes
+    seed: int = 0,                            # of all random numbers
+    fake_steps: int = 1,                      # steps of the fake for each step of the generator
+    fake: dict | None = None,                 # where the fake's optimiser differs from the generator's, e.g. dict(lr=1e-4)
+    student: Student | Generator | None = None, # what the generator is and where it begins; or one to go on with
+    out: str | Path | None = None,            # folder of the run; None: nothing is kept
+    resume: bool = False,                     # go on with the run in `out`, if there is one
+    hardware: Hardware | str | None = None,   # or just a device, e.g. 'cuda'; None: a GPU if there is one
+    checkpoints: Checkpoints | None = None,   # when, and what is looked at; None: ten times in the run, `health`
+    quiet: bool = False,                      # no progress bar, no summary
+    **learn,                                  # of the generator's optimiser, see `Learner`: lr, betas, clip, decay, ...
 ) -> Generator:
-    "A one-step generator of clean images from a teacher of corrupted ones"
-    loss, shown = loss or SiD(), dict(init_sigma=init_sigma, leak=leak, spread=spread)
-    _check_arguments(teacher, ys, loss, start, dropout, fake, fake_steps)
-    if isinstance(select, str) and monitor is None: choose('select', select, ['proximal', 'spectrum', 'histogram'])
-    plan = shared_plan(images, minutes, batch, accumulate, seed, checkpoint_every, select, patience, about)
-    device = join_processes(device)
-    frozen, learners = _networks(teacher, ys, start, dropout, fake, learn, device, compile)
-    G = Generator(learners['generator'].ema.net, teacher.objective, about=plan['about'] | dict(corruption=ys.corruption.to_dict()), **shown)
-    first = mean_square(teacher.objective.compared(ys.corruption, G.sample(64, seed), Draws(seed)).y).sqrt().item()
-    step = Distillation(frozen, ys.corruption, loss, *learners.values(), init_sigma, fake_steps, leak)
-    run = RunFolder(out, dict(kind='distill', teacher=content_hash(teacher.net.state_dict()), start=start and content_hash(start.net.state_dict()),
-                        corruption=ys.corruption.to_dict(), objective=teacher.objective.to_dict(), net=G.net.to_dict(), loss=loss.to_dict(),
-                        fake_steps=fake_steps, dropout=dropout, learn={k: l.settings for k, l in learners.items()}, **shown) | plan, resume, ys.corruption.tensors())
+    "Phase II: a one-step generator of clean images from a teacher of corrupted ones. One of `images` and `minutes` must be given"
+    loss = loss or SiD()
+    student = Student.of(student)
+    hardware = Hardware.of(hardware)
+    checkpoints = Checkpoints.of(checkpoints)
+    _check_arguments(teacher, ys, loss, fake, fake_steps, checkpoints)
+    settings = shared_plan(images, minutes, batch, seed, hardware, checkpoints)
+    device = join_processes(hardware.device)
+
+    frozen, learners = _networks(teacher, ys, student, fake, learn, hardware, device)
+    corruption = ys.corruption.to_dict()
+    G = student.generator(learners['generator'].ema.net, teacher.objective, settings['about'] | dict(corruption=corruption))
+    plan = _plan(teacher, G, student, learners, loss, fake_steps, corruption) | settings
+    run = RunFolder(out, plan, resume, ys.corruption.tensors())
     G.held = run.held
-    watch = health_since(G, ys, 5000 if select else 1000) if monitor is None else monitor
-    G.run = fit(step, learners, run, device, at_checkpoints(G, run, grid, watch), distilled_wrong(frozen.net.sigma_d, first), step.work(), quiet)
+
+    compared = teacher.objective.compared(ys.corruption, G.sample(64, seed), Draws(seed)).y
+    wrong = distilled_wrong(frozen.net.sigma_d, first=mean_square(compared).sqrt().item())
+    monitor = checkpoints.monitor
+    if monitor is None:
+        monitor = health_since(G, ys, 5000 if checkpoints.select else 1000)
+    look = at_checkpoints(G, run, checkpoints, monitor)
+    step = Distillation(frozen, ys.corruption, loss, learners['fake'], learners['generator'],
+                        student.init_sigma, fake_steps, student.outside_slope)
+    G.run = fit(step, learners, run, device, look, wrong, step.work(), quiet)
     G.history = run.lines
     return G
+
+def _plan(teacher, G, student, learners, loss, fake_steps, corruption):
+    "What recipe.json says of a distillation, beside what both phases say"
+    weights = dict(teacher=content_hash(teacher.net.state_dict()), start=None)
+    if student.start:
+        weights['start'] = content_hash(student.start.net.state_dict())
+    return dict(kind='distill', corruption=corruption, objective=teacher.objective.to_dict(), net=G.net.to_dict(),
+                loss=loss.to_dict(), fake_steps=fake_steps, dropout=student.dropout,
+                learn={k: l.settings for k, l in learners.items()}, init_sigma=G.init_sigma,
+                outside_slope=G.outside_slope, latent_scale=G.latent_scale) | weights

@@ -28,29 +28,38 @@ def histogram(x, bins=32):
 def health(G, ys, start=None, n=1000, seed=0, near=None):
     "How images of `G`, corrupted again, differ from the observations; and how far its weights are from `start`"
     x, found = G.sample(n, seed), {}
-    y, again = ys.y[:n].float().cpu(), corrupted_anew(x, ys.corruption, seed, as_files=False)
-    if len(ys) > 3: found['proximal'] = (near or Proximal(ys))(x, as_files=False)['proximal']
+    y = ys.y[:n].float().cpu()
+    again = corrupted_anew(x, ys.corruption, seed, as_files=False)
+    if len(ys) > 3:
+        near = near or Proximal(ys)
+        found['proximal'] = near(x, as_files=False)['proximal']
     if y[0, 0].numel() > 1:
-        a, b = (spectrum(v) + 1e-6 for v in (again, y))
-        found['spectrum'] = (a/b).log().abs().mean().item()
+        ratio = (spectrum(again) + 1e-6)/(spectrum(y) + 1e-6)
+        found['spectrum'] = ratio.log().abs().mean().item()
     found['histogram'] = .5*(histogram(again) - histogram(y)).abs().sum().item()
-    if start is not None: found['travelled'] = ((_weights(G.net) - start).norm()/start.norm()).item()
+    if start is not None:
+        found['travelled'] = ((_weights(G.net) - start).norm()/start.norm()).item()
     return found
 
 def health_since(G, ys, n):
     "`health` for a generator that begins as `G`; what does not change is worked out once"
-    start, near = _weights(G.net), Proximal(ys) if len(ys) > 3 else None
+    start = _weights(G.net)
+    near = Proximal(ys) if len(ys) > 3 else None
     return lambda G: health(G, ys, start, n, near=near)
 
-def _weights(net): "All parameters of `net` as one vector"; return torch.cat([p.detach().flatten().cpu() for p in net.parameters()])
+def _weights(net):
+    "All parameters of `net` as one vector"
+    return torch.cat([p.detach().flatten().cpu() for p in net.parameters()])
 
 # %% ../../nbs/22b_health.ipynb #1c2e910b
 def distilled_wrong(scale, first):
     "What tells whether a distillation went wrong, for data whose root mean square is `scale` and a generator that starts at `first`"
     def wrong(means, recent):
         size = means.get('size', scale)
-        if size > 4*scale: return (f"the generator's images have a root mean square of {size:.3g}, the data of {scale:.3g}: "
-                                   "it left the basin of its loss; lower alpha or lr, or raise fake_steps")
-        if size < .05*min(scale, first): return (f"the generator's images shrank to a root mean square of {size:.3g}, the data's is {scale:.3g}: "
-                                     "it collapsed; lower lr or raise fake_steps")
+        if size > 4*scale:
+            return (f"the generator's images have a root mean square of {size:.3g}, the data of {scale:.3g}: "
+                    "it left the basin of its loss; lower alpha or lr, or raise fake_steps")
+        if size < .05*min(scale, first):
+            return (f"the generator's images shrank to a root mean square of {size:.3g}, the data's is {scale:.3g}: "
+                    "it collapsed; lower lr or raise fake_steps")
     return wrong

@@ -16,35 +16,58 @@ from .generator import Generator
 
 # %% ../../nbs/22a_step.ipynb #35e9430a
 class Distillation:
-    "One step of Phase II"
-    def __init__(self, teacher, corruption, loss, fake, generator, init_sigma, fake_steps, leak=1.):
+    """One step of Phase II, with teacher f_phi, fake f_psi and generator G_theta.
+
+        fake:       x = G_theta(z),  y ~ corruption(x)
+                    psi <- psi - lr*grad_psi mean_i L(f_psi; y_i)                 L: the loss of the objective
+        generator:  x = G_theta(z),  y = A(x),  y_s = y + s*eps
+                    theta <- theta - lr*grad_theta mean_i l(y_i, a_i, b_i)        l: SiD, DMD or SDS
+                    with a = f_phi(y_s, s),  b = f_psi(y_s, s)
+
+    What is compared as y is for the objective to say: see `Objective.compared`
+    """
+    def __init__(self,
+        teacher,         # a `Teacher`, frozen
+        corruption,      # of the data
+        loss,            # of the generator
+        fake, generator, # a `Learner` each
+        init_sigma,      # level of the noise that the generator is shown
+        fake_steps,      # steps of the fake for each step of the generator
+        outside_slope=1.,# share that stays of what its images have outside [-1, 1]
+    ):
         self.teacher, self.objective, self.corruption, self.loss = teacher.net, teacher.objective, corruption, loss
         self.fake, self.generator, self.fake_steps = fake, generator, fake_steps
-        self.G = Generator(generator.net, teacher.objective, init_sigma, leak=leak)
+        self.G = Generator(generator.net, teacher.objective, init_sigma, outside_slope=outside_slope)
 
     def images(self, part):
         "What the generator makes in this part of the batch"
-        z = part.draws.normal(torch.empty(part.n, *self.G.shape, device=next(self.G.net.parameters()).device))
+        device = next(self.G.net.parameters()).device
+        z = part.draws.normal(torch.empty(part.n, *self.G.shape, device=device))
         return self.G(z, new_states(self.objective.draw_condition, z, part.draws))
 
 # %% ../../nbs/22a_step.ipynb #91dbfe78
 @patch
 def fake_loss(self:Distillation, part):
-    "How badly the fake denoises what the generator makes, corrupted again"
-    with torch.no_grad(): x = self.images(part)
+    "How badly the fake denoises what the generator makes, corrupted again: mean L(f_psi; y)"
+    with torch.no_grad():
+        x = self.images(part)
     batch = self.corruption.recorrupt(x, part.draws)
     return self.objective.loss(self.fake.net, batch, part.draws).mean()
 
 # %% ../../nbs/22a_step.ipynb #fa9db275
 @patch
 def generator_loss(self:Distillation, part):
-    "What teacher and fake say against the generator, and what to watch"
-    x, objective = self.images(part), self.objective
+    "What teacher and fake say against the generator, mean l(y, a, b), and what to watch"
+    objective = self.objective
+    x = self.images(part)
     y, state = objective.compared(self.corruption, x, part.draws)
+
     def teacher(y_s, s): return objective.denoise(self.teacher, y_s, s, state)
     def fake(y_s, s): return objective.denoise(self.fake.net, y_s, s, state)
+
     loss, gap = self.loss.terms(teacher, fake, y, part.draws, objective.loss_mask(state))
-    return loss.mean(), dict(gap=gap.mean(), power=mean_square(y), outside=mean_square(x - x.clamp(-1, 1)))
+    watched = dict(gap=gap.mean(), power=mean_square(y), outside=mean_square(x - x.clamp(-1, 1)))
+    return loss.mean(), watched
 
 # %% ../../nbs/22a_step.ipynb #6ed277e4
 def mean_square(x):
@@ -58,6 +81,7 @@ def set_trainable(net, on):
 
 @patch
 def __call__(self:Distillation, now):
+    "The step at `now`, a `StepContext`; returns what it found as a `Step`"
     set_trainable(self.generator.net, False)
     set_trainable(self.fake.net, True)
     fakes = []
@@ -71,14 +95,15 @@ def __call__(self:Distillation, now):
 
     refused = torch.stack([s.refused for s in (step, *fakes)]).amax()
     watched = dict(gap=step.watched['gap'], size=self.size(step.watched))
-    if fakes: watched |= dict(fake_loss=fakes[-1].loss, fake_grad=fakes[-1].grad_norm)
+    if fakes:
+        watched |= dict(fake_loss=fakes[-1].loss, fake_grad=fakes[-1].grad_norm)
     return Step(step.loss, step.grad_norm, refused, watched)
 
 # %% ../../nbs/22a_step.ipynb #2a827f60
 @patch
 def size(self:Distillation, watched):
     "How large the images are, in root mean square, had nothing been kept inside"
-    lost = 1/max(self.G.leak, 1e-3) - 1
+    lost = 1/max(self.G.outside_slope, 1e-3) - 1
     return watched['power'].sqrt() + lost*watched['outside'].sqrt()
 
 # %% ../../nbs/22a_step.ipynb #37f97bfa
@@ -88,7 +113,10 @@ def step_flops(
     fake_steps=1,
 ):
     "Floating-point operations for one image of one step of Phase II"
-    return fake_steps*(g + 3*f)*loss.needs_fake + 3*g + (1 + loss.through)*f*(1 + loss.needs_fake)
+    fake = fake_steps*(g + 3*f) if loss.needs_fake else 0
+    asked = 2 if loss.needs_fake else 1                  # denoisers that the loss asks
+    back = 1 if loss.through else 0                      # and the way back to their input
+    return fake + 3*g + asked*(1 + back)*f
 
 @patch
 def work(self:Distillation):

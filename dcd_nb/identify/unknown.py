@@ -11,7 +11,7 @@ import torch
 from ..errors import require
 from ..linalg import covariance_with_gaps
 from ..data import Measurements
-from ..metrics import proximal_fid, spread
+from ..metrics import evenly_spaced, proximal_fid
 
 # %% ../../nbs/26b_unknown.ipynb #62696d22
 def noise_detail(
@@ -41,7 +41,7 @@ def patch_covariance(
         windows = t.double().unfold(2, size, 1).unfold(3, size, 1)         # (N, C, rows, columns, size, size)
         return windows.permute(0, 2, 3, 1, 4, 5).reshape(len(t)*per, -1)
     def parts():
-        for rows in spread(len(y), max(2, most//per)).split(max(1, 50_000//per)):
+        for rows in evenly_spaced(len(y), max(2, most//per)).split(max(1, 50_000//per)):
             shown = torch.ones_like(y[rows]) if seen is None else (seen[rows] != 0).expand_as(y[rows])
             yield patches(y[rows]), patches(shown)
     return covariance_with_gaps(parts)[1]

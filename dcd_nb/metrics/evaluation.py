@@ -21,7 +21,7 @@ from ..data import cache_dir, load_images
 from .frechet import factor_of, frechet_distance, frechet_of_factors, to_tensor
 from .frechet import warn_of_few
 from .features import cleanfid_features, Features, features, sliced_wasserstein
-from .features import spread
+from .features import evenly_spaced
 from .quality import copies, inception_score, kid, neighbourhoods
 
 # %% ../../nbs/06d_evaluation.ipynb #18bb13ad
@@ -114,7 +114,7 @@ def reference_statistics(
     except BadInput: pass                                              # not there, or damaged
     h = features_in_parts(f, reference)
     mu, R = factor_of(h)
-    found = dict(mu=mu, R=R, some=h[spread(len(h), 10_000)])
+    found = dict(mu=mu, R=R, some=h[evenly_spaced(len(h), 10_000)])
     try: save_tensors(path, found, dict(kind='statistics', reference=name, extractor=f.name, n=len(reference)))
     except BadInput: pass                                              # a full disk is no reason to stop
     return found | dict(hash=name)
@@ -151,7 +151,7 @@ def evaluate(
     ref, a = reference_statistics(reference, f), features_in_parts(f, x)
     fd = bootstrap_distance(a, ref['mu'], ref['R'], reps, seed)
     warn_of_few(a, ref['mu'], ref['R'])
-    some, others = a[spread(len(a), 10_000)], ref['some']
+    some, others = a[evenly_spaced(len(a), 10_000)], ref['some']
     kd, near = kid(some, others), neighbourhoods(some, others)
     found = dict(n=len(x), n_reference=len(reference), reference=ref['hash'], extractor=f.name, label=f.label, dimensions=a.shape[1],
                  fd=fd.value, fd_interval=fd[1:3] if reps > 1 else None, fd_bias=fd.bias, kid=kd.value, kid_interval=kd[1:], **near._asdict(),
@@ -159,5 +159,5 @@ def evaluate(
     if f.head and len(a) >= 20:
         score = inception_score(f.head(a).softmax(1))
         found |= dict(inception_score=score.value, inception_score_interval=score[1:])
-    if find_copies: found['copies'] = dict(images=copies(*(to_floats(t) for t in (x[spread(len(x), 1000)], reference))))
+    if find_copies: found['copies'] = dict(images=copies(*(to_floats(t) for t in (x[evenly_spaced(len(x), 1000)], reference))))
     return Evaluation(found | dict(seed=seed, seconds=round(time.time() - start, 2)))

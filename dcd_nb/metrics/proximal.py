@@ -17,7 +17,7 @@ from ..files import content_hash, file_pair
 from ..operators import Corruption
 from ..data import Measurements
 from .frechet import factor_of, frechet_of_factors, warn_of_few
-from .features import spread
+from .features import evenly_spaced
 from .evaluation import Evaluation, feature_space, features_in_parts, require_alike
 from .evaluation import to_floats
 from .evaluation import stored
@@ -56,7 +56,7 @@ class Proximal:
     ):
         y, self.corruption = _observations(ys, corruption)
         require(len(y) > 3, f"ys hold {len(y)} observation{'s'*(len(y) > 1)}: a distance needs 4 or more")
-        y = y[spread(len(y), most)]
+        y = y[evenly_spaced(len(y), most)]
         self.n, self.one, self.seed, self.hash = len(y), y[:1], seed, content_hash(y)
         self.f = feature_space(extractor or ('random' if min(y.shape[2:]) >= 8 else 'pixels'), y)
         h, halves = features_in_parts(self.f, y), torch.randperm(len(y), generator=rng(seed)).chunk(2)

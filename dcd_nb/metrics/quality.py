@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from ..errors import BadInput, require, optional
 from .frechet import to_tensor
-from .features import spread
+from .features import evenly_spaced
 
 # %% ../../nbs/06c_quality.ipynb #04047320
 def _both(a, b):
@@ -144,7 +144,7 @@ def copies(
 ) -> dict:
     "How many samples are as near to a training image as only a share `level` of the training images is to another"
     a, b, seen_a, seen_b = map(to_tensor, (a, b, seen_a, seen_b))
-    rows = spread(len(b), most)
+    rows = evenly_spaced(len(b), most)
     here = nearest(a, b, seen_a, seen_b).distance
     there = nearest(b[rows], b, seen_b if seen_b is None else seen_b[rows], seen_b, rows).distance
     return dict(share=(here <= there.quantile(level)).double().mean().item(), expected=level, distance=here.median().item(),

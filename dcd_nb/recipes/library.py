@@ -108,7 +108,7 @@ for name in list(_library):
 _small = dict(images=800_000, batch=256, lr=1e-3, halflife=90_000, rampup=.25)
 _quick = dict(images=256_000, batch=128, lr=5e-4, betas=[0., .999], fake=dict(lr=2e-3), warmup=.02, decay=.8, halflife=40_000, rampup=.25)
 
-_images = dict(lr=1e-3, betas=[0., .99], fake=dict(lr=4e-3, clip=.3), leak=.03, spread=.9)
+_images = dict(lr=1e-3, betas=[0., .99], fake=dict(lr=4e-3, clip=.3), outside_slope=.03, latent_scale=.9)
 
 def _digits(kind, about, op, sigma, start=None, student={}, dropout=0., **more):
     "Digits; the student is compared from the level `start` on, by default from sigma"

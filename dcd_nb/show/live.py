@@ -28,8 +28,8 @@ def _levels(net, levels):
 def packed(
     net,    # a `Precond` around an MLP with a linear path
     levels, # noise levels at which it will be asked
-    leak=1.,# share that stays of what a generator's images have outside [-1, 1]
-    spread=1., # of its latents
+    outside_slope=1., # share that stays of what a generator's images have outside [-1, 1]
+    latent_scale=1., # of its latents
 ):
     "The network as plain values: weights in half precision as base64, and where each begins"
     good = isinstance(net.net, MLP) and net.net.gain is not None and net.net.in_channels == net.net.out_channels
@@ -38,7 +38,7 @@ def packed(
     starts = torch.tensor([0] + [len(t) for t in body.values()]).cumsum(0).tolist()
     scales, vectors = _levels(net, levels)
     return dict(weights=_base64(torch.cat([*body.values()]), '<f2'), start=dict(zip(body, starts)), size={k: len(t) for k, t in body.items()},
-                blocks=len(net.net.blocks), levels=scales, vectors=_base64(vectors, '<f4'), leak=leak, spread=spread)
+                blocks=len(net.net.blocks), levels=scales, vectors=_base64(vectors, '<f4'), outside_slope=outside_slope, latent_scale=latent_scale)
 
 # %% ../../nbs/29_live.ipynb #09acac4d
 _weights_js = """
@@ -81,7 +81,7 @@ function denoise(net, x, k) {
 # %% ../../nbs/29_live.ipynb #3e22b830
 _sampling_js = """
 const inside = v => Math.min(1, Math.max(-1, v))
-const generate = (net, z) => denoise(net, z.map(v => v*net.levels[0].s*net.spread), 0).map(v => inside(v) + net.leak*(v - inside(v)))
+const generate = (net, z) => denoise(net, z.map(v => v*net.levels[0].s*net.latent_scale), 0).map(v => inside(v) + net.outside_slope*(v - inside(v)))
 function path(net, z) {
     const s = net.levels.map(l => l.s), seen = []
     let x = z.map(v => v*s[0])
@@ -144,7 +144,7 @@ def live_page(
 ):
     "Both networks as HTML that needs no server"
     from IPython.display import HTML
-    nets = dict(student=packed(student.net, [student.init_sigma], student.leak, student.spread), teacher=packed(teacher.net, karras_grid()))
+    nets = dict(student=packed(student.net, [student.init_sigma], student.outside_slope, student.latent_scale), teacher=packed(teacher.net, karras_grid()))
     pictures = [_canvas.format(*p) for p in (('student', 'student, one call'), ('teacher', 'teacher, 35 calls'), ('noisy', 'what the teacher sees'), ('denoised', 'what it makes of it'))]
     sliders = _range.format('walk', 'from this latent to the next', 100, 'times') + _range.format('step', 'along the path of the teacher', 18, 'level')
     body = f'<div id="dcd-live"><button name="new">new sample</button><div style="margin-top:.5em">{"".join(pictures)}</div>{sliders}</div>'

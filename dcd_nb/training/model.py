@@ -22,7 +22,7 @@ from ..diffusion import nfe, sample
 from ..networks import Precond
 from ..objectives import Objective
 from .learner import tensors_below
-from .folder import load_weights, read_recipe
+from .folder import in_new_words, load_weights, read_recipe
 
 # %% ../../nbs/20d_model.ipynb #9fcf74fd
 class Teacher:
@@ -53,16 +53,16 @@ class Teacher:
 # %% ../../nbs/20d_model.ipynb #40cfdf16
 def kept_inside(
     x,    # images
-    leak, # share that stays of what lies outside [-1, 1]; 1: all
+    outside_slope, # share that stays of what lies outside [-1, 1]; 1: all
 ):
     "`x`, nearer to the range of images"
-    return x if leak == 1 else x.clamp(-1, 1).lerp(x, leak)
+    return x if outside_slope == 1 else x.clamp(-1, 1).lerp(x, outside_slope)
 
 # %% ../../nbs/20d_model.ipynb #f6beae2f
 @patch
-def denoise(self:Teacher, x, s, state=None, leak=1.):
+def denoise(self:Teacher, x, s, state=None, outside_slope=1.):
     "The denoised image"
-    return kept_inside(self.objective.denoise(self.net, x, s, state), leak)
+    return kept_inside(self.objective.denoise(self.net, x, s, state), outside_slope)
 
 @patch
 def sample(self:Teacher, n,
@@ -70,15 +70,16 @@ def sample(self:Teacher, n,
     until=None,  # where to stop; None: at the lowest level that was learned, 0.: all the way down
     index=None,  # which samples; None: 0 to n-1
     state=None,  # what the network is shown beside each image; None: as in training
-    leak=1.,     # share that stays of what its answers have outside [-1, 1]
+    outside_slope=1., # share that stays of what its answers have outside [-1, 1]
     **kw,        # further arguments of `sample`: steps, solver, churn, batch, ...
 ):
     "New images (n, C, H, W)"
     index = range(n) if index is None else index
     if state is None: state = self.conditions(index, seed)
+    if until is None: until = self.objective.lowest_level
+    denoise = partial(self.denoise, outside_slope=outside_slope)
     device = next(self.net.parameters()).device
-    return sample(partial(self.denoise, leak=leak), (n, *self.shape), seed, until=self.objective.lowest_level if until is None else until,
-                  index=index, state=state, device=device, **kw)
+    return sample(denoise, (n, *self.shape), seed, until=until, index=index, state=state, device=device, **kw)
 
 # %% ../../nbs/20d_model.ipynb #92b6b7be
 @patch
@@ -100,7 +101,8 @@ def save_model(path, model, kind, half=False, **more):
     "Write network and objective of `model`, and more about it"
     tensors = {f'net.{k}': t.half() if half and t.is_floating_point() else t for k, t in model.net.state_dict().items()}
     tensors |= {f'corruption.{k}': t for k, t in model.held.items()}
-    save_tensors(path, tensors, dict(kind=kind, net=model.net.to_dict(), objective=model.objective.to_dict(), about=model.about, made_with=made_with()) | more)
+    meta = dict(kind=kind, net=model.net.to_dict(), objective=model.objective.to_dict(), about=model.about, made_with=made_with())
+    save_tensors(path, tensors, meta | more)
 
 def load_model(path, kind, device='cpu', precision=None):
     "Network, objective, what else is known, and tensors of the corruption: of the model that was saved, or of the selected or last good checkpoint of a run"
@@ -114,9 +116,11 @@ def load_model(path, kind, device='cpu', precision=None):
         (tensors, meta), part = load_tensors(path), 'net'
         require(meta.get('kind') == kind, f"path={str(path)!r} holds {meta.get('kind') or 'something else'}, not a {kind}")
         held = tensors_below(tensors, 'corruption')
+    meta = in_new_words(meta)
     net = Precond.from_dict(meta['net'], precision)
     net.load_state_dict({k: t.float() for k, t in tensors_below(tensors, part).items()})
-    return net.to(pick_device(device)).eval().requires_grad_(False), Objective.from_dict(meta['objective']), meta, held
+    net = net.to(pick_device(device)).eval().requires_grad_(False)
+    return net, Objective.from_dict(meta['objective']), meta, held
 
 # %% ../../nbs/20d_model.ipynb #75efbb63
 @patch
