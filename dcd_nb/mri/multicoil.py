@@ -48,6 +48,7 @@ class MultiCoilMRI(Operator):
     "Multi-coil MRI: each coil's map, the Fourier transform, `W//R` vertical lines; the state holds `mask` and `maps`"
     random = True
     hides = 'lines'
+    in_kspace = True
     def __init__(self,
         R,              # acceleration: one line in R is measured
         acs=None,       # lines in the centre that are always measured; None: a sixteenth of all

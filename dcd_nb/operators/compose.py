@@ -19,7 +19,7 @@ class Compose(Operator):
         self.ops = tuple(p for o in ops for p in (o.ops if isinstance(o, Compose) else (o,)))
         for o in self.ops[:-1]: require(not o.own_noise, f"{o} has noise of its own, which only the last operator may have: put it last")
         self.linear, self.random = all(o.linear for o in self.ops), any(o.random for o in self.ops)
-        self.channelwise = all(o.channelwise for o in self.ops)
+        self.channelwise, self.in_kspace = all(o.channelwise for o in self.ops), self.ops[-1].in_kspace
     own_noise = property(lambda self: self.ops[-1].own_noise, doc="Only the last operator may have noise of its own")
     def _parts(self, state):
         want = {str(i) for i, o in enumerate(self.ops) if o.random}

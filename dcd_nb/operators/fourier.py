@@ -44,6 +44,7 @@ class FourierMask(Operator):
     "Single-coil MRI: the Fourier transform on `W//R` vertical lines; the state is the mask of lines"
     random = True
     hides = 'lines'
+    in_kspace = True
     def __init__(self,
         R,         # acceleration: one line in R is measured
         acs=None,  # lines in the centre that are always measured; None: a sixteenth of all

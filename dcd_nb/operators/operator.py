@@ -58,6 +58,7 @@ class Operator(Named, family='operator'):
     linear = True  # has it an adjoint?
     random = False # does it differ from image to image?
     channelwise = False # does it treat all channels alike and apart?
+    in_kspace = False # is y made of Fourier coefficients?
     hides = None   # 'pixels' or 'lines' (of k-space), if it is random by hiding some: an objective can fill them
 
     def forward(self, x, state):

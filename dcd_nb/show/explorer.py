@@ -82,19 +82,17 @@ def _draw_spectrum(ax, s, sigma, rcond):
 
 # %% ../../nbs/02e_explorer.ipynb #e44283f8
 def operator_view(
-    corruption:Corruption,   # with a linear operator
-    x:Tensor,                # images (B, C, H, W) in [-1, 1]; the first is shown
-    seed=0,                  # of mask and noise
-    rcond:float | None=None, # as for `four_images`
+    corruption,  # a `Corruption` with a linear operator
+    x,           # images (B, C, H, W) in [-1, 1]; the first is shown
+    seed=0,      # of mask and noise
+    rcond=None,  # singular values below `rcond` times the largest count as 0 in A^+; None: the operator's default
 ):
     "A figure: x, y, A^T y and A^+ y side by side, and the singular values of A below"
     images, s = four_images(corruption, x, seed, rcond)
-    last = getattr(corruption.op, 'ops', [corruption.op])[-1]
     fig, axs = axes(4, height=4.2, nrow=2, height_ratios=[1.2, 1])
     for ax in axs[1]: ax.remove()
-    titles = ('clean $x$', 'corrupted $y$', r'$A^\top y$', '$A^+y$')
-    for ax, title, t in zip(axs[0], titles, images.values()):
-        frequencies = isinstance(last, FourierMask) and t is images['y']
+    for ax, title, t in zip(axs[0], ('clean $x$', 'corrupted $y$', r'$A^\top y$', '$A^+y$'), images.values()):
+        frequencies = corruption.op.in_kspace and t is images['y']
         ax.imshow(image_grid(log_magnitude(t) if frequencies else t), interpolation='nearest')
         ax.set_title(title, color=color_of(title), fontsize=9)
         ax.set_xlabel('k-space, logarithmic' if frequencies else _below(t), fontsize=7)
