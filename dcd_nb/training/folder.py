@@ -182,3 +182,8 @@ def judged(self:RunFolder) -> list[tuple[float, int]]:
             value = line[name]
             found.append((math.inf if math.isnan(value) else value, line['images']))
     return found
+
+@patch
+def least(self:RunFolder) -> tuple[float, int | None]:
+    "The least of these numbers, and at which image it was found; infinity if there are none"
+    return min(self.judged(), default=(math.inf, None))
