@@ -20,19 +20,18 @@ __all__ = ['AmbientFourier', 'AmbientInpainting', 'AmbientTweedie', 'Anneal', 'B
 from .errors import BadInput
 from .draws import Draws, rng
 from .show.images import save_images, show_images
-from .operators import Batch, Compose, Corruption, Downsample, FourierMask, from_deepinv, GaussianBlur, Identity
-from .operators import Operator, Poisson, Quantise, RandomMask, Saturation, to_deepinv
+from .operators import (Batch, Compose, Corruption, Downsample, FourierMask, from_deepinv, GaussianBlur, Identity,
+                              Operator, Poisson, Quantise, RandomMask, Saturation, to_deepinv)
 from .data import digits, load_images, Measurements, phantoms, show_points, toy, toy_distance
 from .mri import MultiCoilMRI
-from .diffusion import ClampedLogNormal, KarrasLevels, Levels, LogNormal, LogUniform, sample
-from .diffusion import TruncatedLogNormal
+from .diffusion import (ClampedLogNormal, KarrasLevels, Levels, LogNormal, LogUniform, sample,
+                              TruncatedLogNormal)
 from .networks import EMA, MLP, Network, Precond, UNet
-from .metrics import compare, evaluate, fid, frechet_distance
-from .metrics import frechet_from_moments, inception_score, kid, lpips, nmse, precision_recall, Proximal, proximal_fid, psnr
-from .metrics import sliced_wasserstein, ssim
+from .metrics import (compare, evaluate, fid, frechet_distance, frechet_from_moments, inception_score, kid, lpips,
+                            nmse, precision_recall, Proximal, proximal_fid, psnr, sliced_wasserstein, ssim)
 from .baselines import gaussian, lmmse, moments
-from .objectives import AmbientFourier, AmbientInpainting, AmbientTweedie, Consistency, Objective, objective_for
-from .objectives import Standard
+from .objectives import (AmbientFourier, AmbientInpainting, AmbientTweedie, Consistency, Objective,
+                               objective_for, Standard)
 from .training import Checkpoints, Hardware, Learner, Teacher, train
 from .losses import DMD, Loss, SDS, SiD
 from .distill import distill, Generator, load_pretrained, Student
@@ -43,15 +42,16 @@ from .identify import fitting, identifiability, missing_rate, noise_patches
 from .runs import check_record, Record, run_recipe
 
 _all_ = ['AmbientFourier', 'AmbientInpainting', 'AmbientTweedie', 'Anneal', 'BadInput', 'Batch',
-         'check_record', 'Checkpoints', 'ClampedLogNormal', 'compare', 'Compose', 'Consistency', 'Corruption', 'digits',
-         'distill', 'DMD', 'Downsample', 'Draws', 'EMA', 'evaluate', 'fid', 'fitting', 'FourierMask',
-         'frechet_distance', 'frechet_from_moments', 'from_deepinv', 'gaussian', 'GaussianBlur', 'Generator',
-         'Hardware', 'identifiability', 'Identity', 'inception_score', 'KarrasLevels', 'kid', 'Learner', 'Levels',
-         'lmmse', 'load_images', 'load_pretrained', 'LogNormal', 'LogUniform', 'Loss', 'lpips',
-         'Measurements', 'missing_rate', 'MLP', 'moments', 'MultiCoilMRI', 'Network', 'nmse', 'noise_patches',
-         'Objective', 'objective_for', 'Operator', 'Optimise', 'phantoms', 'Poisson', 'precision_recall',
-         'Precond', 'Proximal', 'proximal_fid', 'psnr', 'Quantise', 'quickstart', 'RandomMask', 'Recipe',
-         'recipe', 'recipes', 'Record', 'restore', 'Restored', 'rng', 'run_recipe', 'Sample', 'sample',
-         'Saturation', 'save_images', 'SDS', 'show_images', 'show_points', 'SiD', 'sliced_wasserstein',
-         'ssim', 'Standard', 'Student', 'Teacher', 'to_deepinv', 'toy', 'toy_distance', 'train', 'TruncatedLogNormal',
-         'UNet']
+         'check_record', 'Checkpoints', 'ClampedLogNormal', 'compare', 'Compose', 'Consistency',
+         'Corruption', 'digits', 'distill', 'DMD', 'Downsample', 'Draws', 'EMA', 'evaluate', 'fid',
+         'fitting', 'FourierMask', 'frechet_distance', 'frechet_from_moments', 'from_deepinv',
+         'gaussian', 'GaussianBlur', 'Generator', 'Hardware', 'identifiability', 'Identity',
+         'inception_score', 'KarrasLevels', 'kid', 'Learner', 'Levels', 'lmmse', 'load_images',
+         'load_pretrained', 'LogNormal', 'LogUniform', 'Loss', 'lpips', 'Measurements',
+         'missing_rate', 'MLP', 'moments', 'MultiCoilMRI', 'Network', 'nmse', 'noise_patches',
+         'Objective', 'objective_for', 'Operator', 'Optimise', 'phantoms', 'Poisson',
+         'precision_recall', 'Precond', 'Proximal', 'proximal_fid', 'psnr', 'Quantise',
+         'quickstart', 'RandomMask', 'Recipe', 'recipe', 'recipes', 'Record', 'restore', 'Restored',
+         'rng', 'run_recipe', 'Sample', 'sample', 'Saturation', 'save_images', 'SDS', 'show_images',
+         'show_points', 'SiD', 'sliced_wasserstein', 'ssim', 'Standard', 'Student', 'Teacher',
+         'to_deepinv', 'toy', 'toy_distance', 'train', 'TruncatedLogNormal', 'UNet']

@@ -225,7 +225,9 @@ def curves(self:Record):
         ax.set_title(f"{phase}: {'proximal distance' if keys == ['proximal'] else 'loss'}", fontsize=9)
         ax.set_xlabel('million images')
         if not len(ax.lines[0].get_xdata()): ax.text(.5, .5, 'not recorded', ha='center', transform=ax.transAxes, fontsize=8)
-        elif len(keys) > 1: ax.set_yscale('symlog', linthresh=1e-2), ax.legend(fontsize=7, frameon=False)
+        elif len(keys) > 1:
+            ax.set_yscale('symlog', linthresh=1e-2)
+            ax.legend(fontsize=7, frameon=False)
     fig.suptitle(self.results['recipe'], fontsize=9)
 
 # %% ../nbs/28_runs.ipynb #4b7763dc
@@ -235,7 +237,9 @@ def grid(self:Record):
     im, rows = _picture(self.folder/'grid.png'), self.results['rows']
     fig, ax = axes(1, .35*len(rows) + .3)
     ax.imshow(im)
-    ax.set_title(self.results['recipe'], fontsize=9), ax.set_xticks([]), ax.spines[:].set_visible(False)
+    ax.set_title(self.results['recipe'], fontsize=9)
+    ax.set_xticks([])
+    ax.spines[:].set_visible(False)
     ax.set_yticks([(i + .5)*len(im)/len(rows) for i in range(len(rows))], rows)
 
 @patch
@@ -245,7 +249,10 @@ def samples(self:Record):
     pics = [(f"{p}, {int(f.stem.split('-')[1]):,}", f) for p in found for f in found[p]]
     require(pics, f"record={str(self.folder)!r} holds no pictures of the way")
     fig, axs = axes(len(pics), 1.3, squeeze=False)
-    for ax, (title, f) in zip(axs[0], pics): ax.imshow(_picture(f)), ax.set_title(title, fontsize=6), ax.axis('off')
+    for ax, (title, f) in zip(axs[0], pics):
+        ax.imshow(_picture(f))
+        ax.set_title(title, fontsize=6)
+        ax.axis('off')
     fig.suptitle(self.results['recipe'], fontsize=9)
 
 # %% ../nbs/28_runs.ipynb #34a8e060

@@ -38,15 +38,21 @@ def train(
     json:bool=False, # print one line of JSON
 ):
     "Phase I: train a teacher on measurements alone"
-    changes = {k if '.' in k or k in ('network', 'objective') else f'train.{k}': v for k, v in changes_of(set).items()}
+    changes = {}
+    for k, v in changes_of(set).items():
+        of_recipe = '.' in k or k in ('network', 'objective')              # the others are arguments of `train`
+        changes[k if of_recipe else f'train.{k}'] = v
     r = make(recipe).override(changes)
-    given = settings(minutes=minutes, images=images, batch=batch, accumulate=accumulate, seed=seed, checkpoint_every=checkpoint_every,
-                     device=device, precision=precision, compile=compile)
+    given = settings(minutes=minutes, images=images, batch=batch, accumulate=accumulate, seed=seed,
+                     checkpoint_every=checkpoint_every, device=device, precision=precision, compile=compile)
     r['train'] |= {k: given[k] for k in ('seed', 'batch') if k in given}
     ys = r.measurements(data)
-    require(not any(k.startswith('corruption') for k in changes) or ys.corruption.to_dict() == r['corruption'],
-         f"set={set!r} asks for {r['corruption'] and r.corruption}, but the data were made by {ys.corruption}: leave it out")
-    finished(r.teacher(ys, out=out or f'runs/{recipe}', resume=resume, quiet=json, **given).run, json)
+    if any(k.startswith('corruption') for k in changes):
+        require(ys.corruption.to_dict() == r['corruption'],
+                f"set={set!r} asks for {r['corruption'] and r.corruption}, but the data were made by {ys.corruption}: "
+                "leave it out")
+    teacher = r.teacher(ys, out=out or f'runs/{recipe}', resume=resume, quiet=json, **given)
+    finished(teacher.run, json)
 
 # %% ../../nbs/90b_learn.ipynb #528d3263
 @call_parse
@@ -73,8 +79,10 @@ def distill(
     r = teacher.about.get('recipe')
     require(r, f"run={run!r} was made without a recipe: distil it in Python, by distill(teacher, ys)")
     r = Recipe(r).override({f'distill.{k}': v for k, v in changes_of(set).items()})
-    given = settings(minutes=minutes, images=images, batch=batch, accumulate=accumulate, seed=seed, checkpoint_every=checkpoint_every, device=device, compile=compile)
-    G = r.student(teacher, r.measurements(data), out=out or f'{run.rstrip("/")}-student', resume=resume, quiet=json, **given)
+    given = settings(minutes=minutes, images=images, batch=batch, accumulate=accumulate, seed=seed,
+                     checkpoint_every=checkpoint_every, device=device, compile=compile)
+    out = out or f'{run.rstrip("/")}-student'
+    G = r.student(teacher, r.measurements(data), out=out, resume=resume, quiet=json, **given)
     finished(G.run, json)
 
 # %% ../../nbs/90b_learn.ipynb #65db1937
@@ -93,7 +101,8 @@ def quickstart(
 ):
     "The whole method on digits, on a CPU, in minutes"
     results = run_quickstart(corruption, sigma, images, seed, out, n, clean=not no_clean, longer=not no_longer, quiet=json)
-    if json: report({k: results[k] for k in ('fd', 'nfe', 'seconds_per_1000', 'seconds', 'n', 'reference', 'seed', 'corruption', 'sigma')}, json)
+    told = ('fd', 'nfe', 'seconds_per_1000', 'seconds', 'n', 'reference', 'seed', 'corruption', 'sigma')
+    if json: report({k: results[k] for k in told}, json)
 
 # %% ../../nbs/90b_learn.ipynb #8843bb74
 @call_parse
@@ -111,8 +120,11 @@ def run(
 ):
     "Train, distil, compare, and write OUT/record"
     found = run_recipe(make(recipe).override(changes_of(set)), out, minutes, data, None, warm, n, device, quiet=json)
+    if json: return report(found, json)
     short = {k: found[k] for k in ('recipe', 'images', 'nfe', 'n', 'reference')}
-    report(found if json else short | {f'distance, {k}': ', '.join(f'{who} {v:.3f}' for who, v in d.items()) for k, d in found['fd'].items()}, json)
+    for space, distances in found['fd'].items():
+        short[f'distance, {space}'] = ', '.join(f'{who} {v:.3f}' for who, v in distances.items())
+    report(short, json)
 
 # %% ../../nbs/90b_learn.ipynb #3f49d3bf
 @call_parse
@@ -125,8 +137,11 @@ def check(
     "Make images of a record's generator and compare their distances with the recorded ones"
     found = check_record(record, n)
     if json: return report(found, json)
-    for k, d in found.items(): print(f"{k:12s} recorded {d['recorded']:.4f}, found {d['found']:.4f} ({d['low']:.4f} to {d['high']:.4f}): {'yes' if d['agree'] else 'NO'}")
-    require(all(d['agree'] for d in found.values()), f"record={record!r} says something else than its weights: they are not the ones that were measured")
+    for k, d in found.items():
+        print(f"{k:12s} recorded {d['recorded']:.4f}, found {d['found']:.4f} "
+              f"({d['low']:.4f} to {d['high']:.4f}): {'yes' if d['agree'] else 'NO'}")
+    require(all(d['agree'] for d in found.values()),
+            f"record={record!r} says something else than its weights: they are not the ones that were measured")
 
 # %% ../../nbs/90b_learn.ipynb #c27bee41
 @call_parse
@@ -136,12 +151,23 @@ def list_recipes(
     json:bool=False, # print one line of JSON
 ):
     "The recipes, or one of them with what it costs"
-    if name is None and not json: return print('\n'.join(f"{k:28s} {r['about']}" for k, r in recipes().items()))
-    if name is None: return print(jsonlib.dumps(recipes()))
+    if name is None:
+        if json: print(jsonlib.dumps(recipes()))
+        else: print('\n'.join(f"{k:28s} {r['about']}" for k, r in recipes().items()))
+        return
     r = make(name)
     cost = {} if name == 'own' else r.cost()
-    if json: return print(jsonlib.dumps(dict(r) | dict(cost=cost)))
+    if json:
+        print(jsonlib.dumps(dict(r) | dict(cost=cost)))
+        return
     print(r)
-    if cost: print(f"cost               {cost['parameters']/1e6:.2f} M parameters, {cost['gflop_per_image']:.3g} GFLOP for an image; the times are estimates at a third of the peak")
-    for phase, card in dict(train=cost, distill=cost['student']).items() if cost else ():
-        if card: print(f"    {phase:14s} {card['images']:_} images, {card['pflop']:.3g} PFLOP:", ', '.join(f'{k} {60*h:.0f} min' if h < 1 else f'{k} {h:.3g} h' for k, h in card['hours'].items()))
+    if not cost: return
+    print(f"cost               {cost['parameters']/1e6:.2f} M parameters, {cost['gflop_per_image']:.3g} GFLOP for an image; "
+          "the times are estimates at a third of the peak")
+    _print_phase('train', cost)
+    if cost['student']: _print_phase('distill', cost['student'])
+
+def _print_phase(name, card):
+    "One line of what a phase costs"
+    times = ', '.join(f'{k} {60*h:.0f} min' if h < 1 else f'{k} {h:.3g} h' for k, h in card['hours'].items())
+    print(f"    {name:14s} {card['images']:_} images, {card['pflop']:.3g} PFLOP: {times}")

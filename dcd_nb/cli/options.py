@@ -22,23 +22,29 @@ def polite(f):
     @wraps(f)
     def run(*args, **kw):
         try: return f(*args, **kw)
-        except BadInput as e: print(f'error: {e}', file=sys.stderr); sys.exit(2)
-        except KeyboardInterrupt: print('interrupted' + goes_on, file=sys.stderr); sys.exit(130)
-        except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), 1); sys.exit(141)     # `| head` has seen enough
+        except BadInput as e:
+            print(f'error: {e}', file=sys.stderr)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            print('interrupted' + goes_on, file=sys.stderr)
+            sys.exit(130)
+        except BrokenPipeError:                                            # `| head` has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            sys.exit(141)
         except SystemExit as e:
             if e.code == 143: print('stopped' + goes_on, file=sys.stderr)
             raise
     return run
 
-def report(result, json):
+def report(result:dict, json:bool):
     "Print a result for people, or as one line of JSON"
     if json: print(jsonlib.dumps(result), flush=True)
     else: print('\n'.join(f'{k:14s} {v}' for k, v in result.items()))
 
 # %% ../../nbs/90_options.ipynb #67cd9729
 def changes_of(
-    text, # "train.lr=1e-4 corruption.sigma=.3"
-):
+    text:str | None, # "train.lr=1e-4 corruption.sigma=.3"
+) -> dict:
     "{'train.lr': 1e-4, 'corruption.sigma': .3}"
     found = {}
     for word in re.split(r'\s+(?=[\w.]+=)', (text or '').strip()):
@@ -49,13 +55,15 @@ def changes_of(
         except (SyntaxError, ValueError): found[name] = Named.parse(value) if '(' in value else value
     return found
 
-def settings(compile=None, **given):
+def settings(compile:str | None=None, **given) -> dict:
     "The options that were given"
-    if compile: given['compile'] = dict(on=True, off=False, auto='auto')[choose('compile', compile, ['on', 'off', 'auto'])]
+    if compile: given['compile'] = choose('compile', compile, dict(on=True, off=False, auto='auto'))
     return {k: v for k, v in given.items() if v is not None}
 
-def finished(run, json):
+def finished(run:dict, json:bool):
     "Report a run that is on the disk"
     if processes()[0] != 0: return
-    require(checkpoints(run['run'])[:1] == [run['images']], f"the last checkpoint of {run['run']} could not be written: make room, and go on by --resume")
-    report({k: run[k] for k in ('run', 'images', 'seconds', 'img_per_s', 'resumed_at', 'weights_sha256')}, json)
+    require(checkpoints(run['run'])[:1] == [run['images']],
+            f"the last checkpoint of {run['run']} could not be written: make room, and go on by --resume")
+    told = ('run', 'images', 'seconds', 'img_per_s', 'resumed_at', 'weights_sha256')
+    report({k: run[k] for k in told}, json)

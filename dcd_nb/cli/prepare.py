@@ -25,8 +25,10 @@ def _free(out, source, overwrite, resume=False):
     data, info = file_pair(out)
     there = [p for p in (data, info) if p.exists()]
     killed = resume and hidden_path(data, 'part.json').exists() and not info.exists()      # between its two files
-    require(overwrite or killed or not there, f"out={out!r} would replace {', '.join(p.name for p in there)}: choose another name, or pass --overwrite")
-    require(all(p.resolve() != Path(source).resolve() for p in there), f"out={out!r} would replace the source: choose another name")
+    require(overwrite or killed or not there,
+            f"out={out!r} would replace {', '.join(p.name for p in there)}: choose another name, or pass --overwrite")
+    is_source = any(p.resolve() == Path(source).resolve() for p in there)
+    require(not is_source, f"out={out!r} would replace the source: choose another name")
 
 @call_parse
 @polite
@@ -43,12 +45,13 @@ def corrupt(
     json:bool=False, # print one line of JSON
 ):
     "Corrupt images once and for all: y = A(x) + sigma eps"
-    start, A = time.time(), Corruption(Operator.parse(op), sigma)
+    start = time.monotonic()
+    A = Corruption(Operator.parse(op), sigma)
     _free(out, source, overwrite, resume)
     x = load_images(source, size, channels, dtype=None)
     ys = measure_to(A, x, out, seed, resume)
-    report(dict(out=str(file_pair(out)[0]), n=len(ys), image=list(ys.shape), op=repr(A.op), sigma=A.sigma, seed=seed, hash=ys.hash,
-                seconds=round(time.time() - start, 2)), json)
+    report(dict(out=str(file_pair(out)[0]), n=len(ys), image=list(ys.shape), op=repr(A.op), sigma=A.sigma,
+                seed=seed, hash=ys.hash, seconds=round(time.monotonic() - start, 2)), json)
 
 # %% ../../nbs/90a_prepare.ipynb #bcc56bc4
 @call_parse
@@ -72,11 +75,14 @@ def fastmri(
     json:bool=False, # print one line of JSON
 ):
     "Raw multi-coil scans of fastMRI to measurements: crop, compress, find the coil maps, hide lines"
-    start = time.time()
+    start = time.monotonic()
     _free(out, source, overwrite)
     shards = shards or f'{out}-shards'
     made = prepare_scans(source, shards, (height, width), coils, acs, slices, files, acquisition, quiet=json)
     ys = hide_lines(shards, out, int(R) if R == int(R) else R, acs, lines, seed, made)
-    if whole: x = scan_images(shards, made); save_tensors(whole, dict(images=x/x.norm(dim=1, keepdim=True).clamp(min=1)), dict(kind='images', source=str(source)))
-    report(dict(out=str(file_pair(out)[0]), n=len(ys), image=list(ys.shape), op=repr(ys.op), volumes=len(made), seed=seed, hash=ys.hash,
-                seconds=round(time.time() - start, 2)), json)
+    if whole:
+        x = scan_images(shards, made)
+        x = x/x.norm(dim=1, keepdim=True).clamp(min=1)
+        save_tensors(whole, dict(images=x), dict(kind='images', source=str(source)))
+    report(dict(out=str(file_pair(out)[0]), n=len(ys), image=list(ys.shape), op=repr(ys.op), volumes=len(made),
+                seed=seed, hash=ys.hash, seconds=round(time.monotonic() - start, 2)), json)

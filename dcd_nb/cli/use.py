@@ -22,7 +22,7 @@ from ..machine import pick_device
 from ..data import known_images, load_images, Measurements
 from ..distill import Generator, load_pretrained
 from ..restore.method import rows_of
-from ..restore import learn_misfit, Method, restore as run_restore, Sample
+from ..restore import learn_misfit, Method, restore as run_restore, Restored, Sample
 from .options import polite, report
 
 # %% ../../nbs/90c_use.ipynb #6664facd
@@ -39,7 +39,7 @@ def sample(
     json:bool=False, # print one line of JSON
 ):
     "Images of a generator or a teacher"
-    start, path = time.time(), Path(out)
+    start, path = time.monotonic(), Path(out)
     require(path.suffix in ('.png', '.npz', ''), f"out={out!r} must end in .png or .npz, or be a folder")
     require(zoom >= 0, f"zoom={zoom} must be at least 1, or 0")
     m = load_pretrained(model, pick_device(device))
@@ -50,25 +50,30 @@ def sample(
         else:
             path.mkdir(exist_ok=True)
             for i, im in enumerate(x.split(1)): save_images(im, path/f'{i:06d}.png')
-    report(dict(out=str(path), n=n, seed=seed, nfe=1 if isinstance(m, Generator) else m.nfe(steps), seconds=round(time.time() - start, 2)), json)
+    nfe = 1 if isinstance(m, Generator) else m.nfe(steps)
+    report(dict(out=str(path), n=n, seed=seed, nfe=nfe, seconds=round(time.monotonic() - start, 2)), json)
 
 # %% ../../nbs/90c_use.ipynb #178f44a8
 def _model(source, device):
     "The model that `source` names, or None if it names images"
+    if source in known_images: return None
     path = Path(source)
-    if source in known_images or path.exists() and not ((path/'recipe.json').exists() or file_pair(path)[1].exists()): return None
+    saved = (path/'recipe.json').exists() or file_pair(path)[1].exists()       # a run, or weights
+    if path.exists() and not saved: return None
     try: return load_pretrained(source, pick_device(device))
     except BadInput as e:
-        if path.exists() or file_pair(path)[1].exists(): raise
+        if saved: raise
         raise BadInput(f"{str(e).replace('model=', 'source=', 1)}, nor of a data set ({', '.join(known_images)})") from None
 
 def _in_y(found, x, path, seed):
     "Add what the measurements at `path` can tell: the proximal distance, and how many samples are copies"
-    ys, near, floats = Measurements.load(path), metrics.proximal_fid(x, path, seed=seed), x.float() if x.is_floating_point() else x/127.5 - 1
-    again, seen = ys.corruption.recorrupt(floats[metrics.evenly_spaced(len(x), 1000)], Draws(seed)), ys.op.observed
-    if found: found |= {k: near[k] for k in ('proximal', 'floor')}
+    ys, near = Measurements.load(path), metrics.proximal_fid(x, path, seed=seed)
+    floats = x.float() if x.is_floating_point() else x/127.5 - 1
+    again = ys.corruption.recorrupt(floats[metrics.evenly_spaced(len(x), 1000)], Draws(seed))
+    if found: found |= dict(proximal=near['proximal'], floor=near['floor'])
     else: found = near
-    found.setdefault('copies', {})['measurements'] = metrics.copies(again.y, ys.y, seen(again.state), seen(ys.state))
+    copied = metrics.copies(again.y, ys.y, ys.op.observed(again.state), ys.op.observed(ys.state))
+    found.setdefault('copies', {})['measurements'] = copied
     return found
 
 # %% ../../nbs/90c_use.ipynb #334876e0
@@ -90,29 +95,44 @@ def evaluate(
 ):
     "Distances of generated images to clean ones"
     model = _model(source, device)
-    data = ((model.about.get('recipe') or {}).get('data') or {}) if model else {}
-    if reference is None: reference, size, channels = data.get('source'), size or data.get('size'), channels or data.get('channels')
-    require(reference or measurements, f"reference is missing: {source!r} does not say which clean images it should be compared with; without any, pass --measurements")
+    if reference is None and model is not None:
+        data = (model.about.get('recipe') or {}).get('data') or {}
+        reference, size, channels = data.get('source'), size or data.get('size'), channels or data.get('channels')
+    require(reference or measurements,
+            f"reference is missing: {source!r} does not say which clean images it should be compared with; "
+            "without any, pass --measurements")
     x = load_images(source, size, channels, None) if model is None else model.sample(n, seed)
+    found = metrics.Evaluation()
     with warnings.catch_warnings(record=True, action='always') as said:
-        found = metrics.evaluate(x, load_images(reference, size, channels, None), extractor, reps, find_copies, seed) if reference else metrics.Evaluation()
+        if reference:
+            clean = load_images(reference, size, channels, None)
+            found = metrics.evaluate(x, clean, extractor, reps, find_copies, seed)
         if measurements: found = _in_y(found, x, measurements, seed)
     for text in {str(w.message) for w in said if w.category is UserWarning}: print(f'warning: {text}', file=sys.stderr)
     if json: report(found | dict(source=source), json)
     else: print(found)
 
 # %% ../../nbs/90c_use.ipynb #c46ecb78
-def keep_restored(r, path):
+def keep_restored(
+    r:Restored,
+    path:Path, # an .npz, a .png, or a folder
+):
     "Write restored images as arrays, as a picture, or as a folder of pictures"
     spread = 2*(r.std/r.std.amax().clamp(min=1e-6)) - 1
     with saving(path):
         if path.suffix == '.npz':
             low, high = r.interval(.9)
-            np.savez_compressed(path, mean=r.mean.numpy(), std=r.std.numpy(), low=low.numpy(), high=high.numpy(), residual=r.residual.numpy(), samples=r.samples.half().numpy())
-        elif path.suffix == '.png': save_images(torch.stack([r.mean, spread], 1).flatten(0, 1), path, ncol=2*max(1, round((len(r.mean)/2)**.5)), zoom=max(1, 64//r.mean.shape[-1]))
+            np.savez_compressed(path, mean=r.mean.numpy(), std=r.std.numpy(), low=low.numpy(), high=high.numpy(),
+                                residual=r.residual.numpy(), samples=r.samples.half().numpy())
+        elif path.suffix == '.png':
+            pairs = torch.stack([r.mean, spread], 1).flatten(0, 1)
+            ncol = 2*max(1, round((len(r.mean)/2)**.5))
+            save_images(pairs, path, ncol=ncol, zoom=max(1, 64//r.mean.shape[-1]))
         else:
             path.mkdir(exist_ok=True)
-            for i, (m, s) in enumerate(zip(r.mean, spread)): save_images(m[None], path/f'{i:06d}.png'), save_images(s[None], path/f'{i:06d}-std.png')
+            for i, (mean, std) in enumerate(zip(r.mean, spread)):
+                save_images(mean[None], path/f'{i:06d}.png')
+                save_images(std[None], path/f'{i:06d}-std.png')
 
 # %% ../../nbs/90c_use.ipynb #ba74988b
 @call_parse
@@ -130,17 +150,20 @@ def restore(
     json:bool=False, # print one line of JSON
 ):
     "Restore measurements, with the generator as prior"
-    start, path, ys = time.time(), Path(out), Measurements.load(measurements)
+    start, path = time.monotonic(), Path(out)
+    ys = Measurements.load(measurements)
     require(path.suffix in ('.png', '.npz', ''), f"out={out!r} must end in .png or .npz, or be a folder")
     require(images is None or images > 0, f"images={images} must be a positive whole number")
     prior = load_pretrained(model, pick_device(device))
-    method = method and Method.parse(method)
+    method = Method.parse(method) if method else None
     if learn:
-        require(isinstance(prior, Generator) and isinstance(method or Sample(), Sample), "learn is for a generator and the method Sample")
         method = method or Sample()
+        require(isinstance(prior, Generator) and isinstance(method, Sample),
+                "learn is for a generator and the method Sample")
         method.misfit = learn_misfit(prior, Measurements.load(learn), seed=seed)
     if images: ys = rows_of(ys, slice(images))
     r = run_restore(prior, ys, method, n, seed)
     keep_restored(r, path)
-    report(dict(out=str(path), n=len(ys), samples=n, method=repr(method) if method else None, residual=r.residual.square().mean().sqrt().item(), sigma=ys.sigma, std=r.std.mean().item(), **r.about,
-                seed=seed, seconds=round(time.time() - start, 2)), json)
+    report(dict(out=str(path), n=len(ys), samples=n, method=repr(method) if method else None,
+                residual=r.residual.square().mean().sqrt().item(), sigma=ys.sigma, std=r.std.mean().item(),
+                **r.about, seed=seed, seconds=round(time.monotonic() - start, 2)), json)

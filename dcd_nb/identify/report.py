@@ -237,8 +237,8 @@ def identifiability(
     require(isinstance(draws, int) and draws > 1, f"draws={draws!r} must be a whole number, 2 or more")
     if isinstance(what, Measurements): return Report(what.corruption, what.shape, draws, seed, what)
     if shape is None: shape = getattr(what.op, 'shape', None) or (1, 16, 16)
-    require(isinstance(shape, (tuple, list)) and len(shape) == 3, f"shape={shape} must be three numbers (C, H, W)")
-    shape = tuple(shape)
+    shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    require(len(shape) == 3, f"shape={shape} must be three numbers (C, H, W)")
     what.op._is_linear('identifiability report')
     return Report(what, shape, draws, seed)
 

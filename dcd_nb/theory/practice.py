@@ -129,7 +129,8 @@ def theory_view(
     left.set(xlabel='direction', ylabel='variance')
     left.set_title(f'$W_2$ to the clean law: data {far[0]:.2f}, student {far[1]:.2f}', fontsize=9)
     right.set(xlabel='direction', ylabel='part that $A$ sees', ylim=(0, 1.05))
-    right.set_title(f'A with {rows} rows', fontsize=9), left.legend(frameon=False, fontsize=8)
+    right.set_title(f'A with {rows} rows', fontsize=9)
+    left.legend(frameon=False, fontsize=8)
     return fig
 
 # %% ../../nbs/33_practice.ipynb #73b3035a

@@ -198,6 +198,11 @@ def judged(self:RunFolder) -> list[tuple[float, int]]:
             found.append((math.inf if math.isnan(value) else value, line['images']))
     return found
 
+@patch
+def least(self:RunFolder) -> tuple[float, int | None]:
+    "The least of these numbers, and at which image it was found; infinity if there are none"
+    return min(self.judged(), default=(math.inf, None))
+
 # %% ../../nbs/20b_folder.ipynb #5ab1e022
 @dataclass(frozen=True)
 class Checkpoints:
