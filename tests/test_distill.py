@@ -21,6 +21,7 @@ from dcd_nb.networks import MLP, Precond, UNet
 from dcd_nb.objectives import AmbientInpainting, AmbientTweedie, Consistency, Objective, Standard, objective_for
 from dcd_nb.operators import Corruption, Downsample, FourierMask, GaussianBlur, Identity, Poisson, Quantise, RandomMask, Saturation
 from dcd_nb.recipes import Recipe, recipe, recipes
+from dcd_nb.runs import Record
 from dcd_nb.training import Checkpoints, Hardware, Learner, Loop, RunFolder, Teacher, train
 
 change = 'loss=SiD(alpha=.5) lr=1e-3 fake.lr=1e-3'
@@ -281,8 +282,12 @@ def test_weights_with_old_names_are_read(path):
 
 @pytest.mark.parametrize('name', ['digits-noise', 'digits-mask', 'phantoms-16-R4'])
 def test_records_with_old_names_are_read(name):
-    record = json.loads((root/'nbs/runs'/name/'recipe.json').read_text())
+    path = root/'nbs/runs'/name
+    record, read = json.loads((path/'recipe.json').read_text()), Record(path).recipe
+    assert 'leak' in record['student'], 'a record as older versions wrote it'
+    assert (read['student']['outside_slope'], read['student']['latent_scale']) == (record['student']['leak'], record['student']['spread'])
     old, r = record['recipe']['distill'], Recipe(record['recipe'])
+    assert not {*old_names.values()} & {*r['distill']} and r == read['recipe']
     assert in_old_words(r['distill']) == {k: v for k, v in old.items() if k != 'noisy'}
     assert r.override({'distill.outside_slope': .5})['distill']['outside_slope'] == .5
     with pytest.raises(BadInput, match="distill='leak' is not known"): r.override({'distill.leak': .5})

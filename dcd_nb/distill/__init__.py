@@ -54,24 +54,29 @@ def _check_arguments(teacher, ys, loss, fake, fake_steps, checkpoints):
 
 # %% ../../nbs/22c_distill.ipynb #a1b0073f
 def distill(
-    teacher: Teacher,                         # of Phase I; it is left as it is
-    ys: Measurements,                         # what it was trained on, for the corruption; only `health` looks at the content
-    loss: Loss | None = None,                 # of the generator; None: SiD()
-    images: int | None = None,                # the budget; or
-    minutes: float | None = None,             # ... the time it may take
-    batch: int = 256,                         # images in a step, over all processes
-    seed: int = 0,                            # of all random numbers
-    fake_steps: int = 1,                      # steps of the fake for each step of the generator
-    fake: dict | None = None,                 # where the fake's optimiser differs from the generator's, e.g. dict(lr=1e-4)
-    student: Student | Generator | None = None, # what the generator is and where it begins; or one to go on with
-    out: str | Path | None = None,            # folder of the run; None: nothing is kept
-    resume: bool = False,                     # go on with the run in `out`, if there is one
-    hardware: Hardware | str | None = None,   # or just a device, e.g. 'cuda'; None: a GPU if there is one
-    checkpoints: Checkpoints | None = None,   # when, and what is looked at; None: ten times in the run, `health`
-    quiet: bool = False,                      # no progress bar, no summary
-    **learn,                                  # of the generator's optimiser, see `Learner`: lr, betas, clip, decay, ...
-) -> Generator:
-    "Phase II: a one-step generator of clean images from a teacher of corrupted ones. One of `images` and `minutes` must be given"
+    teacher: 'Teacher',                        # of Phase I; it is left as it is
+    ys: 'Measurements',                        # of the teacher: the corruption; `health` looks at them
+    loss: 'Loss | None' = None,                # of the generator; None: SiD()
+    images: int | None = None,                 # the budget; or
+    minutes: float | None = None,              # ... the time it may take
+    batch: int = 256,                          # images in a step, over all processes
+    seed: int = 0,                             # of all random numbers
+    fake_steps: int = 1,                       # steps of the fake for each one of the generator
+    fake: dict | None = None,                  # settings of the fake that differ, e.g. dict(lr=1e-4)
+    student: 'Student | Generator | None' = None, # the generator to be; or one to go on with
+    out: 'str | Path | None' = None,           # folder of the run; None: nothing is kept
+    resume: bool = False,                      # go on with the run in `out`, if there is one
+    hardware: 'Hardware | str | None' = None,  # or a device, e.g. 'cuda'; None: a GPU if there is one
+    checkpoints: 'Checkpoints | None' = None,  # when, and what is looked at; None: ten, with `health`
+    quiet: bool = False,                       # no progress bar, no summary
+    **learn,                                   # of `Learner`: lr, betas, clip, decay, halflife, ...
+) -> 'Generator':
+    """Phase II: a one-step generator of clean images from a teacher of corrupted ones.
+
+    One of `images` and `minutes` is the budget. `Student` says what the generator is and where it
+    begins, `Hardware` what a run computes on, `Checkpoints` when it is kept and what is looked at
+    then; further arguments are those of `Learner` for fake and generator, `fake` where it differs.
+    """
     loss = loss or SiD()
     student = Student.of(student)
     hardware = Hardware.of(hardware)
@@ -82,7 +87,8 @@ def distill(
 
     frozen, learners = _networks(teacher, ys, student, fake, learn, hardware, device)
     corruption = ys.corruption.to_dict()
-    G = student.generator(learners['generator'].ema.net, teacher.objective, settings['about'] | dict(corruption=corruption))
+    about = settings['about'] | dict(corruption=corruption)
+    G = student.generator(learners['generator'].ema.net, teacher.objective, about)
     plan = _plan(teacher, G, student, learners, loss, fake_steps, corruption) | settings
     run = RunFolder(out, plan, resume, ys.corruption.tensors())
     G.held = run.held

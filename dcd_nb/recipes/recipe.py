@@ -151,22 +151,33 @@ def objective(self:Recipe, corruption=None):
 
 # %% ../../nbs/23_recipe.ipynb #afa0af1e
 @patch
+def image_shape(self:Recipe):
+    "(C, H, W) of its images, as its data or its network say"
+    data, net = self['data'], self['network']
+    side = data['size']
+    if not side and isinstance(net, dict): side = net.get('resolution')
+    if side: return (data['channels'] or 1, *height_and_width(side))
+    return (1, 8, 8) if data['source'] == 'digits' else (2, 1, 1)
+
+@patch
 def made(self:Recipe, shape=None, whole=False):
-    "(C, H, W) of what its teacher makes, or with `whole` its student, if the images have `shape`; None: as its data or its network say"
-    d, net, op = self['data'], self['network'], self.corruption.op
-    side = d['size'] or (net or {}).get('resolution') if not isinstance(net, str) else d['size']
-    if not shape: shape = (d['channels'] or 1, *height_and_width(side)) if side else (1, 8, 8) if d['source'] == 'digits' else (2, 1, 1)
-    seen = op.out_shape(tuple(shape))
+    "(C, H, W) of what its teacher makes, or with `whole` its student, if the images have `shape`; None: its own"
+    op = self.corruption.op
+    seen = op.out_shape(tuple(shape or self.image_shape()))
     return op.in_shape(seen) if whole or self.objective().predicts_images else seen
 
 @patch
 def network(self:Recipe, shape, extra=0):
     "A fresh network for images of `shape` and `extra` channels beside them; its weights follow from the recipe's seed"
     net = self['network']
+    c, h, w = shape
     with seeded(self['train'].get('seed', 0)):
-        if net is None: net = network_for(shape)
-        elif isinstance(net, str): net = UNet.named(net, resolution=shape[1] if shape[1] == shape[2] else shape[1:], in_channels=shape[0])
-        else: net = Network.from_dict(net)
+        if net is None:
+            net = network_for(shape)
+        elif isinstance(net, str):
+            net = UNet.named(net, resolution=h if h == w else (h, w), in_channels=c)
+        else:
+            net = Network.from_dict(net)
         return with_extra_channels(net, extra)
 
 # %% ../../nbs/23_recipe.ipynb #27303fa0

@@ -94,22 +94,26 @@ def _phase_one(learner, objective, feed):
 
 # %% ../../nbs/20e_training.ipynb #4f27da2b
 def train(
-    ys: Measurements,                         # the observations: all that is seen
-    net: Network | Precond,                   # trained in place; a `Precond` has its scale, and may be trained already
-    objective: Objective | None = None,       # what to learn; None: what the corruption asks for
-    images: int | None = None,                # the budget; or
-    minutes: float | None = None,             # ... the time it may take
-    batch: int = 256,                         # images in a step, over all processes
-    seed: int = 0,                            # of the order of the images, and of their noise
-    flip: bool = False,                       # mirror images; right for most photographs, wrong for digits
-    out: str | Path | None = None,            # folder of the run; None: nothing is kept
-    resume: bool = False,                     # go on with the run in `out`, if there is one
-    hardware: Hardware | str | None = None,   # or just a device, e.g. 'cuda'; None: a GPU if there is one
-    checkpoints: Checkpoints | None = None,   # when, and what is looked at; None: ten times in the run
-    quiet: bool = False,                      # no progress bar, no summary
-    **learn,                                  # of the optimiser, see `Learner`: lr, clip, warmup, decay, halflife, ...
-) -> Teacher:
-    "Phase I: a diffusion model of what lies behind `ys`. One of `images` and `minutes` must be given"
+    ys: 'Measurements',                        # the observations: all that is seen
+    net: 'Network | Precond',                  # trained in place; of a `Precond` the scale is kept
+    objective: 'Objective | None' = None,      # what to learn; None: what the corruption asks for
+    images: int | None = None,                 # the budget; or
+    minutes: float | None = None,              # ... the time it may take
+    batch: int = 256,                          # images in a step, over all processes
+    seed: int = 0,                             # of the order of the images, and of their noise
+    flip: bool = False,                        # mirror images: right for most photographs, not digits
+    out: 'str | Path | None' = None,           # folder of the run; None: nothing is kept
+    resume: bool = False,                      # go on with the run in `out`, if there is one
+    hardware: 'Hardware | str | None' = None,  # or a device, e.g. 'cuda'; None: a GPU if there is one
+    checkpoints: 'Checkpoints | None' = None,  # when, and what is looked at; None: ten in the run
+    quiet: bool = False,                       # no progress bar, no summary
+    **learn,                                   # of `Learner`: lr, clip, warmup, decay, halflife, ...
+) -> 'Teacher':
+    """Phase I: a diffusion model of what lies behind `ys`.
+
+    One of `images` and `minutes` is the budget. `Hardware` says what a run computes on, `Checkpoints`
+    when it is kept and what is looked at then, and further arguments are those of `Learner`.
+    """
     require(isinstance(ys, Measurements), f"ys must be Measurements, but is {type(ys).__name__}: training sees "
                                           "observations alone; make them by Corruption.measure(x)")
     objective = objective or objective_for(ys.corruption)
