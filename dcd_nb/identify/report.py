@@ -239,7 +239,7 @@ def identifiability(
     if shape is None: shape = getattr(what.op, 'shape', None) or (1, 16, 16)
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
     require(len(shape) == 3, f"shape={shape} must be three numbers (C, H, W)")
-    what.op._is_linear('identifiability report')
+    what.op.require_linear('identifiability report')
     return Report(what, shape, draws, seed)
 
 # %% ../../nbs/26a_report.ipynb #05d5ed82
