@@ -24,14 +24,14 @@ def _stale(name, stay):
     "May a file of this name go? `stay` are the checkpoints that stay; temporary files were left by killed processes"
     whole = re.fullmatch(r'checkpoint-(\d+)\.(json|safetensors)', name)
     if whole: return int(whole[1]) not in stay
-    return bool(re.match(r'\.?checkpoint-', name) or re.match(r'\..+\.\d+-\d+$', name))
+    return bool(re.match(r'\.checkpoint-', name) or re.match(r'\..+\.\d+-\d+$', name))
 
 def save(
     folder:str | Path, # of the run
     images:int,        # seen so far
     tensors:dict,      # name -> tensor: all that the next step depends on
     meta:dict,         # the same in plain values
-    keep=2,            # how many checkpoints stay
+    keep=2,            # how many of the newest stay; this one always does
 ):
     "Commit a checkpoint, then remove old ones and what killed processes left behind"
     save_tensors(_at(folder, images), tensors, meta | dict(images=images))

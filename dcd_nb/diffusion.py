@@ -56,12 +56,13 @@ class Levels(Named, family='levels'):
     "How noise levels are drawn"
     def quantile(self, u): "The level below which a fraction `u` lies; float64"; raise NotImplementedError
     def draw(self,
-        n:int,     # how many
-        generator, # its device is where the levels are made
+        n:int,  # how many
+        draws,  # the `Draws` of a training step, or a generator
     ):
-        "`n` random levels, float32"
-        u = torch.rand(n, generator=generator, device=generator.device, dtype=torch.float64)
-        return self.quantile(u.clamp(min=2**-54)).float()
+        "`n` random levels, float64; both phases draw theirs here"
+        if isinstance(draws, torch.Generator): u = torch.rand(n, generator=draws, device=draws.device, dtype=torch.float64)
+        else: u = draws.uniform(n)
+        return self.quantile(u.clamp(min=2**-54))
 
 # %% ../nbs/04_diffusion.ipynb #2cc6b2d3
 def _positive(name, v): return number(name, v, lambda v: v > 0, 'a positive number')
@@ -86,7 +87,7 @@ class LogUniform(Levels):
 
 # %% ../nbs/04_diffusion.ipynb #22a003b3
 class ClampedLogNormal(Levels):
-    "The larger of a log-normal level and sigma: the levels of the paper"
+    "The larger of a log-normal level and sigma: the levels of the papers, many of which are sigma itself and teach nothing"
     def __init__(self, sigma, mean=-1.2, std=1.2):
         self.sigma = number('sigma', sigma, lambda v: v >= 0, 'at least 0')
         self.mean, self.std = LogNormal(mean, std).config().values()

@@ -154,7 +154,7 @@ def load_meta(
     "The JSON beside the tensors, checked, with the tensors' size and SHA-256"
     data, info = file_pair(path)
     require(data.exists() or info.exists(), f"path={str(path)!r}: there is no {data.name} and no {info.name}")
-    require(info.exists(), f"{info} is missing: {data.name} was not written to the end, or its JSON was not copied along")
+    require(info.exists(), f"{info} is missing: {data.name} was not committed (the process died before its JSON), or the JSON was not copied along")
     try:
         about = json.loads(info.read_text(encoding='utf-8'))
         checksum = about.pop('checksum')

@@ -32,7 +32,7 @@ class Loss(Named, family='loss'):
 def terms(self:Loss,
     teacher,      # a denoiser D(x, s) with frozen weights
     fake,         # the same, for the images of the generator
-    y,            # generated images through the corruption, without its noise (B, C, H, W)
+    y,            # what the objective compares, made of generated images, see `Objective.compared` (B, C, H, W)
     draws,        # the random numbers of the training step
     loss_mask=None,  # 1 where an entry counts, (B, 1 or C, H, W); None: everywhere
 ):
@@ -54,7 +54,7 @@ def __call__(self:Loss, teacher, fake, y, draws, loss_mask=None):
 # %% ../nbs/21_losses.ipynb #300c8739
 def _noisy(y, draws, levels):
     "Noisy `y`, and its levels (B,)"
-    s = levels.quantile(draws.uniform(len(y)).clamp(min=2**-54)).to(y)
+    s = levels.draw(len(y), draws).to(y)
     return y + per_image(s, y)*draws.normal(y), s
 
 def _average(e, loss_mask):
@@ -106,7 +106,7 @@ class SDS(DMD):
 def fisher_gap(
     teacher,      # a denoiser D(x, s)
     fake,         # the same, for the images of the generator
-    y,            # generated images through the corruption, without its noise (B, C, H, W)
+    y,            # what the objective compares, made of generated images, see `Objective.compared` (B, C, H, W)
     draws,        # random numbers
     levels=None,  # of the noise; None: those of SiD
     loss_mask=None,  # 1 where an entry counts; None: everywhere

@@ -47,7 +47,8 @@ def _check_chunks(y, seen):
         hidden = part.masked_fill((mask != 0).to(part.device), 0.)
         bad = (hidden != 0).flatten(1).any(1)
         require(not bad.any(), f"y is not 0 on hidden entries of image {rows[bad.cpu()].tolist()[:1]}: "
-                               "set them to 0, or check that the state belongs to y (1 = observed)")
+                               "set them to 0 if noise was added after masking; "
+                               "if the mask says 1 for hidden, pass 1 - mask (1 = observed)")
 
 def _kind(x):
     "What was given instead of a tensor that fits, in words"
@@ -59,7 +60,7 @@ class Measurements:
     def __init__(self,
         y:Tensor,               # observations (N, C, H, W), float; 0 where hidden
         corruption:Corruption,  # that made them
-        state=None,             # state of its operator, one entry for each observation
+        state=None,             # state of its operator, one entry for each observation, e.g. masks (1 = observed)
         about:dict | None=None, # anything worth remembering, in plain values
     ):
         good = torch.is_tensor(y) and y.ndim == 4 and y.is_floating_point() and len(y)

@@ -19,12 +19,12 @@ class Distillation:
     """One step of Phase II, with teacher f_phi, fake f_psi and generator G_theta.
 
         fake:       x = G_theta(z),  y ~ corruption(x)
-                    psi <- psi - lr*grad_psi mean_i L(f_psi; y_i)                 L: the loss of the objective
-        generator:  x = G_theta(z),  y = A(x),  y_s = y + s*eps
-                    theta <- theta - lr*grad_theta mean_i l(y_i, a_i, b_i)        l: SiD, DMD or SDS
+                    one step of Adam on  mean_i L(f_psi; y_i)                     L: the loss of the objective
+        generator:  x = G_theta(z),  y = objective.compared(x),  y_s = y + s*eps
+                    one step of Adam on  mean_i l(y_i, a_i, b_i)                  l: SiD, DMD or SDS
                     with a = f_phi(y_s, s),  b = f_psi(y_s, s)
 
-    What is compared as y is for the objective to say: see `Objective.compared`
+    What is compared is A(x) for an ambient objective, A(x) with noise for `Standard`, x for one that fills holes
     """
     def __init__(self,
         teacher,         # a `Teacher`, frozen

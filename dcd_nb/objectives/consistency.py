@@ -66,11 +66,12 @@ class Consistency(AmbientTweedie):
 
     def loss(self, net, batch, draws=None):
         n, k, draws = len(batch.y), self.every, fresh(draws, batch.y)
-        loss, u = super().loss(net, batch, draws), draws.uniform(n).clamp(min=2**-54)
+        loss = super().loss(net, batch, draws)
+        low = self.low.draw(n, draws)
         some = Batch(batch.y[::k], map_state(lambda t: t[::k], batch.state))
         size = lambda rows: (len(range(rows.start, rows.stop, k))*self.copies, self.nodes - 1, *some.y.shape[1:])
         noise = torch.cat(draws.each(lambda g, rows: torch.randn(size(rows), generator=g, device=g.device, dtype=some.y.dtype), n))
-        loss[::k] += self.weight*self.penalty(net, some, self.low.quantile(u)[::k].to(some.y), noise.transpose(0, 1))
+        loss[::k] += self.weight*self.penalty(net, some, low[::k].to(some.y), noise.transpose(0, 1))
         return loss
 
 # %% ../../nbs/12_consistency.ipynb #a8d1398a

@@ -55,7 +55,7 @@ def loss(self:AmbientFourier, net, batch, draws=None):
     (y, A), draws = batch, fresh(draws, batch.y)
     fewer = join_states(draws.each(lambda g, rows: self.further(map_state(lambda t: t[rows], A), g), len(y)))
     z = self.op.adjoint(y, fewer)
-    s = self.level(y, draws)
+    s = self.draw_levels(y, draws)
     f = self.denoise(net, None, s.flatten(), fewer, z=z + s*self.seen(draws.normal(z), fewer))
     error = self.op(f, A) - y
     return (net.weight(s.flatten(), self.op.observed(fewer).to(y))*error**2).flatten(1).sum(1)/z[0].numel()

@@ -17,13 +17,15 @@ class AmbientTweedie(Objective):
         sigma,       # noise of the observations
         levels=None, # of the noise; None: log-normal, truncated to [sigma, inf)
     ):
-        self.sigma, self.levels = number('sigma', sigma, lambda v: v >= 0, 'a finite number, at least 0'), TruncatedLogNormal(sigma) if levels is None else levels
+        self.sigma = number('sigma', sigma, lambda v: v >= 0, 'a finite number, at least 0')
+        self.levels = TruncatedLogNormal(sigma) if levels is None else levels
 
     lowest_level = property(lambda self: self.sigma, doc="Below the noise of the observations nothing was learned")
 
     def loss(self, net, batch, draws=None):
+        "Tweedie: y_s = x + s*eps, and E[y | y_s] = c*E[x | y_s] + (1 - c)*y_s with c = 1 - sigma^2/s^2"
         y, draws = batch.y, fresh(draws, batch.y)
-        s = self.level(y, draws)
+        s = self.draw_levels(y, draws)
         c = 1 - (s.new_tensor(self.sigma)/s).clamp(max=1)**2            # exactly 0 at s = sigma
         y_s = y + s*c.sqrt()*draws.normal(y)
         mix = c*self.denoise(net, y_s, s.flatten(), batch.state) + (1 - c)*y_s

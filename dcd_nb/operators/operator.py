@@ -54,10 +54,16 @@ def _images(x):
 
 # %% ../../nbs/01_operator.ipynb #fc056cf4
 class Operator(Named, family='operator'):
-    "A known map from images (B, C, H, W) to measurements"
+    """A known map from images (B, C, H, W) to measurements.
+
+    A subclass writes `forward`; with it come `op(x)`, and for linear maps `adjoint`, `pinv`, `gram` and `null`, by autograd
+    and conjugate gradients. Where it knows better, it writes `transpose` (for `adjoint`), `inverse` (`pinv`), `square` (`gram`)
+    or `invisible` (`null`); with another size of y, `out_shape` and `in_shape`; with a state, `draw` and `random = True`.
+    Arguments of the constructor are kept under their names; tensors among them follow the type and device of x.
+    """
     linear = True  # has it an adjoint?
     random = False # does it differ from image to image?
-    channelwise = False # does it treat all channels alike and apart?
+    channelwise = False # the same map in each channel, which are not mixed?
     in_kspace = False # is y made of Fourier coefficients?
     hides = None   # 'pixels' or 'lines' (of k-space), if it is random by hiding some: an objective can fill them
 
@@ -77,6 +83,7 @@ class Operator(Named, family='operator'):
         "1 where an entry of y exists, 0 where it is hidden; None: all exist"
         return None
     def further(self, state, generator):
+        "A state that hides more than `state`"
         raise BadInput(f"{self} has no further: RandomMask and FourierMask can hide more of what they observe")
     can_hide_more = property(lambda self: self.hides is not None and type(self).further is not Operator.further,
                              doc="Can `further` hide more of what it `hides`?")

@@ -79,7 +79,7 @@ def _phase_one(learner, objective, feed):
     """One step of Phase I, as a function of `StepContext`, for `fit`:
 
         y ~ observations
-        phi <- phi - lr*grad_phi mean_i L(f_phi; y_i)
+        one step of Adam on  mean_i L(f_phi; y_i)
 
     with L the loss of the objective, which draws a level s and noise of its own for each y_i
     """

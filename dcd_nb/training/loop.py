@@ -39,7 +39,7 @@ class Loop:
         if keeps is None and len(learners) == 1: keeps = next(iter(learners))
         require(keeps in learners, f"keeps={keeps!r} must say what the run is for, one of {', '.join(learners)}")
         self.began = time.monotonic()
-        self.do, self.learners, self.keeps, self.run = step, learners, keeps, run
+        self.step_function, self.learners, self.keeps, self.run = step, learners, keeps, run
         self.device = torch.device(device)
         self.wrong, self.flops, self.quiet = wrong, flops, quiet or not run.chief
         self.at = dict(step=0, seconds=0., rollbacks=0, lost=0, skipped=0, recent=[], sums={}, count=0)
@@ -75,7 +75,7 @@ def advance(self:Loop, total=None):
     "One step"
     now = self.now(total)
     torch.manual_seed(hash32(now.seed, now.step, processes()[0], 2))               # for dropout
-    step = self.do(now)
+    step = self.step_function(now)
     found = dict(loss=step.loss, grad=step.grad_norm, bad=step.refused) | step.watched
     for name, v in found.items():
         self.sums[name] = self.sums.get(name, 0.) + torch.nan_to_num(v.float(), 0., 0., 0.)
