@@ -35,7 +35,7 @@ def save(
 ):
     "Commit a checkpoint, then remove old ones and what killed processes left behind"
     save_tensors(_at(folder, images), tensors, meta | dict(images=images))
-    stay = checkpoints(folder)[:keep] + [images]
+    stay = [k for k in checkpoints(folder) if k <= images][:keep] + [images]     # later ones were damaged, or are of another past
     for p in Path(folder).iterdir():
         if _stale(p.name, stay): p.unlink(missing_ok=True)
 

@@ -87,3 +87,18 @@ def test_a_pickle_in_place_of_a_file_does_not_run(tmp_path, suffix):
     with open(next(tmp_path.glob(f'*.{suffix}')), 'wb') as f: pickle.dump(bomb, f)
     with pytest.raises(BadInput): checkpoint.load(tmp_path)
     assert not (tmp_path/'ran').exists()
+
+
+def test_after_going_back_the_good_checkpoint_stays(tmp_path):
+    "A damaged checkpoint of a later image does not count among those that stay, and goes"
+    for images in (10, 20, 30): checkpoint.save(tmp_path, images, dict(w=torch.ones(3)), {})
+    (tmp_path/'checkpoint-000000000030.safetensors').write_bytes(b'')
+    with pytest.warns(UserWarning, match='going on from checkpoint-000000000020'): assert checkpoint.load(tmp_path)[1]['images'] == 20
+    checkpoint.save(tmp_path, 25, dict(w=torch.ones(3)), {})
+    assert checkpoint.checkpoints(tmp_path) == [25, 20]
+
+
+def test_files_of_ones_own_stay(tmp_path):
+    (tmp_path/'checkpoint-notes.txt').write_text('mine')
+    checkpoint.save(tmp_path, 10, dict(w=torch.ones(3)), {})
+    assert (tmp_path/'checkpoint-notes.txt').read_text() == 'mine'
