@@ -72,7 +72,7 @@ def explorer_notebook(path):
     cells = [c for name in ('02e_explorer', '03d_scan') for c in json.loads((root/f'nbs/{name}.ipynb').read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
     operators, scan = [src for c in cells if (src := ''.join(c['source'])).startswith('#| eval: false')]
     slides = next(src for c in json.loads((root/'nbs/00g_sliders.ipynb').read_text(encoding='utf-8'))['cells'] if 'sign_js = ' in (src := ''.join(c['source'])))
-    code = ['from dcd_nb.show.explorer import *\nfrom dcd_nb.show.sliders import *\nfrom dcd_nb.show.images import colors', slides, operators, scan]
+    code = ['from dcd_nb.show.explorer import *\nfrom dcd_nb.show.scan import *\nfrom dcd_nb.show.sliders import *\nfrom dcd_nb.show.images import colors', slides, operators, scan]
     kernel = dict(name='python3', display_name='python3', language='python')
     path.write_text(json.dumps(dict(nbformat=4, nbformat_minor=5, metadata=dict(kernelspec=kernel), cells=[
         dict(cell_type='code', id=f'c{i}', metadata={}, outputs=[], execution_count=None, source=src) for i, src in enumerate(code)])))
