@@ -127,10 +127,10 @@ def test_observation_is_the_same_in_any_batch():
 ])
 def test_bad_input_is_one_sentence_that_names_it(make, says):
     with pytest.raises(BadInput) as e: make()
-    assert says in str(e.value) and '\n' not in str(e.value) and len(str(e.value).split(' Known:')[0]) < 300
+    assert says in str(e.value) and '\n' not in str(e.value) and len(str(e.value)) < 300
 
 
-class EverySecond(Operator):
+class _EverySecond(Operator):
     "Every second line, the even ones or the odd ones; made from nothing that the package has"
     random, hides = True, 'lines'
     def draw(self, n, shape, generator):
@@ -140,15 +140,15 @@ class EverySecond(Operator):
     def observed(self, state): return state
 
 
-class EveryFourth(EverySecond):
+class _EveryFourth(_EverySecond):
     "The same, and it can hide more"
     def further(self, state, generator): return state*(torch.arange(state.shape[3])//2%2 == 0)
 
 
 def test_an_operator_says_itself_what_it_hides_and_whether_it_can_hide_more():
-    told = {op: (op.hides, op.can_hide_more) for op in (Identity(), RandomMask(.5), FourierMask(2), MultiCoilMRI(2), Compose(Identity(), RandomMask(.5)), EverySecond(), EveryFourth())}
+    told = {op: (op.hides, op.can_hide_more) for op in (Identity(), RandomMask(.5), FourierMask(2), MultiCoilMRI(2), Compose(Identity(), RandomMask(.5)), _EverySecond(), _EveryFourth())}
     assert [*told.values()] == [(None, False), ('pixels', True), ('lines', True), ('lines', True), (None, False), ('lines', False), ('lines', True)]
-    assert isinstance(objective_for(Corruption(EveryFourth())), AmbientFourier)
-    with pytest.raises(BadInput, match='has no objective of its own'): objective_for(Corruption(EverySecond()))
-    for op in (EverySecond(), RandomMask(.5), 'scan'):
+    assert isinstance(objective_for(Corruption(_EveryFourth())), AmbientFourier)
+    with pytest.raises(BadInput, match='has no objective of its own'): objective_for(Corruption(_EverySecond()))
+    for op in (_EverySecond(), RandomMask(.5), 'scan'):
         with pytest.raises(BadInput, match='can hide more of k-space'): AmbientFourier(op)

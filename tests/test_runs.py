@@ -249,16 +249,16 @@ def test_the_objective_says_what_a_sampler_may_be_shown():
     assert ways_to_sample(Teacher(net, Shown()), 3) == {'full': {}}
 
 
-class Own(Operator):
+class _Own(Operator):
     "Nothing but the map"
     def forward(self, x, state): return 2*x
 
 
-class OwnLines(FourierMask):
+class _OwnLines(FourierMask):
     "Lines of k-space, made by somebody else"
 
 
-@pytest.mark.parametrize('op, names', [(Identity(), []), (Own(), []), (FourierMask(2), ['zero_filled', 'sense']), (OwnLines(2), ['zero_filled', 'sense']), (MultiCoilMRI(2, coils=2), ['zero_filled', 'sense'])])
+@pytest.mark.parametrize('op, names', [(Identity(), []), (_Own(), []), (FourierMask(2), ['zero_filled', 'sense']), (_OwnLines(2), ['zero_filled', 'sense']), (MultiCoilMRI(2, coils=2), ['zero_filled', 'sense'])])
 def test_scans_of_every_kind_are_reconstructed(op, names):
     ys = Corruption(op).measure(phantoms(4, 16))
     found = _reconstructed(ys, 3)
