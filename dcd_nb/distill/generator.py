@@ -18,7 +18,7 @@ from ..errors import require, number, optional
 from ..draws import latents, seeded
 from ..files import load_meta, saving
 from ..operators import map_state
-from ..diffusion import inference
+from ..diffusion import device_of, inference
 from ..networks import Network, Precond, UNet
 from ..training import kept_inside, load_model, read_recipe, save_model, Teacher
 
@@ -117,7 +117,7 @@ def sample(self:Generator, n,
     if state is None: state = self.conditions(index, seed)
     map_state(lambda t: require(len(t) == n, f"state is for {len(t)} images, not for n={n}"), state)
     z = latents((n, *self.shape), seed, index)
-    device = next(self.net.parameters()).device
+    device = device_of(self.net)
     parts = []
     with inference(self.net):
         for i in range(0, n, batch):
@@ -217,7 +217,7 @@ def resized_copy(
     else:
         with seeded(0):
             new = Network.from_dict(entries | dict(shape=list(shape)))
-    return Precond(new.to(next(net.parameters()).device), net.sigma_d, net.precision)
+    return Precond(new.to(device_of(net)), net.sigma_d, net.precision)
 
 # %% ../../nbs/22_generator.ipynb #7b8e566d
 def with_dropout(
@@ -228,7 +228,7 @@ def with_dropout(
     if dropout is None: return net
     entries = net.net.to_dict()
     require('dropout' in entries, f"dropout={dropout!r} cannot be set: {entries['network']} has no argument dropout; leave it out")
-    with torch.random.fork_rng([]):
+    with seeded(0):
         new = Network.from_dict(entries | dict(dropout=dropout))
     new.load_state_dict(net.net.state_dict())
-    return Precond(new.to(next(net.parameters()).device), net.sigma_d, net.precision)
+    return Precond(new.to(device_of(net)), net.sigma_d, net.precision)
