@@ -48,7 +48,7 @@ def profile(corruption, steps, batch):
         objective = objective_for(corruption)
         training.train(ys, net, objective, images=2*batch, batch=batch, quiet=True, flip=True)     # warm up
         spent.clear()
-        run = training.train(ys, net, objective, images=steps*batch, batch=batch, quiet=True, flip=True).run
+        run = training.train(ys, net, objective, images=steps*batch, batch=batch, quiet=True, flip=True).cost
     finally:
         for k, f in kept.items(): setattr(*k, f)
     total = run['seconds']

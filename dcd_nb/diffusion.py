@@ -165,7 +165,7 @@ def walk(
     denoise,      # D(x, s)
     x,            # noise at the level of the first node
     grid,         # levels, falling
-    step=heun,    # how to go from one to the next
+    one_step=heun, # how to go from one to the next: one of `solvers`
     churn=None,   # (x, s) -> (x, s) with a little more noise
 ):
     "Yield level, x and denoised image at every node"
@@ -173,7 +173,7 @@ def walk(
         if churn: x, s = churn(x, s)
         d = denoise(x, s)
         yield s, x, d
-        if t is not None: x = step(denoise, x, s, t, d)
+        if t is not None: x = one_step(denoise, x, s, t, d)
 
 # %% ../nbs/04_diffusion.ipynb #a7a09d87
 def nfe(steps=18, until=0., solver='heun', lo=.002, hi=80., rho=7.):
@@ -243,22 +243,22 @@ def sample(
     "New images (N, C, H, W), on the CPU; they cost `nfe(steps, until, solver)` network calls each"
     n, *size = _shape(shape)
     index, grid = checked_index(index, n), karras_grid(steps, lo, hi, rho, until).tolist()
-    step, device = choose('solver', solver, solvers), pick_device(device or device_of(denoise))
+    one_step, device = choose('solver', solver, solvers), pick_device(device or device_of(denoise))
     require(isinstance(batch, int) and batch > 0, f"batch={batch!r} must be a positive whole number")
     state = map_state(partial(_rows, n=n), state)
-    part = partial(_sample, denoise, size=size, seed=seed, grid=grid, step=step, device=device,
+    part = partial(_sample, denoise, size=size, seed=seed, grid=grid, one_step=one_step, device=device,
                    churn=churn and partial(churn, steps=steps))
     rows = lambda i: map_state(lambda t: t[i:i+batch].to(device), state)
     bar = progress(range(0, n, batch), desc='sample', leave=False, disable=None if n > batch else True)
     with inference(denoise): return torch.cat([part(index[i:i+batch], rows(i)) for i in bar])
 
 # %% ../nbs/04_diffusion.ipynb #bb98c10c
-def _sample(denoise, index, state, size, seed, grid, step, churn, device):
+def _sample(denoise, index, state, size, seed, grid, one_step, churn, device):
     "The samples `index`, in one batch"
     gens = [rng(seed, i) for i in index]
     normal = lambda: _normal(gens, size).to(device, torch.float64)
     rows = () if state is None else (state,)
     level = lambda s: torch.full((len(index),), s, dtype=torch.float32, device=device)
     D = lambda x, s: denoise(x.float(), level(s), *rows).double()
-    for _, _, d in walk(D, grid[0]*normal(), grid, step, churn and partial(churn, normal=normal)): pass
+    for _, _, d in walk(D, grid[0]*normal(), grid, one_step, churn and partial(churn, normal=normal)): pass
     return d.float().cpu()

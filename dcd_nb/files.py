@@ -127,10 +127,10 @@ def commit(
     try: json.dumps(meta)
     except (TypeError, ValueError) as e:
         raise BadInput(f"meta of {data} cannot be kept as JSON ({e}): use plain numbers, texts, lists and dicts") from e
-    about = dict(format=1, bytes=Path(tmp).stat().st_size, sha256=file_hash(tmp), meta=meta)
+    entries = dict(format=1, bytes=Path(tmp).stat().st_size, sha256=file_hash(tmp), meta=meta)
     info.unlink(missing_ok=True)
     _move(tmp, data)
-    with atomic(info) as part: part.write_text(json.dumps(about | dict(checksum=_checksum(about)), indent=1))
+    with atomic(info) as part: part.write_text(json.dumps(entries | dict(checksum=_checksum(entries)), indent=1))
 
 # %% ../nbs/00d_files.ipynb #ba787947
 def save_tensors(
@@ -156,29 +156,29 @@ def load_meta(
     require(data.exists() or info.exists(), f"path={str(path)!r}: there is no {data.name} and no {info.name}")
     require(info.exists(), f"{info} is missing: {data.name} was not committed (the process died before its JSON), or the JSON was not copied along")
     try:
-        about = json.loads(info.read_text(encoding='utf-8'))
-        checksum = about.pop('checksum')
-        require(about['format'] == 1, f"{info} has format {about['format']}, which this version of dcd_nb cannot read")
-        ok = checksum == _checksum(about) and {'bytes', 'sha256', 'meta'} <= set(about)
+        entries = json.loads(info.read_text(encoding='utf-8'))
+        checksum = entries.pop('checksum')
+        require(entries['format'] == 1, f"{info} has format {entries['format']}, which this version of dcd_nb cannot read")
+        ok = checksum == _checksum(entries) and {'bytes', 'sha256', 'meta'} <= set(entries)
     except (ValueError, KeyError, AttributeError, TypeError) as e:
         if isinstance(e, BadInput): raise
         ok = False
     require(ok, f"{info} is damaged or was changed after it was written: copy or make it again")
-    return about
+    return entries
 
 # %% ../nbs/00d_files.ipynb #5c86b8ff
 def load_tensors(
     path:str | Path, # as given to `save_tensors`
 ) -> tuple[dict[str, Tensor], dict]:
     "The tensors and the meta data that `save_tensors` wrote: exactly those, or an error"
-    data, about = file_pair(path)[0], load_meta(path)
+    data, entries = file_pair(path)[0], load_meta(path)
     require(data.exists(), f"{data} is missing: its JSON is there, the tensors are not")
     size = data.stat().st_size
-    require(size == about['bytes'], f"{data} has {size} bytes, but {about['bytes']} were written: it was cut short or "
+    require(size == entries['bytes'], f"{data} has {size} bytes, but {entries['bytes']} were written: it was cut short or "
                                  "changed; copy or make it again")
-    require(file_hash(data) == about['sha256'], f"{data} was changed after it was written: its SHA-256 is another; "
+    require(file_hash(data) == entries['sha256'], f"{data} was changed after it was written: its SHA-256 is another; "
                                              "copy or make it again")
-    return load_file(data), about['meta']
+    return load_file(data), entries['meta']
 
 # %% ../nbs/00d_files.ipynb #631bf3b8
 _names = {torch.float64: 'F64', torch.float32: 'F32', torch.float16: 'F16',

@@ -28,9 +28,9 @@ def conjugate_gradients(
         if (now <= tol**2*start).all(): break
         q = A(p)
         curvature = inner(p, q) if adjoint is None else inner(q, q)
-        step = now/curvature.clamp(min=tiny)
-        x = x + step*p
-        left = left - step*q
+        length = now/curvature.clamp(min=tiny)
+        x = x + length*p
+        left = left - length*q
         r = left if adjoint is None else adjoint(left)
         before, now = now, inner(r, r)
         p = r + now/before.clamp(min=tiny)*p

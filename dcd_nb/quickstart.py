@@ -98,7 +98,7 @@ def _contestants(r, ys, teacher, G, n, seed, clean, longer, tell, quiet):
         sets['clean_teacher'] = recipe('digits-clean').override(same).teacher(quiet=quiet).sample(n, seed)
     if longer:
         tell('a teacher as long as teacher and student together')
-        longer = int(r['train']['images']*(1 + G.run['pflop']/teacher.run['pflop']))
+        longer = int(r['train']['images']*(1 + G.cost['pflop']/teacher.cost['pflop']))
         other = r.teacher(ys, images=longer, quiet=quiet)
         sets |= {f'longer_{k}': x for k, x in samplers(other, n, seed).items()}
     if tuple(ys.y.shape[1:]) != (1, 8, 8): del sets['corrupted']
@@ -150,7 +150,7 @@ def _results(r, ys, teacher, G, sets, table, longer, seed):
         fd=fd, floor=table['floor'], reference=table['reference'], n=len(sets['student']),
         best_sampler={space: name for space, (_, name) in best.items()}, every_sampler=every, equal_compute=equal,
         nfe=dict(teacher=teacher.nfe(**full), student=1), seconds_per_1000=seconds,
-        images=dict(teacher=teacher.run['images'], student=G.run['images']),
+        images=dict(teacher=teacher.cost['images'], student=G.cost['images']),
         seed=seed, corruption=r['name'].removeprefix('digits-'), sigma=ys.sigma, made_with=made_with())
 
 def _write(folder, sets, results):

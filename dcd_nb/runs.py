@@ -102,7 +102,7 @@ def run_recipe(
     teacher = r.teacher(ys, out=out/'teacher', start=before[0], **kw, **share(.33))
     G = r.student(teacher, ys, out=out/'student', start=before[1], **kw, **share(.45))
     left = minutes and max(1., 57*minutes - (time.time() - start))
-    clean = to_floats(r.images(data)) if reference is None else reference
+    clean = to_floats(r.clean_images(data)) if reference is None else reference
     return _record(r, ys, teacher, G, clean, out, n, left, warm and _results(warm)['weights_sha256'])
 
 # %% ../nbs/28_runs.ipynb #4b6de704
@@ -117,7 +117,7 @@ def _results(record):
     return json.loads(path.read_text())
 
 # %% ../nbs/28_runs.ipynb #9a89779a
-def _compared(judge, found):
+def _tables(judge, found):
     "What `judge` says of all that `parties` yields and what each cost, as tables; and the first images of each"
     fd, few, cost, calls, count, shown = ({} for _ in range(6))
     for name, x, each, nfe in found:
@@ -132,8 +132,8 @@ def _compared(judge, found):
 def _record(r, ys, teacher, G, clean, out, n, seconds, warm):
     "Compare, and write everything; results.json comes last and says that it is complete"
     judge, models, seed = Judge(clean), dict(teacher=teacher, student=G), r['train'].get('seed', 0)
-    tables, shown = _compared(judge, contestants(ys, teacher, G, n, seed, seconds))
-    ran = {k: {who: m.run[k] for who, m in models.items()} for k in ('images', 'seconds', 'rollbacks', 'weights_sha256')}
+    tables, shown = _tables(judge, contestants(ys, teacher, G, n, seed, seconds))
+    ran = {k: {who: m.cost[k] for who, m in models.items()} for k in ('images', 'seconds', 'rollbacks', 'weights_sha256')}
     results = dict(recipe=r['name'], corruption=repr(ys.corruption), sigma=ys.sigma, seed=seed, device=made_with()['machine'], parameters=num_params(G.net),
                    reference=judge.hash, n_reference=judge.n, warm=warm, made_with=made_with()) | ran | tables
     return _write(out/'record', r, results, judge, models, {'clean': clean[:16]} | shown)

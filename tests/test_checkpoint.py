@@ -95,7 +95,7 @@ def test_after_going_back_the_good_checkpoint_stays(tmp_path):
     (tmp_path/'checkpoint-000000000030.safetensors').write_bytes(b'')
     with pytest.warns(UserWarning, match='going on from checkpoint-000000000020'): assert checkpoint.load(tmp_path)[1]['images'] == 20
     checkpoint.save(tmp_path, 25, dict(w=torch.ones(3)), {})
-    assert checkpoint.checkpoints(tmp_path) == [25, 20]
+    assert checkpoint.committed(tmp_path) == [25, 20]
 
 
 def test_files_of_ones_own_stay(tmp_path):

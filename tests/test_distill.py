@@ -14,7 +14,7 @@ from dcd_nb.draws import Draws
 from dcd_nb.errors import BadInput
 from dcd_nb.data import Measurements, digits
 from dcd_nb.diffusion import LogUniform
-from dcd_nb.distill import Distillation, Generator, Student, distill, resized_copy, load_pretrained
+from dcd_nb.distill import DistillationStep, Generator, Student, distill, resized_copy, load_pretrained
 from dcd_nb.files import load_meta
 from dcd_nb.losses import DMD, SDS, SiD
 from dcd_nb.networks import MLP, Precond, UNet
@@ -101,7 +101,7 @@ corruptions = dict(noise=Corruption(Identity(), .5), mask=Corruption(RandomMask(
 def test_every_corruption_can_be_distilled(name, loss):
     ys, teacher = small(corruptions[name])
     G = distill(teacher, ys, loss, images=320, batch=32, lr=1e-3, quiet=True)
-    assert tuple(G.shape) == (1, 8, 8) and G.sample(3).isfinite().all() and G.run['skipped'] == 0
+    assert tuple(G.shape) == (1, 8, 8) and G.sample(3).isfinite().all() and G.cost['skipped'] == 0
     assert all(torch.equal(a, b) for a, b in zip(teacher.net.state_dict().values(), small(corruptions[name])[1].net.state_dict().values()))   # untouched
 
 
@@ -118,7 +118,7 @@ def test_fourier_scans_can_be_distilled():
 def test_observations_are_not_looked_at(name):
     ys, teacher = small(corruptions[name])
     blank = Measurements(torch.zeros_like(ys.y), ys.corruption, ys.state)
-    a, b = (distill(teacher, data, SiD(.5), images=320, batch=32, checkpoints=Checkpoints(monitor=False), quiet=True).run['weights_sha256'] for data in (ys, blank))
+    a, b = (distill(teacher, data, SiD(.5), images=320, batch=32, checkpoints=Checkpoints(monitor=False), quiet=True).cost['weights_sha256'] for data in (ys, blank))
     assert a == b
 
 
@@ -151,8 +151,8 @@ def test_a_step_never_waits_for_the_device():
     for name in ('noise', 'mask', 'clip'):
         ys, teacher = small(corruptions[name], unet=name == 'mask')
         fake, G = (Learner(copy.deepcopy(teacher.net).requires_grad_(), halflife=h) for h in (None, 1000))
-        step = Distillation(teacher, ys.corruption, SiD(1.2), fake, G, 2.5, 2)
-        loop = Loop(step, dict(fake=fake, generator=G), RunFolder(None, dict(images=3200, batch=32, seed=0)), 'cpu', training.exploded, None, True, keeps='generator')
+        step = DistillationStep(teacher, ys.corruption, SiD(1.2), fake, G, 2.5, 2)
+        loop = Loop(step, dict(fake=fake, generator=G), RunFolder(None, dict(images=3200, batch=32, seed=0)), 'cpu', training.exploded, None, True, main='generator')
         loop.prepare()
         loop.advance()
         with NoSync(): [loop.advance() for _ in range(3)]
@@ -161,8 +161,8 @@ def test_a_step_never_waits_for_the_device():
 def test_the_generator_has_no_slope_before_the_fake_moved():
     ys, teacher = small(corruptions['noise'])
     fake, G = (Learner(copy.deepcopy(teacher.net).requires_grad_(), halflife=None) for _ in range(2))
-    step = Distillation(teacher, ys.corruption, SiD(1.2), fake, G, 2.5, 1)
-    part = training.StepContext(0, 32, 320).parts()[0]
+    step = DistillationStep(teacher, ys.corruption, SiD(1.2), fake, G, 2.5, 1)
+    part = training.StepContext(0, 32, 320).micro_batches()[0]
     loss, watched = step.generator_loss(part)
     loss.backward()
     assert all((p.grad == 0).all() for p in G.net.parameters())
@@ -216,7 +216,7 @@ def compared(A, objective=None):
     torch.manual_seed(0)
     teacher = train(ys, MLP((1, 8, 8), width=16, blocks=1), objective, images=640, batch=64, lr=1e-3, quiet=True)
     distill(teacher, ys, Remembering(), images=32, batch=32, checkpoints=Checkpoints(monitor=False), quiet=True)
-    first = training.StepContext(0, 32, 32).parts()[0]
+    first = training.StepContext(0, 32, 32).micro_batches()[0]
     z = first.draws.normal(torch.empty(32, 1, 8, 8))
     with torch.no_grad(): x = Generator(teacher.net, teacher.objective)(z)
     return Remembering.y, A.op(x, None)
@@ -259,7 +259,7 @@ def test_what_was_a_setting_once_is_forgotten_and_runs_that_had_it_go_on(tmp_pat
         G = go(recipe=dict(distill=dict(noisy=False, lr=1)))
     assert json.loads((tmp_path/'run/recipe.json').read_text())['noisy'] is False
     assert torch.equal(Generator.load(tmp_path/'run').sample(2), G.sample(2))
-    assert go(recipe=dict(distill=dict(lr=1)), resume=True).run['resumed_at'] == 320
+    assert go(recipe=dict(distill=dict(lr=1)), resume=True).cost['resumed_at'] == 320
 
 
 # Names that were others once
@@ -278,6 +278,7 @@ def test_weights_with_old_names_are_read(path):
     G = Generator.load(path)
     assert (G.outside_slope, G.latent_scale) == (meta['leak'], meta['spread'])
     assert not {'leak', 'spread'} & set(G.about.get('recipe', {}).get('distill', {}))
+    if 'recipe' in G.about: assert G.about['recipe']['title'] == meta['about']['recipe']['about'] and 'about' not in G.about['recipe']
 
 
 @pytest.mark.parametrize('name', ['digits-noise', 'digits-mask', 'phantoms-16-R4'])
@@ -288,6 +289,7 @@ def test_records_with_old_names_are_read(name):
     assert (read['student']['outside_slope'], read['student']['latent_scale']) == (record['student']['leak'], record['student']['spread'])
     old, r = record['recipe']['distill'], Recipe(record['recipe'])
     assert not {*old_names.values()} & {*r['distill']} and r == read['recipe']
+    assert r['title'] == record['recipe']['about'] and list(r)[:2] == ['name', 'title'] and 'about' not in r
     assert in_old_words(r['distill']) == {k: v for k, v in old.items() if k != 'noisy'}
     assert r.override({'distill.outside_slope': .5})['distill']['outside_slope'] == .5
     with pytest.raises(BadInput, match="distill='leak' is not known"): r.override({'distill.leak': .5})
@@ -302,7 +304,7 @@ def test_run_folders_with_old_names_are_read_and_go_on(tmp_path, monkeypatch):
         return teacher, r.student(teacher, ys, images=320, batch=64, monitor=False, out=tmp_path/'student', quiet=True, **kw)
     def old(out, plan, *args):
         recipe = plan['about']['recipe']
-        recipe = recipe | dict(distill=in_old_words(recipe['distill']))
+        recipe = {'about' if k == 'title' else k: v for k, v in recipe.items()} | dict(distill=in_old_words(recipe['distill']))
         return RunFolder(out, in_old_words(plan) | dict(about=dict(recipe=recipe)), *args)
     with monkeypatch.context() as m:
         m.setattr('dcd_nb.training.RunFolder', old)
@@ -314,8 +316,9 @@ def test_run_folders_with_old_names_are_read_and_go_on(tmp_path, monkeypatch):
     again = Generator.load(tmp_path/'student')
     assert (again.outside_slope, again.latent_scale) == (.03, .9) and torch.equal(again.sample(3), G.sample(3))
     assert Teacher.load(tmp_path/'teacher').about['recipe']['distill']['outside_slope'] == .03
+    assert Teacher.load(tmp_path/'teacher').about['recipe']['title'] == r['title'] and f'''"about": "{r['title']}"''' in said['teacher']
     for model, before in zip(go(resume=True), (teacher, G)):
-        assert model.run['resumed_at'] == before.run['images'] and model.run['weights_sha256'] == before.run['weights_sha256']
+        assert model.cost['resumed_at'] == before.cost['images'] and model.cost['weights_sha256'] == before.cost['weights_sha256']
     for name, text in said.items(): assert (tmp_path/name/'recipe.json').read_text() == text
     r['distill']['outside_slope'] = .5
     with pytest.raises(BadInput, match='was begun with about.recipe.distill.outside_slope=0.03, not 0.5'): go(resume=True)
@@ -341,17 +344,17 @@ def test_a_generator_goes_on_as_it_is():
     far = lambda a, b: (torch.cat([p.flatten() for p in a.net.parameters()]) - torch.cat([p.flatten() for p in b.net.parameters()])).norm()
     assert 0 < far(again, first) < .5*far(again, teacher)                             # it began there
     same = go(Student(.7, .9, .03, start=first), 32)
-    assert same.run['weights_sha256'] == again.run['weights_sha256']
+    assert same.cost['weights_sha256'] == again.cost['weights_sha256']
 
 
 def test_hardware_of_a_distillation_is_that_of_all_three_networks(monkeypatch):
     ys, teacher = small(corruptions['noise'])
     seen = set()
-    class Watched(Distillation):
+    class Watched(DistillationStep):
         def __call__(self, now):
             seen.update(net.precision for net in (self.teacher, self.fake.net, self.generator.net))
             return super().__call__(now)
-    monkeypatch.setattr('dcd_nb.distill.Distillation', Watched)
+    monkeypatch.setattr('dcd_nb.distill.DistillationStep', Watched)
     args = dict(images=32, batch=32, quiet=True, checkpoints=Checkpoints(monitor=False))
     G = distill(teacher, ys, hardware=Hardware('cpu', precision='bf16'), **args)
     assert seen == {'bf16'} and G.net.precision == 'bf16' and teacher.net.precision is None
@@ -384,7 +387,7 @@ def test_what_is_watched_is_of_the_whole_batch(name):
         fake, G = (Learner(copy.deepcopy(net).requires_grad_(), lr=1e-9, halflife=None) for net in (teacher.net, start))
         with torch.no_grad():
             for i, p in enumerate([*fake.net.parameters(), *G.net.parameters()]): p += .1*torch.randn(p.shape, generator=torch.Generator().manual_seed(i))
-        return Distillation(teacher, ys.corruption, SiD(.5), fake, G, 2.5, 2, outside_slope=.1)(training.StepContext(0, 64, 640, accumulate=accumulate))
+        return DistillationStep(teacher, ys.corruption, SiD(.5), fake, G, 2.5, 2, outside_slope=.1)(training.StepContext(0, 64, 640, accumulate=accumulate))
     one, four = step(1), step(4)
     assert set(one.watched) == {'gap', 'size', 'fake_loss', 'fake_grad'} and one.watched['gap'] > 0
     numbers = lambda s: torch.stack([s.loss, s.grad_norm, s.refused, *(s.watched[k] for k in one.watched)])

@@ -48,7 +48,7 @@ def whole_way(A, folder):
     shape = ys.y.shape[1:]
     net = lambda: MLP(tuple(shape), width=16, blocks=1)
     teacher = train(ys, net(), out=folder/'T', **small)
-    assert train(ys, net(), out=folder/'T', resume=True, **small).run['weights_sha256'] == teacher.run['weights_sha256']
+    assert train(ys, net(), out=folder/'T', resume=True, **small).cost['weights_sha256'] == teacher.cost['weights_sha256']
     teacher.save(folder/'teacher')
     G = distill(teacher, ys, out=folder/'G', **small)
     distill(Teacher.load(folder/'T'), ys, out=folder/'G', resume=True, **small)

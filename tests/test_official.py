@@ -108,7 +108,7 @@ def official_phase_one(net, ys, steps, clip):
     opt, feed = torch.optim.Adam(net.parameters(), 2e-4, (.9, .999), 1e-8), BatchFeed(ys, 0, flip=True)
     for k in range(steps):
         torch.manual_seed(hash32(0, k, 0, 2))                               # dropout
-        part, = StepContext(k, batch, steps*batch).parts()
+        part, = StepContext(k, batch, steps*batch).micro_batches()
         official_step(opt, net, official_diffusion_loss(net, feed(part).y, ys.sigma, part.draws), clip)
     return net
 
@@ -123,12 +123,12 @@ def official_phase_two(teacher, ys, steps, alpha, lr, beta1, eps, clip, dropout)
         torch.manual_seed(hash32(0, k, 0, 2))
         now = StepContext(k, batch, steps*batch)
         learns(G, False), learns(fake, True)
-        draws = now.parts(1)[0].draws
+        draws = now.micro_batches(1)[0].draws
         x = make(draws)
         y = ys.corruption.recorrupt(x, draws).y
         official_step(opts[0], fake, official_diffusion_loss(fake, y, ys.sigma, draws), clip)
         learns(G, True), learns(fake, False)
-        draws = now.parts(0)[0].draws
+        draws = now.micro_batches(0)[0].draws
         y = ys.corruption.recorrupt(make(draws), draws, noise=False).y
         official_step(opts[1], G, official_generator_loss(teacher, fake, y, alpha, draws))
     return fake, G
@@ -241,7 +241,7 @@ def test_dropout_is_that_of_fake_and_generator_alone(noisy, tmp_path, monkeypatc
     seen.clear()
     run('teachers')
     assert seen == {0: {.3}, 1: {.3}} and read_recipe(tmp_path/'teachers')['net']['net']['dropout'] == .3
-    assert run('same', student=Student(dropout=.3)).run['weights_sha256'] == read_results(tmp_path/'teachers')['weights_sha256'] != read_results(tmp_path/'none')['weights_sha256']
+    assert run('same', student=Student(dropout=.3)).cost['weights_sha256'] == read_results(tmp_path/'teachers')['weights_sha256'] != read_results(tmp_path/'none')['weights_sha256']
 
 
 def read_results(folder): return json.loads((folder/'results.json').read_text())
@@ -256,7 +256,7 @@ def test_dropout_does_not_touch_the_callers_random_numbers(noisy):
 
 
 def test_a_run_from_before_there_was_a_dropout_goes_on(noisy, tmp_path, monkeypatch):
-    go = lambda: distill(noisy[1], noisy[0], SiD(.5), images=640, batch=32, lr=1e-3, out=tmp_path/'run', resume=True, quiet=True, checkpoints=Checkpoints(monitor=False)).run
+    go = lambda: distill(noisy[1], noisy[0], SiD(.5), images=640, batch=32, lr=1e-3, out=tmp_path/'run', resume=True, quiet=True, checkpoints=Checkpoints(monitor=False)).cost
     init = RunFolder.__init__
     with monkeypatch.context() as m:
         m.setattr(RunFolder, '__init__', lambda self, out, plan, *args: init(self, out, {k: v for k, v in plan.items() if k != 'dropout'}, *args))

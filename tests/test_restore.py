@@ -75,13 +75,13 @@ def test_optimisation_stops_at_the_noise():
     "A generator that makes everything could explain the noise, too"
     ys = Corruption(Identity(), .3).measure(digits()[:20])
     found = restore(generator(lambda z: z, (1, 8, 8)), ys, Optimise(lr=.02), 2)
-    assert found.about['stopped'] == 1
+    assert found.diagnostics['stopped'] == 1
     assert (found.residual <= .3 + 1e-6).all() and (found.residual > .25).all()
 
 
 def test_optimisation_that_cannot_reach_the_noise_says_so():
     found = restore(generator(lambda z: .01*z, (1, 8, 8)), measured(4), Optimise(steps=20), 2)
-    assert found.about['stopped'] == 0 and (found.residual > .3).all()
+    assert found.diagnostics['stopped'] == 0 and (found.residual > .3).all()
 
 
 def test_without_noise_it_still_runs():

@@ -229,7 +229,7 @@ def test_every_kind_of_recipe_runs_three_steps_of_both_phases(name):
     else: ys = r.override({'data.n': 4}).measurements()
     teacher = r.teacher(ys, quiet=True, grid=0, checkpoint_every=6)
     G = r.student(teacher, ys, quiet=True, grid=0, monitor=False, checkpoint_every=6)
-    assert teacher.run['images'] == G.run['images'] == 6 and teacher.run['skipped'] == G.run['skipped'] == 0
+    assert teacher.cost['images'] == G.cost['images'] == 6 and teacher.cost['skipped'] == G.cost['skipped'] == 0
     x = G.sample(2)
     assert tuple(x.shape[1:]) == ys.shape and x.isfinite().all()
 

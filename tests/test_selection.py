@@ -55,13 +55,13 @@ def shown(model): return content_hash(model.net.state_dict())
 def test_the_best_is_returned(made, tmp_path, kept):
     says = Says(3., 1., 2., float("nan"), 1.)
     G = go(made, monitor=says, select='v', out=tmp_path/'run' if kept else None)
-    assert len(says.nets) == 5 and shown(G) == says.nets[1] == G.run['weights_sha256'] and G.run['selected'] == 128 and G.run['images'] == 320
+    assert len(says.nets) == 5 and shown(G) == says.nets[1] == G.cost['weights_sha256'] and G.cost['selected'] == 128 and G.cost['images'] == 320
     if kept:
         assert shown(Generator.load(tmp_path/'run')) == says.nets[1]
         assert json.loads((tmp_path/'run/results.json').read_text())['selected'] == 128
         assert len([*(tmp_path/'run/best').iterdir()]) == 2
         assert checkpoint.load(tmp_path/'run')[1]['images'] == 320                  # the last one is there too, to go on from
-    assert 'selected' not in go(made, monitor=Says(*range(5))).run
+    assert 'selected' not in go(made, monitor=Says(*range(5))).cost
 
 
 def test_a_teacher_is_selected_as_well(made, tmp_path):
@@ -74,9 +74,9 @@ def test_patience_ends_a_run_once_and_for_all(made, tmp_path):
     says = Says(3., 1., 2., 1., 4., 0.)
     args = dict(monitor=says, select='v', patience=3, images=640, out=tmp_path/'run')
     first = go(made, **args)
-    assert first.run['images'] == 320 and first.run['selected'] == 128 and shown(first) == says.nets[1]
+    assert first.cost['images'] == 320 and first.cost['selected'] == 128 and shown(first) == says.nets[1]
     again = go(made, resume=True, **args)
-    assert again.run['images'] == 320 and again.run['selected'] == 128 and shown(again) == shown(first) and len(says.nets) == 5
+    assert again.cost['images'] == 320 and again.cost['selected'] == 128 and shown(again) == shown(first) and len(says.nets) == 5
 
 
 def test_selection_only_chooses(made, tmp_path):
@@ -223,4 +223,4 @@ def test_health_asks_the_same_distance(made):
 
 def test_numbers_that_are_none_select_nothing(made):
     G = go(made, monitor=Says(*[float('nan')]*5), select='v')
-    assert 'selected' not in G.run and shown(G) == G.run['weights_sha256']
+    assert 'selected' not in G.cost and shown(G) == G.cost['weights_sha256']

@@ -55,14 +55,14 @@ kills = { # where, in the order of the run; and the checkpoints that are there a
     'with the tensors written, not yet in place': (('os.replace', 2), []), 'between the two files of a checkpoint': (('os.replace', 3), []),
     'as the picture of a checkpoint is made': (('dcd_nb.training:save_images', 1), [6400]), 'in the optimiser': (('torch.optim:Adam.step', 10), [6400]),
     'back at a checkpoint, before later lines are removed': (('os.truncate', 1), [6400]),
-    'before an old checkpoint is removed': (('dcd_nb.checkpoint:checkpoints', 4), [19_200, 12_800, 6400]), 'with all done but the results': (('dcd_nb.training:Loop.cost', 1), [25_600, 19_200])}
+    'before an old checkpoint is removed': (('dcd_nb.checkpoint:committed', 4), [19_200, 12_800, 6400]), 'with all done but the results': (('dcd_nb.training:Loop.cost', 1), [25_600, 19_200])}
 
 
 def test_ten_kills_end_with_the_same_weights(whole, tmp_path):
     "Each at its own place, so that every run of this test kills at the same ones"
     for where, (fate, there) in kills.items():
         p = start(tmp_path, fate=fate)
-        assert p.wait() == -signal.SIGKILL and checkpoint.checkpoints(tmp_path/'run') == there, where
+        assert p.wait() == -signal.SIGKILL and checkpoint.committed(tmp_path/'run') == there, where
     done = finish(start(tmp_path))
     assert done['weights_sha256'] == whole[0]['weights_sha256']
     keep = lambda ls: [{k: v for k, v in l.items() if k not in ('seconds', 'img_per_s')} for l in ls]
@@ -74,14 +74,14 @@ def test_ten_kills_end_with_the_same_weights(whole, tmp_path):
 def test_a_signal_saves_and_exits(whole, tmp_path, sign, code):
     found, err = finish(start(tmp_path, fate=step(77, sign)))
     assert found == code and 'Traceback' not in err
-    assert checkpoint.checkpoints(tmp_path/'run')[0] == 77*256              # not a step was lost
+    assert checkpoint.committed(tmp_path/'run')[0] == 77*256              # not a step was lost
     done = finish(start(tmp_path))
     assert done['resumed_at'] == 77*256 and done['weights_sha256'] == whole[0]['weights_sha256']
 
 
 def test_a_damaged_checkpoint_costs_one_checkpoint(whole, tmp_path):
     for _ in range(2): assert start(tmp_path, fate=step(30, signal.SIGTERM)).wait() == 143
-    newest, before = checkpoint.checkpoints(tmp_path/'run')
+    newest, before = checkpoint.committed(tmp_path/'run')
     path = tmp_path/f'run/checkpoint-{newest:012d}.safetensors'
     path.write_bytes(path.read_bytes()[:-100])
     done = finish(start(tmp_path))
@@ -144,7 +144,7 @@ def test_a_poisoned_batch_is_refused_and_noted(tmp_path):
     t = train(measured(), network(), poisoned(AmbientTweedie(.5), {50}), images=64*200, batch=64, out=tmp_path/'run', quiet=True)
     events = [l for l in lines(tmp_path) if l.get('event') in ('skipped', 'rollback')]
     assert [(e['event'], e['steps']) for e in events] == [('skipped', 1)]
-    assert t.run['skipped'] == 1 and t.run['rollbacks'] == 0
+    assert t.cost['skipped'] == 1 and t.cost['rollbacks'] == 0
     assert all(p.isfinite().all() for p in t.net.parameters())
     assert all(math.isfinite(l['loss']) for l in lines(tmp_path) if 'loss' in l)
 
@@ -155,7 +155,7 @@ def test_many_poisoned_batches_roll_back(tmp_path):
         t = train(measured(), network(), poisoned(AmbientTweedie(.5), range(110, 130)), images=64*200, batch=64, out=tmp_path/'run', checkpoints=Checkpoints(64*50))
     events = [l for l in lines(tmp_path) if l.get('event') in ('skipped', 'rollback')]
     assert any(e['event'] == 'rollback' and e['to'] == 64*100 and e['lr_factor'] == .5 for e in events), events
-    assert t.run['rollbacks'] >= 1 and t.run['images'] == 64*200 and said
+    assert t.cost['rollbacks'] >= 1 and t.cost['images'] == 64*200 and said
 
 
 def test_an_exploding_loss_rolls_back_and_then_gives_up():
@@ -183,7 +183,7 @@ def test_a_failed_save_does_not_end_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, 'save', save)
     with pytest.warns(UserWarning, match='training goes on'):
         train(measured(), network(), AmbientTweedie(.5), images=64*100, batch=64, out=tmp_path/'run', quiet=True)
-    assert len(calls) == 10 and checkpoint.checkpoints(tmp_path/'run')[0] == 6400
+    assert len(calls) == 10 and checkpoint.committed(tmp_path/'run')[0] == 6400
 
 
 class NoSync(TorchDispatchMode):
@@ -209,9 +209,9 @@ def test_a_step_never_waits_for_the_device(A, objective):
 
 def test_minutes_become_images_once(tmp_path):
     start = time.time()
-    first = train(measured(), network(), AmbientTweedie(.5), minutes=.1, batch=64, out=tmp_path/'run', quiet=True).run
+    first = train(measured(), network(), AmbientTweedie(.5), minutes=.1, batch=64, out=tmp_path/'run', quiet=True).cost
     assert 1 < time.time() - start < 20
-    again = train(measured(), network(1), AmbientTweedie(.5), minutes=.1, batch=64, out=tmp_path/'run', resume=True, quiet=True).run
+    again = train(measured(), network(1), AmbientTweedie(.5), minutes=.1, batch=64, out=tmp_path/'run', resume=True, quiet=True).cost
     assert again['resumed_at'] == again['images'] == first['images'] and again['weights_sha256'] == first['weights_sha256']
 
 
@@ -221,7 +221,7 @@ def test_another_recipe_is_refused(tmp_path):
     for kw, says in [(dict(lr=1e-2), 'learn.lr=0.0002, not 0.01'), (dict(images=6400), 'images=640, not 6400'), (dict(ys=measured(.4)), 'data.corruption.sigma=0.5, not 0.4'),
                      (dict(ys=measured(n=399)), 'data.'), (dict(seed=1), 'seed=0, not 1'), (dict(net=MLP((1, 8, 8))), 'net.'), (dict(resume=False), 'is not empty')]:
         with pytest.raises(BadInput, match=says): go(**kw)
-    assert go().run['resumed_at'] == 640
+    assert go().cost['resumed_at'] == 640
     (tmp_path/'other').mkdir()
     (tmp_path/'other/thesis.tex').write_text('x')
     with pytest.raises(BadInput, match='not the folder of a run'): go(out=tmp_path/'other')
@@ -248,7 +248,7 @@ def test_folders_that_are_not_quite_the_run(tmp_path):
     go = lambda name, **kw: train(**dict(ys=measured(), net=network(), objective=AmbientTweedie(.5), images=640, batch=64, out=tmp_path/name, quiet=True) | kw)
     one, other = go('one'), go('other', seed=1)
     assert Teacher.load(tmp_path/'one').data == one.data and one.data['image'] == [1, 8, 8]
-    for f in checkpoint.checkpoints(tmp_path/'one'), checkpoint.checkpoints(tmp_path/'other'): assert f[0] == 640
+    for f in checkpoint.committed(tmp_path/'one'), checkpoint.committed(tmp_path/'other'): assert f[0] == 640
     for p in (tmp_path/'other').glob('checkpoint-*'): shutil.copy(p, tmp_path/'one')
     for look in (lambda: Teacher.load(tmp_path/'one'), lambda: go('one', resume=True)):
         with pytest.raises(BadInput, match='belongs to another run'): look()
@@ -257,10 +257,10 @@ def test_folders_that_are_not_quite_the_run(tmp_path):
         with pytest.raises(BadInput, match='is damaged'): look()
     (tmp_path/'early').mkdir()
     for name in ('.recipe.json.lock', '.recipe.json.77-1'): (tmp_path/'early'/name).write_text('')             # killed before it began
-    assert go('early').run['weights_sha256'] == one.run['weights_sha256']
+    assert go('early').cost['weights_sha256'] == one.cost['weights_sha256']
     lines = (tmp_path/'early/metrics.jsonl').read_text().splitlines()
     for p in (tmp_path/'early').glob('checkpoint-*'): p.unlink()
-    assert go('early', resume=True).run['resumed_at'] is None and len((tmp_path/'early/metrics.jsonl').read_text().splitlines()) == len(lines)
+    assert go('early', resume=True).cost['resumed_at'] is None and len((tmp_path/'early/metrics.jsonl').read_text().splitlines()) == len(lines)
 
 
 def test_what_goes_wrong_at_the_end_costs_nothing(tmp_path, monkeypatch):
@@ -271,11 +271,11 @@ def test_what_goes_wrong_at_the_end_costs_nothing(tmp_path, monkeypatch):
         save(folder, images, *a)
     monkeypatch.setattr(checkpoint, 'save', full)
     with pytest.warns(UserWarning, match='the disk is full'): teacher = go()
-    assert teacher.run['images'] == 640 and checkpoint.checkpoints(tmp_path/'run')[0] < 640
+    assert teacher.cost['images'] == 640 and checkpoint.committed(tmp_path/'run')[0] < 640
     monkeypatch.undo()
     again = go(resume=True)
-    assert again.run['resumed_at'] < 640 and again.run['weights_sha256'] == teacher.run['weights_sha256']
-    gone = lambda model: shutil.rmtree(tmp_path/'two') if checkpoint.checkpoints(tmp_path/'two')[0] == 64 else None
+    assert again.cost['resumed_at'] < 640 and again.cost['weights_sha256'] == teacher.cost['weights_sha256']
+    gone = lambda model: shutil.rmtree(tmp_path/'two') if checkpoint.committed(tmp_path/'two')[0] == 64 else None
     with pytest.warns(UserWarning, match='has vanished'):
         train(measured(), network(), AmbientTweedie(.5), images=640, batch=64, out=tmp_path/'two', quiet=True, checkpoints=Checkpoints(grid=0, monitor=gone))
     assert Teacher.load(tmp_path/'two').shape == (1, 8, 8)
@@ -291,7 +291,7 @@ def test_flips_are_refused_where_they_are_wrong():
     ys = Corruption(Shift()).measure(digits()[:20])
     with pytest.raises(BadInput, match='flip=True cannot be used'): BatchFeed(ys, 0, flip=True)
     masked = Corruption(RandomMask(.5)).measure(digits()[:64])
-    batch = BatchFeed(masked, 0, flip=True)(StepContext(0, 64, 64).parts()[0])
+    batch = BatchFeed(masked, 0, flip=True)(StepContext(0, 64, 64).micro_batches()[0])
     assert (batch.y*(1 - batch.state) == 0).all()                            # the mask went with its image
     Measurements(batch.y, masked.corruption, batch.state)
 
@@ -318,10 +318,10 @@ def test_metrics_that_somebody_edited_do_not_stop_a_run(tmp_path):
     go()
     path = tmp_path/'run/metrics.jsonl'
     path.write_text('not JSON' + path.read_text()[8:])
-    assert go().run['resumed_at'] == 1280
+    assert go().cost['resumed_at'] == 1280
 
 
 def test_a_disk_that_fails_for_metrics_and_pictures_does_not_end_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(training, 'save_images', lambda *a, **kw: (_ for _ in ()).throw(OSError('disk full')))
     with pytest.warns(UserWarning, match='training goes on'):
-        assert train(measured(), network(), AmbientTweedie(.5), images=640, batch=64, out=tmp_path/'run', quiet=True).run['images'] == 640
+        assert train(measured(), network(), AmbientTweedie(.5), images=640, batch=64, out=tmp_path/'run', quiet=True).cost['images'] == 640

@@ -52,7 +52,7 @@ def train(
                 f"set={set!r} asks for {r['corruption'] and r.corruption}, but the data were made by {ys.corruption}: "
                 "leave it out")
     teacher = r.teacher(ys, out=out or f'runs/{recipe}', resume=resume, quiet=json, **given)
-    finished(teacher.run, json)
+    finished(teacher.cost, json)
 
 # %% ../../nbs/90b_learn.ipynb #528d3263
 @call_parse
@@ -83,7 +83,7 @@ def distill(
                      checkpoint_every=checkpoint_every, device=device, compile=compile)
     out = out or f'{run.rstrip("/")}-student'
     G = r.student(teacher, r.measurements(data), out=out, resume=resume, quiet=json, **given)
-    finished(G.run, json)
+    finished(G.cost, json)
 
 # %% ../../nbs/90b_learn.ipynb #65db1937
 @call_parse
@@ -153,7 +153,7 @@ def list_recipes(
     "The recipes, or one of them with what it costs"
     if name is None:
         if json: print(jsonlib.dumps(recipes()))
-        else: print('\n'.join(f"{k:28s} {r['about']}" for k, r in recipes().items()))
+        else: print('\n'.join(f"{k:28s} {r['title']}" for k, r in recipes().items()))
         return
     r = make(name)
     cost = {} if name == 'own' else r.cost()

@@ -13,14 +13,14 @@ from inspect import signature
 from ..errors import BadInput, choose, require
 from ..named import Named
 from ..distributed import processes
-from ..checkpoint import checkpoints
+from ..checkpoint import committed
 
 # %% ../../nbs/90_options.ipynb #6fa0b52b
 def polite(f):
     "A command that ends in a sentence, not in a stack of lines"
     goes_on = '; the same command with --resume goes on' if 'resume' in signature(f).parameters else ''
     @wraps(f)
-    def run(*args, **kw):
+    def wrapped(*args, **kw):
         try: return f(*args, **kw)
         except BadInput as e:
             print(f'error: {e}', file=sys.stderr)
@@ -34,7 +34,7 @@ def polite(f):
         except SystemExit as e:
             if e.code == 143: print('stopped' + goes_on, file=sys.stderr)
             raise
-    return run
+    return wrapped
 
 def report(result:dict, json:bool):
     "Print a result for people, or as one line of JSON"
@@ -60,10 +60,10 @@ def settings(compile:str | None=None, **given) -> dict:
     if compile: given['compile'] = choose('compile', compile, dict(on=True, off=False, auto='auto'))
     return {k: v for k, v in given.items() if v is not None}
 
-def finished(run:dict, json:bool):
-    "Report a run that is on the disk"
+def finished(cost:dict, json:bool):
+    "Report the cost of a run that is on the disk"
     if processes()[0] != 0: return
-    require(checkpoints(run['run'])[:1] == [run['images']],
-            f"the last checkpoint of {run['run']} could not be written: make room, and go on by --resume")
+    require(committed(cost['run'])[:1] == [cost['images']],
+            f"the last checkpoint of {cost['run']} could not be written: make room, and go on by --resume")
     told = ('run', 'images', 'seconds', 'img_per_s', 'resumed_at', 'weights_sha256')
-    report({k: run[k] for k in told}, json)
+    report({k: cost[k] for k in told}, json)

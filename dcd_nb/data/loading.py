@@ -108,8 +108,8 @@ def _key(path, size, channels):
     "Names the images at `path` as they are now, and how to decode them"
     path = path.resolve()
     files = sorted(p for p in path.rglob('*') if p.is_file()) if path.is_dir() else [path]
-    state = [(p.relative_to(path).as_posix(), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
-    what = [str(path), state, size, channels, 2]                           # 2: version of what is cached
+    now = [(p.relative_to(path).as_posix(), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+    what = [str(path), now, size, channels, 2]                           # 2: version of what is cached
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:20]
 
 # %% ../../nbs/02c_loading.ipynb #174baffe

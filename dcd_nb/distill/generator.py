@@ -44,7 +44,7 @@ class Generator:
         self.init_sigma = float(init_sigma)
         self.outside_slope = float(outside_slope)
         self.latent_scale = float(latent_scale)
-        self.run, self.history = {}, ()
+        self.cost, self.history = {}, ()
         self.held = {}  # tensors of the corruption, of which `about` has the hashes
 
     shape = property(lambda self: self.net.shape, doc="(C, H, W) of its images")

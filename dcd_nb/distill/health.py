@@ -55,11 +55,11 @@ def _weights(net):
 def distilled_wrong(scale, first):
     "What tells whether a distillation went wrong, for data whose root mean square is `scale` and a generator that starts at `first`"
     def wrong(means, recent):
-        size = means.get('size', scale)
-        if size > 4*scale:
-            return (f"the generator's images have a root mean square of {size:.3g}, the data of {scale:.3g}: "
+        rms = means.get('size', scale)
+        if rms > 4*scale:
+            return (f"the generator's images have a root mean square of {rms:.3g}, the data of {scale:.3g}: "
                     "it left the basin of its loss; lower alpha or lr, or raise fake_steps")
-        if size < .05*min(scale, first):
-            return (f"the generator's images shrank to a root mean square of {size:.3g}, the data's is {scale:.3g}: "
+        if rms < .05*min(scale, first):
+            return (f"the generator's images shrank to a root mean square of {rms:.3g}, the data's is {scale:.3g}: "
                     "it collapsed; lower lr or raise fake_steps")
     return wrong

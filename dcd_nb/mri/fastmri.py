@@ -140,26 +140,26 @@ def prepare_scans(
 # %% ../../nbs/03b_fastmri.ipynb #209655c6
 def _prepare_volume(path, shard, settings, acquisition):
     "Make a shard, if it is not there; None if the file is of another kind"
-    kind = lambda about: str(about.get('acquisition', '')).startswith(acquisition)
+    kind = lambda attributes: str(attributes.get('acquisition', '')).startswith(acquisition)
     if path.exists() and _done(shard, _sign(path, settings)): return shard if kind(load_meta(shard)['meta']) else None
-    with open_scan(path) as (k, about):
-        if not kind(about): return None
+    with open_scan(path) as (k, attributes):
+        if not kind(attributes): return None
         n, args = min(settings['slices'] or len(k), len(k)), {k: settings[k] for k in ('size', 'coils', 'acs')}
         parts = []
         for i in range(n):
-            try: parts.append(prepare_slice(torch.from_numpy(k[i]), about['recon'], **args))
+            try: parts.append(prepare_slice(torch.from_numpy(k[i]), attributes['recon'], **args))
             except BadInput as e: raise BadInput(f"{path}, slice {i}: {e}") from None
     y, maps = map(torch.cat, zip(*parts))
     require(y.isfinite().all(), f"{path} holds values that are not finite: leave it out")
-    save_tensors(shard, dict(kspace=y, maps=maps), dict(kind='scans', acquisition=str(about.get('acquisition', '')), sign=_sign(path, settings)))
+    save_tensors(shard, dict(kspace=y, maps=maps), dict(kind='scans', acquisition=str(attributes.get('acquisition', '')), sign=_sign(path, settings)))
     return shard
 
 # %% ../../nbs/03b_fastmri.ipynb #60e63f57
 def _shards(folder, only=None):
     "Paths and headers of finished shards"
     found = sorted(only or (p.with_suffix('') for p in Path(folder).glob('*.json')))
-    about = [load_meta(p)['meta'] for p in found]
-    found = [(p, m['sign']) for p, m in zip(found, about) if m.get('kind') == 'scans']
+    metas = [load_meta(p)['meta'] for p in found]
+    found = [(p, m['sign']) for p, m in zip(found, metas) if m.get('kind') == 'scans']
     require(found, f"folder={str(folder)!r} holds no prepared scans: make them by dcd_fastmri")
     same = lambda m: (m['size'], m['coils'])
     odd = next((p.name for p, m in found if same(m) != same(found[0][1])), None)
@@ -177,11 +177,11 @@ def hide_lines(
     only=None,     # which shards; None: all
 ):
     "Measurements from prepared scans"
-    (shards, about), (data, _) = _shards(folder, only), file_pair(out)
-    A = Corruption(MultiCoilMRI(R, acs, about['coils'], lines, maps=str(out)))
+    (shards, settings), (data, _) = _shards(folder, only), file_pair(out)
+    A = Corruption(MultiCoilMRI(R, acs, settings['coils'], lines, maps=str(out)))
     fresh = MultiCoilMRI(R, acs, 1, lines)
-    count, (h, w) = [load_tensors(p)[0]['kspace'].shape[0] for p in shards], about['size']
-    n, each = sum(count), (2*about['coils'], h, w)
+    count, (h, w) = [load_tensors(p)[0]['kspace'].shape[0] for p in shards], settings['size']
+    n, each = sum(count), (2*settings['coils'], h, w)
     spec, tmp, i = {'y': (torch.float32, (n, *each)), 'state.mask': (torch.float32, (n, 1, 1, w)), 'state.maps': (torch.float32, (n, *each))}, hidden_path(data), 0
     try:
         t = allocate(tmp, spec)

@@ -58,11 +58,12 @@ def forward(self:Precond,
     x = x.float()
     s = per_image(s, x)
     c_skip, c_out, c_in = self.scales(s)
-    seen = torch.cat([c_in*x, *self._extra(x, mask if extra is None else extra)], 1)
-    with autocast(x.device, self.precision): out = self.net(seen, s.flatten().log()/4, classes, labels)
+    inputs = torch.cat([c_in*x, *self._extra(x, mask if extra is None else extra)], 1)
+    with autocast(x.device, self.precision): out = self.net(inputs, s.flatten().log()/4, classes, labels)
     if mask is None: return c_skip*x + c_out*out.float()
-    keep, alone = mask if callable(mask) else mask.to(x).mul, self.sigma_d*out.float()
-    return keep(c_skip*x + c_out*out.float()) + (alone - keep(alone))
+    shown = mask if callable(mask) else mask.to(x).mul                      # images -> what is seen of them
+    alone = self.sigma_d*out.float()                                        # where nothing is seen
+    return shown(c_skip*x + c_out*out.float()) + (alone - shown(alone))
 
 # %% ../../nbs/05c_precond.ipynb #0a1177e6
 @patch

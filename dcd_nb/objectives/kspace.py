@@ -35,15 +35,17 @@ class AmbientFourier(Objective):
 
     def draw_condition(self, n, shape, generator): return self.further(self.op.draw(n, shape, generator), generator)
 
-    def seen(self, x, state): "What the lines say of images"; return self.op.gram(x, state)
+    def through_lines(self, x, state):
+        "What the lines say of images"
+        return self.op.gram(x, state)
 
     def given(self, z, state):
         "What the network is given if the lines say `z`"
         require(state is not None, "state=None: this objective needs the lines that the network sees")
         lines = self.op.observed(state).to(z)
-        return dict(x=z, mask=partial(self.seen, state=state), extra=lines.expand(len(z), 1, *z.shape[2:]))
+        return dict(x=z, mask=partial(self.through_lines, state=state), extra=lines.expand(len(z), 1, *z.shape[2:]))
 
-    def network_inputs(self, x, s, state=None, z=None): return self.given(self.seen(x, state) if z is None else z, state)
+    def network_inputs(self, x, s, state=None, z=None): return self.given(self.through_lines(x, state) if z is None else z, state)
 
     def denoise(self, net, x, s, state=None, z=None):
         "The denoised image of `x`; in training nobody has `x`, only `z`, what its lines say of it"
@@ -56,6 +58,6 @@ def loss(self:AmbientFourier, net, batch, draws=None):
     fewer = join_states(draws.each(lambda g, rows: self.further(map_state(lambda t: t[rows], A), g), len(y)))
     z = self.op.adjoint(y, fewer)
     s = self.draw_levels(y, draws)
-    f = self.denoise(net, None, s.flatten(), fewer, z=z + s*self.seen(draws.normal(z), fewer))
+    f = self.denoise(net, None, s.flatten(), fewer, z=z + s*self.through_lines(draws.normal(z), fewer))
     error = self.op(f, A) - y
     return (net.weight(s.flatten(), self.op.observed(fewer).to(y))*error**2).flatten(1).sum(1)/z[0].numel()

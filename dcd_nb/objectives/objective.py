@@ -65,7 +65,7 @@ def check(self:Objective, corruption):
          "choose an objective by objective_for(corruption)")
 
 @patch
-def size(self:Objective, ys):
+def output_shape(self:Objective, ys):
     "(C, H, W) of what its network makes of measurements `ys`: the images, or what is seen of them"
     return tuple(ys.shape if self.predicts_images else ys.y.shape[1:])
 

@@ -27,9 +27,9 @@ def official_scale(
 # %% ../../nbs/23a_library.ipynb #46a2b530
 _library = {}  # recipes by name
 
-def add_recipe(name, about, source=None, size=None, channels=None, n=None, corruption=None, network=None, objective=None, train=None, distill=None):
+def add_recipe(name, title, source=None, size=None, channels=None, n=None, corruption=None, network=None, objective=None, train=None, distill=None):
     "Make a recipe known by its name"
-    plain = dict(name=name, about=about, data=dict(source=source, size=size, channels=channels, n=n), corruption=corruption and corruption.to_dict(),
+    plain = dict(name=name, title=title, data=dict(source=source, size=size, channels=channels, n=n), corruption=corruption and corruption.to_dict(),
                  network=network, objective=objective or {}, train=train or {}, distill=distill or {})
     _library[name] = Recipe(json.loads(json.dumps(plain)))
 
@@ -44,10 +44,10 @@ def recipe(
 
 # %% ../../nbs/23a_library.ipynb #ae9d7b02
 def _paper(data, lr, dropout, alpha=1.2, g_lr=1e-5, g_beta1=.9, batch=256, images=200_000_000, g_batch=512,
-           g_dropout=.05, g_eps=1e-6, clip=None, seen=None, **more):
+           g_dropout=.05, g_eps=1e-6, clip=None, observed_side=None, **more):
     "Phase I and II of one data set in the paper; `g_eps` and `clip` are the official ones"
     size = 32 if data == 'cifar10' else 64
-    side = seen or size
+    side = observed_side or size
     net = UNet.sizes['cifar10' if side <= 32 else 'ffhq64'] | dict(resolution=side, dropout=dropout, augment_dim=0)
     scale = official_scale((3, side, side))                   # our losses are means: eps and clip are divided by this,
     g_scale = official_scale((3, side, side), 100)            # or, for the generator, by this
@@ -72,13 +72,13 @@ add_recipe('celebahq-noise-0.2-tenth', 'the first 3000 images of CelebA-HQ, nois
 for s in (0., .2):
     tail = f'-noise-{s}' if s else ''
     add_recipe(f'celebahq-blur{tail}', f'CelebA-HQ at 64x64, blurred by 9x9 with std 2, sigma {s}', corruption=Corruption(GaussianBlur(), s), **_celebahq())
-    add_recipe(f'celebahq-sr{tail}', f'CelebA-HQ, 64x64 seen at 32x32, sigma {s}', corruption=Corruption(Downsample(2), s), **_celebahq(seen=32))
+    add_recipe(f'celebahq-sr{tail}', f'CelebA-HQ, 64x64 seen at 32x32, sigma {s}', corruption=Corruption(Downsample(2), s), **_celebahq(observed_side=32))
 for p in (.6, .8, .9):
     add_recipe(f'celebahq-mask-{p}', f'CelebA-HQ at 64x64, {p:.0%} of the pixels missing', corruption=Corruption(RandomMask(p)), **_celebahq(clip=1.))
 add_recipe('celebahq-mask-0.9-noise-0.2', 'CelebA-HQ at 64x64, 90% of the pixels missing, noise of sigma 0.2 on the others', corruption=Corruption(RandomMask(.9), .2), **_celebahq(clip=1.))
 for p in (.6, .8): add_recipe(f'cifar10-mask-{p}', f'CIFAR-10, {p:.0%} of the pixels missing', corruption=Corruption(RandomMask(p)), **_cifar10(clip=1.))
 add_recipe('cifar10-blur', 'CIFAR-10, blurred by 9x9 with std 2; not in the paper', corruption=Corruption(GaussianBlur()), **_cifar10())
-add_recipe('cifar10-sr', 'CIFAR-10, 32x32 seen at 16x16; not in the paper', corruption=Corruption(Downsample(2)), **_cifar10(seen=16))
+add_recipe('cifar10-sr', 'CIFAR-10, 32x32 seen at 16x16; not in the paper', corruption=Corruption(Downsample(2)), **_cifar10(observed_side=16))
 
 _scan_net = {'network': 'UNet'} | dict(resolution=(384, 320), in_channels=2, channels=128, mult=(1, 1, 1, 1), blocks=4, attn=(), dropout=.1)
 _scan_scale, _scan_g_scale = (official_scale((2, 384, 320), factor) for factor in (1, 100))
@@ -93,7 +93,7 @@ for R in (2, 4, 6, 8):
 def _edition(name, network='small', images=8_000_000, student=6_000_000, batch=512, flip=True):
     "A recipe that is known, at a size for half an hour"
     r, half = _library[name], batch//2
-    add_recipe(f'{name}-small', f"{r['about']}; small edition", corruption=r.corruption, network=network, train=dict(images=images, batch=batch, lr=5e-4, flip=flip), **r['data'],
+    add_recipe(f'{name}-small', f"{r['title']}; small edition", corruption=r.corruption, network=network, train=dict(images=images, batch=batch, lr=5e-4, flip=flip), **r['data'],
                distill=dict(images=student, batch=half, loss=dict(loss='SiD', alpha=1.), lr=5e-5, betas=[0., .999], fake=dict(lr=1e-4)))
 
 _face = {'network': 'UNet'} | dict(resolution=64, in_channels=3, channels=32, mult=(1, 2, 4, 4), blocks=2)
@@ -110,10 +110,10 @@ _quick = dict(images=256_000, batch=128, lr=5e-4, betas=[0., .999], fake=dict(lr
 
 _images = dict(lr=1e-3, betas=[0., .99], fake=dict(lr=4e-3, clip=.3), outside_slope=.03, latent_scale=.9)
 
-def _digits(kind, about, op, sigma, start=None, student={}, dropout=0., **more):
+def _digits(kind, title, op, sigma, start=None, student={}, dropout=0., **more):
     "Digits; the student is compared from the level `start` on, by default from sigma"
     loss = {'loss': 'SiD', 'alpha': .5, 'levels': LogUniform(start or sigma, 5.).to_dict()}
-    add_recipe(f'digits-{kind}', about, source='digits', corruption=Corruption(op, sigma), network=MLP((1, 8, 8), width=128, dropout=dropout, linear=True).to_dict(),
+    add_recipe(f'digits-{kind}', title, source='digits', corruption=Corruption(op, sigma), network=MLP((1, 8, 8), width=128, dropout=dropout, linear=True).to_dict(),
                train=_small, distill=_quick | _images | dict(loss=loss) | student, **more)
 
 _digits('noise', "scikit-learn's digits with noise of sigma 0.5", Identity(), .5, student=dict(init_sigma=.7), dropout=.2)

@@ -163,8 +163,8 @@ def image_shape(self:Recipe):
 def made(self:Recipe, shape=None, whole=False):
     "(C, H, W) of what its teacher makes, or with `whole` its student, if the images have `shape`; None: its own"
     op = self.corruption.op
-    seen = op.out_shape(tuple(shape or self.image_shape()))
-    return op.in_shape(seen) if whole or self.objective().predicts_images else seen
+    observed = op.out_shape(tuple(shape or self.image_shape()))
+    return op.in_shape(observed) if whole or self.objective().predicts_images else observed
 
 @patch
 def network(self:Recipe, shape, extra=0):
@@ -188,18 +188,18 @@ def measurements(self:Recipe,
 ):
     "Observations to train on"
     if data and _holds_measurements(data): return Measurements.load(data)
-    x = self.images(data)
+    x = self.clean_images(data)
     require(self['corruption'] is not None, f"recipe {self['name']!r} takes measurements, but {str(data)!r} holds none: make them by dcd_corrupt")
     return self.corruption.measure(x, self['train'].get('seed', 0) if seed is None else seed)
 
 @patch
-def images(self:Recipe,
+def clean_images(self:Recipe,
     data=None, # a path or a name; None: the recipe's own
 ):
     "Clean images, as bytes: to simulate measurements, and to compare with"
     d = self['data']
     source = data or d['source']
-    require(source is not None, f"recipe {self['name']!r} needs data ({self['about']}): pass measurements, or images as a folder, archive or file")
+    require(source is not None, f"recipe {self['name']!r} needs data ({self['title']}): pass measurements, or images as a folder, archive or file")
     require(not data or not _holds_measurements(data), f"data={str(data)!r} holds measurements: clean images to compare with must be given as reference")
     require(d['n'] is None or isinstance(d['n'], int) and d['n'] > 0, f"data.n={d['n']!r} must be a positive whole number of images, or None for all")
     return load_images(source, d['size'], d['channels'], dtype=None)[:d['n']]
@@ -222,7 +222,7 @@ def teacher(self:Recipe,
     if start:
         net = copy.deepcopy(start.net).requires_grad_()
     else:
-        net = self.network(objective.size(ys), objective.extra_channels)
+        net = self.network(objective.output_shape(ys), objective.extra_channels)
         if sigma_d is not None: net = Precond(net, sigma_d)
     return train(ys, net, objective, **train_arguments(entries, about=dict(recipe=dict(self))))
 

@@ -53,7 +53,7 @@ def restore(
         part = rows_of(ys, slice(i, i + rows))
         states = map_state(lambda t: t.to(device), prior.conditions(range(i*n, (i + len(part))*n), seed))
         found.append(method(prior, part, n, Draws(seed, start=i, device=device), states))
-    samples, means, about = zip(*found)
+    samples, means, numbers = zip(*found)
     require(all(s.isfinite().all() for s in samples), "prior makes NaN or infinity: look at its weights")
-    about = {k: sum(a[k]*len(m) for a, m in zip(about, means))/len(ys) for k in about[0]}
-    return Restored(torch.cat(samples).cpu(), ys.to('cpu'), torch.cat(means).cpu(), about)
+    diagnostics = {k: sum(a[k]*len(m) for a, m in zip(numbers, means))/len(ys) for k in numbers[0]}
+    return Restored(torch.cat(samples).cpu(), ys.to('cpu'), torch.cat(means).cpu(), diagnostics)

@@ -29,7 +29,7 @@ class Evidence:
         "r, given y and x"
         r = self.prior(draws.normal(x))
         e = self.error(x + r.view_as(x))
-        return (r + self.back(e - self.noise**.5*self.seen(draws.normal(e)))).view_as(x)
+        return (r + self.back(e - self.noise**.5*self.observed_part(draws.normal(e)))).view_as(x)
 
 def _floor(sigma): return max(sigma**2, 1e-6)
 
@@ -59,7 +59,7 @@ class Dense(Evidence):
         return -.5*(e@self.Kinv*e).sum(-1)
     def back(self, e): return e@self.gain.mT
     def prior(self, eps): return eps.flatten(2)@self.half.mT.float()
-    def seen(self, e): return e                                           # `back` does not look at hidden entries
+    def observed_part(self, e): return e                                  # `back` does not look at hidden entries
 
 # %% ../../nbs/25a_evidence.ipynb #e70de561
 @patch
@@ -89,7 +89,7 @@ class Iterative(Evidence):
     def back(self, e):
         if not self.ys.op.linear: return torch.zeros(*e.shape[:2], *self.ys.shape).to(e)
         return self.var()*self.T(self.solve(e))
-    def seen(self, e):
+    def observed_part(self, e):
         m = self.ys.op.observed(self.ys.state)
         return e if m is None else e*(m != 0)[:, None]
 
@@ -104,7 +104,7 @@ def log(self:Iterative, x):
 def again(self:Iterative, r, x):
     if self.ys.op.linear: return r.double().square().mean()
     e = self.error(x)
-    mean = e.double().square().sum()/self.seen(torch.ones_like(e)).sum()
+    mean = e.double().square().sum()/self.observed_part(torch.ones_like(e)).sum()
     return (mean - self.ys.sigma**2).clamp(min=1e-6)
 
 # %% ../../nbs/25a_evidence.ipynb #2a7e640c

@@ -26,9 +26,9 @@ class Restored:
         samples,   # (N, n, C, H, W)
         ys,        # the `Measurements`
         mean=None, # (N, C, H, W); None: the mean of the samples
-        about=None,# what the method has to say
+        diagnostics=None, # what the method has to say: {name: number}
     ):
-        self.samples, self.about = samples, about or {}
+        self.samples, self.diagnostics = samples, diagnostics or {}
         self.mean = samples.mean(1) if mean is None else mean
         self.std = samples.std(1) if samples.shape[1] > 1 else torch.zeros_like(self.mean)
         seen = ys.op.observed(ys.state)
@@ -38,7 +38,7 @@ class Restored:
 
     def __repr__(self):
         residual = self.residual.square().mean().sqrt()
-        return f"{len(self.mean)} restored images, {self.samples.shape[1]} samples each; residual {residual:.3f}; {self.about}"
+        return f"{len(self.mean)} restored images, {self.samples.shape[1]} samples each; residual {residual:.3f}; {self.diagnostics}"
 
 # %% ../../nbs/25_method.ipynb #aeb6b482
 @patch
@@ -96,7 +96,7 @@ class Chains:
         "(N, n, C, H, W)"
         return self.G(z.flatten(0, 1), self.states).unflatten(0, z.shape[:2])
 
-    def keep(self, z, i):
+    def resample(self, z, i):
         "Continue with the chains `i` (N, n): their latents, and what the generator is given"
         flat = (i + self.n*torch.arange(len(i), device=i.device)[:, None]).flatten()
         self.states = map_state(lambda t: t[flat], self.states)

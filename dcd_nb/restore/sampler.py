@@ -24,7 +24,7 @@ class Walk(Chains):
     def __init__(self, G, ys, n, draws, states, evidence):
         super().__init__(G, ys, n, draws, states)
         self.draws, self.evidence = draws, evidence
-        self.beta, self.step = (torch.full((len(ys),), v, device=ys.y.device) for v in (0., .3))
+        self.beta, self.stride = (torch.full((len(ys),), v, device=ys.y.device) for v in (0., .3))
         self.log, self.grad = self.look(self.z)
 
     def look(self, z):
@@ -48,7 +48,7 @@ def heat(self:Walk):
     at = (self.draws.uniform(len(lo)).to(lo)[:, None] + torch.arange(self.n, device=lo.device))/self.n
     i = torch.searchsorted(weights.cumsum(1), at).clamp(max=self.n - 1)
     i = torch.where((self.beta < 1)[:, None], i, torch.arange(self.n, device=lo.device))
-    self.z, self.beta = self.keep(self.z, i), lo
+    self.z, self.beta = self.resample(self.z, i), lo
     self.log, self.grad = self.look(self.z)
 
 # %% ../../nbs/25b_sampler.ipynb #b33c3a54
@@ -56,21 +56,22 @@ def heat(self:Walk):
 def move(self:Walk, leaps, adapt):
     "Hamiltonian Monte Carlo; the share of accepted places, for each measurement"
     b, wide = self.beta[:, None], lambda t: t.view(-1, 1, 1, 1, 1)
-    step = wide(self.step*(.8 + .4*self.draws.uniform(len(b)).to(b)))
+    stride = wide(self.stride*(.8 + .4*self.draws.uniform(len(b)).to(b)))
     energy = lambda log, z, p: b*log - .5*(z.square() + p.square()).flatten(2).sum(2)
     z, log, grad, p = self.z, self.log, self.grad, self.draws.normal(self.z)
     before = energy(log, z, p)
     for _ in range(leaps):
-        p = p + step/2*(wide(self.beta)*grad - z)
-        z = z + step*p
+        p = p + stride/2*(wide(self.beta)*grad - z)
+        z = z + stride*p
         log, grad = self.look(z)
-        p = p + step/2*(wide(self.beta)*grad - z)
+        p = p + stride/2*(wide(self.beta)*grad - z)
     ok = torch.special.log_ndtr(self.draws.normal(before)) < energy(log, z, p) - before
     self.z = torch.where(over_pixels(ok), z, self.z)
     self.grad = torch.where(over_pixels(ok), grad, self.grad)
     self.log = torch.where(ok, log, self.log)
     rate = ok.float().mean(1)
-    self.step = torch.where(adapt, (self.step*(.5*(rate - .75)).exp()).clamp(1e-4, .6), self.step)
+    longer = (self.stride*(.5*(rate - .75)).exp()).clamp(1e-4, .6)
+    self.stride = torch.where(adapt, longer, self.stride)
     return rate
 
 # %% ../../nbs/25b_sampler.ipynb #2718faf7

@@ -7,7 +7,7 @@ __all__ = ['report', 'angle', 'b_threshold', 'basin_edge', 'closed_forms', 'deno
            'exact_minimiser', 'exact_normal', 'faint', 'gap', 'gap_floor', 'Given', 'hermite', 'holes_minimiser',
            'judge', 'learned_holes', 'learned_lines', 'minimise', 'mixture_gap', 'mixture_logs', 'normal', 'off',
            'plain_student', 'pooled_student', 'random_operators', 'reading_b', 'sampled_students', 'sampling_sine',
-           'schedule_spectrum', 'seen', 'shrink', 'sid_gradient', 'sid_slope', 'smallest_student', 'spectrum',
+           'schedule_spectrum', 'row_projection', 'shrink', 'sid_gradient', 'sid_slope', 'smallest_student', 'spectrum',
            'standard_minimiser', 'stochastic_student', 'student', 'student_spectrum', 'theory_explorer', 'theory_view',
            'three_cases', 'three_suffice', 'transition_sine', 'tweedie_minimiser', 'twin', 'w2_noisy', 'w2_student',
            'w2_truncated', 'widening', 'World']
@@ -23,7 +23,7 @@ from .eigenspace import judge, minimise, reading_b, schedule_spectrum, spectrum
 from .eigenspace import student, student_spectrum, three_cases, w2_noisy, w2_student
 from .eigenspace import w2_truncated
 from .kernel import eigenspace_error, plain_student, pooled_student, random_operators
-from .kernel import sampled_students, sampling_sine, seen, smallest_student
+from .kernel import sampled_students, sampling_sine, row_projection, smallest_student
 from .kernel import three_suffice, transition_sine, twin
 from .practice import basin_edge, sid_gradient, sid_slope, stochastic_student
 from .practice import theory_explorer, theory_view, widening
@@ -34,7 +34,7 @@ _all_ = ['angle', 'b_threshold', 'basin_edge', 'closed_forms', 'denoiser_spectru
          'gap_floor', 'Given', 'hermite', 'holes_minimiser', 'judge', 'learned_holes',
          'learned_lines', 'minimise', 'mixture_gap', 'mixture_logs', 'normal', 'off',
          'plain_student', 'pooled_student', 'random_operators', 'reading_b', 'sampled_students',
-         'sampling_sine', 'schedule_spectrum', 'seen', 'shrink', 'sid_gradient', 'sid_slope',
+         'sampling_sine', 'schedule_spectrum', 'row_projection', 'shrink', 'sid_gradient', 'sid_slope',
          'smallest_student', 'spectrum', 'standard_minimiser', 'stochastic_student', 'student',
          'student_spectrum', 'theory_explorer', 'theory_view', 'three_cases', 'three_suffice',
          'transition_sine', 'tweedie_minimiser', 'twin', 'w2_noisy', 'w2_student', 'w2_truncated',

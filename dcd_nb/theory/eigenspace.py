@@ -74,13 +74,13 @@ def _polish(f, x, steps=60):
     "The point with the smallest gradient among those that Barzilai and Borwein's steps visit"
     slope = lambda x: torch.autograd.functional.jacobian(f, x)
     best = g = slope(x)
-    found, step = x, .01
+    found, rate = x, .01
     for _ in range(steps):
         if g.norm() < 1e-14: break
-        x, old = x - step*g, x
+        x, old = x - rate*g, x
         new = slope(x)
         dx, dg, g = x - old, new - g, new
-        step = (dx.square().sum()/(dx*dg).sum().abs()).clamp(max=10.).item()
+        rate = (dx.square().sum()/(dx*dg).sum().abs()).clamp(max=10.).item()
         if g.norm() < best.norm(): found, best = x, g
     return found
 

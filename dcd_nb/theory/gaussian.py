@@ -98,10 +98,10 @@ closed_forms = {}  # name: (formula, its check)
 
 def exact_check(formula):
     "Register the check of `formula`: it is given the formula and returns a relative error"
-    def keep(check):
+    def register(check):
         closed_forms[formula.__name__] = formula, check
         return check
-    return keep
+    return register
 
 # %% ../../nbs/30_gaussian.ipynb #6caeead7
 def _observed(S, sigma):

@@ -18,7 +18,7 @@ from ..losses import SiD
 from .gaussian import exact_check, exact_normal, normal, off, random_covariance, shrink
 from .gaussian import World
 from .eigenspace import student_spectrum, w2_noisy
-from .kernel import seen
+from .kernel import row_projection
 
 # %% ../../nbs/33_practice.ipynb #fa9e88dc
 def sid_slope(
@@ -124,7 +124,7 @@ def theory_view(
     for k, (label, v) in enumerate({'clean': lam, 'corrupted': lam + sigma**2, 'student': g[:8]}.items()):
         left.bar(i.numpy() + .27*(k - 1), v.numpy(), .25, color=colors[label], label=label)
     w = World(tuple(lam.tolist()), sigma, 64, None if rows == 64 else rows)
-    right.bar(i.numpy(), (seen(w.A)@w.E).square().sum(0).numpy(), .6, color=colors['teacher'])
+    right.bar(i.numpy(), (row_projection(w.A)@w.E).square().sum(0).numpy(), .6, color=colors['teacher'])
     far = w2_noisy(lam, sigma, 64)**.5, torch.cat([g[:8].sqrt() - lam.sqrt(), g[8:].sqrt()]).norm()
     left.set(xlabel='direction', ylabel='variance')
     left.set_title(f'$W_2$ to the clean law: data {far[0]:.2f}, student {far[1]:.2f}', fontsize=9)

@@ -65,13 +65,13 @@ def with_extra_channels(
         entries['out_channels'] = net.out_channels
     with seeded(0):
         new = Network.from_dict(entries)
-    state = new.state_dict()
+    weights = new.state_dict()
     for k, t in net.state_dict().items():
-        if state[k].shape == t.shape:
-            state[k] = t
+        if weights[k].shape == t.shape:
+            weights[k] = t
         else:
-            state[k].zero_()[:, :t.shape[1]] = t
-    new.load_state_dict(state)
+            weights[k].zero_()[:, :t.shape[1]] = t
+    new.load_state_dict(weights)
     return new
 
 # %% ../../nbs/20e_training.ipynb #9c3e69dd
@@ -83,9 +83,9 @@ def _phase_one(learner, objective, feed):
 
     with L the loss of the objective, which draws a level s and noise of its own for each y_i
     """
-    def loss(part):
-        y = feed(part)
-        return objective.loss(learner.net, y, part.draws).mean()
+    def loss(micro_batch):
+        y = feed(micro_batch)
+        return objective.loss(learner.net, y, micro_batch.draws).mean()
 
     def step(now):
         return learner.step(loss, now)
@@ -136,7 +136,7 @@ def train(
     teacher.held = run.held
     step = _phase_one(learner, objective, BatchFeed(ys.to(device), seed, flip))
     look = at_checkpoints(teacher, run, checkpoints, checkpoints.monitor, steps=10)
-    teacher.run = fit(step, dict(teacher=learner), run, device, look, flops=3*flops(net), quiet=quiet)
+    teacher.cost = fit(step, dict(teacher=learner), run, device, look, flops=3*flops(net), quiet=quiet)
     teacher.history = run.lines
     return teacher
 
@@ -144,13 +144,13 @@ def train(
 def _prepare(ys, net, objective, hardware, device):
     "A `Precond` of `net` that fits the observations, on the device"
     require(isinstance(net, (Network, Precond)), f"net={net!r} must be a network, e.g. UNet.named('cifar10')")
-    size = objective.size(ys)
+    shape = objective.output_shape(ys)
     if isinstance(net, Network):
-        net = Precond(with_extra_channels(net, objective.extra_channels), data_scale(ys, size))
+        net = Precond(with_extra_channels(net, objective.extra_channels), data_scale(ys, shape))
     if hardware.precision is not None:
         net.precision = hardware.precision
     lives = 'images' if objective.predicts_images else 'observations'
-    require(tuple(net.shape) == size, f"net makes images of shape {tuple(net.shape)}, but the {lives} have shape {size}: "
+    require(tuple(net.shape) == shape, f"net makes images of shape {tuple(net.shape)}, but the {lives} have shape {shape}: "
                                       "a teacher lives where the observations live, or, if it fills holes, where the images do")
     speed_up([net.to(device)], device, hardware.compile)
     return net

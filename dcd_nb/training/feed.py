@@ -68,11 +68,11 @@ class BatchFeed:
         require(same, f"flip=True cannot be used: the mirror image of what {op} makes of x "
                       "is not what it makes of the mirror image of x")
 
-    def __call__(self, part) -> Batch:
+    def __call__(self, micro_batch) -> Batch:
         "The observations of a `MicroBatch`"
-        batch = self.ys[self.order(part.first, part.n)]
+        batch = self.ys[self.order(micro_batch.first, micro_batch.n)]
         if not self.flip: return batch
-        turn = part.draws.uniform(part.n) < .5
+        turn = micro_batch.draws.uniform(micro_batch.n) < .5
         def some_mirrored(t):
             "`t` with the images that `turn` names mirrored"
             if t.ndim == 1: return t

@@ -24,11 +24,15 @@ from ..distributed import agreed, processes
 _new_names = dict(leak='outside_slope', spread='latent_scale')
 _gone = ('noisy',)                 # what Phase II compares follows from the objective
 
+def _name_of_today(k, v):
+    "The name of an entry; the title of a recipe was called `about`, as is what is noted in a plan, a dict"
+    return 'title' if k == 'about' and isinstance(v, str) else _new_names.get(k, k)
+
 def in_new_words(
     entries,  # of a recipe, of the plan of a run, or of what is said beside weights
 ):
     "The same entries by the names of today"
-    new = {_new_names.get(k, k): v for k, v in entries.items() if k not in _gone}
+    new = {_name_of_today(k, v): v for k, v in entries.items() if k not in _gone}
     for k in ('about', 'recipe', 'distill'):                # a plan says in `about` of which recipe it is
         if isinstance(new.get(k), dict): new[k] = in_new_words(new[k])
     return new
@@ -76,7 +80,7 @@ def load_checkpoint(folder:str | Path, plan:dict) -> tuple[dict, dict]:
 def load_weights(folder:str | Path, plan:dict) -> dict:
     "Tensors of the checkpoint that was selected, or else of the last good one"
     best = Path(folder)/'best'
-    return load_checkpoint(best if checkpoint.checkpoints(best) else folder, plan)[0]
+    return load_checkpoint(best if checkpoint.committed(best) else folder, plan)[0]
 
 # %% ../../nbs/20b_folder.ipynb #8a8d6c00
 class RunFolder:
@@ -172,7 +176,7 @@ def save(self:RunFolder,
 @patch
 def restore(self:RunFolder) -> tuple[dict, dict] | None:
     "Tensors and counters of the last good checkpoint, or None"
-    if not self.out or not checkpoint.checkpoints(self.out): return None
+    if not self.out or not checkpoint.committed(self.out): return None
     tensors, at = load_checkpoint(self.out, self.plan)
     path, size = self.out/'metrics.jsonl', at.pop('metrics')
     if path.exists():

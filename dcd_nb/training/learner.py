@@ -44,10 +44,10 @@ class StepContext:
         self.slow = slow
         self.device = device
 
-    def parts(self,
+    def micro_batches(self,
         key=0, # a step that needs several sets of random numbers gives each its own key
     ) -> list[MicroBatch]:
-        "This process's parts of the batch"
+        "This process's part of the batch, cut into `accumulate` pieces"
         rank, world = processes()
         n = self.batch//(world*self.accumulate)
         starts = [(rank*self.accumulate + k)*n for k in range(self.accumulate)]
@@ -104,16 +104,16 @@ def step(self:Learner,
     now:StepContext,
     key=0,           # of the random numbers
 ) -> Step:
-    "One step down the mean over the batch of `loss(part)`"
-    parts = now.parts(key)
+    "One step down the mean over the batch of `loss(micro_batch)`"
+    micro_batches = now.micro_batches(key)
     mean, means = 0., {}
-    for part in parts:
-        found = loss(part)
+    for micro_batch in micro_batches:
+        found = loss(micro_batch)
         one, watched = found if isinstance(found, tuple) else (found, {})
-        one = one/len(parts)
+        one = one/len(micro_batches)
         one.backward()
         mean = mean + one.detach()
-        for name, v in watched.items(): means[name] = means.get(name, 0.) + v.detach()/len(parts)
+        for name, v in watched.items(): means[name] = means.get(name, 0.) + v.detach()/len(micro_batches)
     grad_norm, refused = self.apply_gradients(now, [mean, *means.values()])
     return Step(mean, grad_norm, refused, means)
 
@@ -147,8 +147,8 @@ def tensors(self:Learner) -> dict[str, Tensor]:
     if self.ema: own['ema'] = self.ema.net.state_dict()
     names = {p: name for name, p in self.net.named_parameters()}
     for slot in _adam:
-        own[f'adam.{slot}'] = {names[p]: state[slot] for p, state in self.opt.state.items()}
-    return {f'{part}.{name}': t for part, found in own.items() for name, t in found.items()}
+        own[f'adam.{slot}'] = {names[p]: moments[slot] for p, moments in self.opt.state.items()}
+    return {f'{owner}.{name}': t for owner, found in own.items() for name, t in found.items()}
 
 @patch
 def load(self:Learner, tensors:dict[str, Tensor]):
@@ -185,9 +185,8 @@ class Hardware:
         pick_device(self.device)
         autocast('cpu', self.precision)                       # complains about unknown names
         choose('compile', self.compile, [True, False, 'auto'])
-        parts = self.accumulate
-        good = isinstance(parts, int) and parts > 0
-        require(good, f"accumulate={parts!r} must be a positive whole number")
+        k = self.accumulate
+        require(isinstance(k, int) and k > 0, f"accumulate={k!r} must be a positive whole number")
 
     @classmethod
     def of(cls, hardware):

@@ -35,11 +35,11 @@ def exploded(
 # %% ../../nbs/20c_loop.ipynb #b83ac0fa
 class Loop:
     "What `fit` needs to remember"
-    def __init__(self, step, learners, run, device, wrong, flops, quiet, keeps=None):
-        if keeps is None and len(learners) == 1: keeps = next(iter(learners))
-        require(keeps in learners, f"keeps={keeps!r} must say what the run is for, one of {', '.join(learners)}")
+    def __init__(self, step, learners, run, device, wrong, flops, quiet, main=None):
+        if main is None and len(learners) == 1: main = next(iter(learners))
+        require(main in learners, f"main={main!r} must say what the run is for, one of {', '.join(learners)}")
         self.began = time.monotonic()
-        self.step_function, self.learners, self.keeps, self.run = step, learners, keeps, run
+        self.step_function, self.learners, self.main, self.run = step, learners, main, run
         self.device = torch.device(device)
         self.wrong, self.flops, self.quiet = wrong, flops, quiet or not run.chief
         self.at = dict(step=0, seconds=0., rollbacks=0, lost=0, skipped=0, recent=[], sums={}, count=0)
@@ -47,10 +47,10 @@ class Loop:
         self.resumed = None  # at which image
         self.best = None     # the weights that were selected, if this process has seen them
         plan, world = run.plan, processes()[1]
-        parts = world*plan.get('accumulate', 1)
-        good = plan['batch'] % parts == 0 and (parts == 1 or plan['batch']//parts % Draws.group == 0)
-        require(good, f"batch={plan['batch']} cannot be cut into {parts} parts of a multiple of {Draws.group} images: "
-                      f"use a multiple of {parts*Draws.group}")
+        pieces = world*plan.get('accumulate', 1)
+        good = plan['batch'] % pieces == 0 and (pieces == 1 or plan['batch']//pieces % Draws.group == 0)
+        require(good, f"batch={plan['batch']} cannot be cut into {pieces} parts of a multiple of {Draws.group} images: "
+                      f"use a multiple of {pieces*Draws.group}")
 
     def now(self, total=None):
         "Where the run stands"
@@ -75,9 +75,9 @@ def advance(self:Loop, total=None):
     "One step"
     now = self.now(total)
     torch.manual_seed(hash32(now.seed, now.step, processes()[0], 2))               # for dropout
-    step = self.step_function(now)
-    found = dict(loss=step.loss, grad=step.grad_norm, bad=step.refused) | step.watched
-    for name, v in found.items():
+    found = self.step_function(now)
+    numbers = dict(loss=found.loss, grad=found.grad_norm, bad=found.refused) | found.watched
+    for name, v in numbers.items():
         self.sums[name] = self.sums.get(name, 0.) + torch.nan_to_num(v.float(), 0., 0., 0.)
     self.at['step'] += 1
     self.at['count'] += 1
@@ -216,7 +216,7 @@ def stopped(self:Loop, got):
 @patch
 def average(self:Loop):
     "What the run is for: the name and the network of an average of weights"
-    return f'{self.keeps}.ema', self.learners[self.keeps].ema.net
+    return f'{self.main}.ema', self.learners[self.main].ema.net
 
 
 
@@ -228,11 +228,11 @@ def keep_best(self:Loop, found, images):
     require(isinstance(found.get(name), (int, float)),
             f"select={name!r} is none of the numbers that monitor returns: {', '.join(found) or 'there are none'}")
     if not found[name] < self.run.least()[0]: return                       # nor is NaN
-    part, net = self.average()
-    self.best = {f'{part}.{k}': t.detach().to('cpu', copy=True) for k, t in net.state_dict().items()}
+    owner, net = self.average()
+    self.best = {f'{owner}.{k}': t.detach().to('cpu', copy=True) for k, t in net.state_dict().items()}
     if not self.run.out: return
     with not_fatal():
-        checkpoint.save(self.run.out/'best', images, self.best, dict(plan=key_of_plan(self.run.plan)), keep=0)
+        checkpoint.save(self.run.out/'best', images, self.best, dict(plan=key_of_plan(self.run.plan)), newest=0)
 
 # %% ../../nbs/20c_loop.ipynb #76f454a7
 @patch
@@ -250,9 +250,9 @@ def adopt(self:Loop):
     "Return to the best weights; at which image were they kept?"
     value, images = agreed(self.run.least)
     if value == math.inf: return None
-    part, net = self.average()
+    owner, net = self.average()
     if self.run.chief:
-        net.load_state_dict(tensors_below(self.best or load_weights(self.run.out, self.run.plan), part))
+        net.load_state_dict(tensors_below(self.best or load_weights(self.run.out, self.run.plan), owner))
     broadcast_from_first(net.state_dict().values())
     return images
 
@@ -266,10 +266,10 @@ def fit(
     wrong=exploded,     # (means, recent losses) -> what is wrong, or None
     flops:float | None=None, # of one image of one step
     quiet=False,        # no progress bar, no cost card
-    keeps:str | None=None, # the learner whose average is what the run is for; None: the only one
+    main:str | None=None, # the learner whose average is what the run is for; None: the only one
 ) -> dict:
     "Run `step` until the budget is used up; returns the cost"
-    loop = Loop(step, learners, run, device, wrong, flops, quiet, keeps)
+    loop = Loop(step, learners, run, device, wrong, flops, quiet, main)
     cuda = [loop.device.index or 0] if loop.device.type == 'cuda' else []
     lock = alone(run.out/'recipe.json') if run.out and run.chief else nullcontext()
     with caught_signals() as got, torch.random.fork_rng(cuda), lock:

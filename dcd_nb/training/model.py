@@ -39,7 +39,7 @@ class Teacher:
         self.objective = objective
         self.about = about or {}
         self.data = data or {}
-        self.run = {}           # what its run took
+        self.cost = {}          # of its run, as `fit` returned it
         self.history = ()       # the lines of its metrics.jsonl
         self.held = {}          # tensors of the corruption, of which `data` has the hashes
 
