@@ -63,7 +63,7 @@ def _timed(make, n, seconds=None):
 
 def _reconstructed(ys, n):
     "What scans say without any learning"
-    if ys.op.hides != 'lines': return {}
+    if not ys.op.is_scan: return {}
     y, state = ys[:n]
     return dict(zero_filled=ys.op.adjoint(y, state), sense=sense(ys.op, y, state, lam=1e-3))
 

@@ -14,8 +14,9 @@ from dcd_nb.data import Measurements, digits
 from dcd_nb.diffusion import gaussian_denoiser
 from dcd_nb.distill import Generator
 from dcd_nb.networks import Precond, UNet
-from dcd_nb.objectives import AmbientTweedie, Standard
-from dcd_nb.operators import Corruption, Downsample, Identity, RandomMask, Saturation
+from dcd_nb.mri import MultiCoilMRI
+from dcd_nb.objectives import AmbientFourier, AmbientInpainting, AmbientTweedie, Standard
+from dcd_nb.operators import Corruption, Downsample, FourierMask, GaussianBlur, Identity, RandomMask, Saturation
 from dcd_nb.restore import Anneal, Dense, Iterative, Misfit, Optimise, Restored, Sample, learn_misfit, restore
 from dcd_nb.training import Teacher
 
@@ -118,13 +119,30 @@ def test_misfit_is_found_where_it_is():
 
 
 def test_teacher_of_blurred_images_is_no_prior():
-    from dcd_nb.operators import GaussianBlur
     known = gaussian_denoiser(torch.zeros(1, 8, 8), torch.eye(64))
     class Net(Formula):
         def forward(self, x, s, **kw): return known(x, s)
     T = lambda op: Teacher(Net(None, (1, 8, 8)), AmbientTweedie(.1), data=dict(corruption=Corruption(op, .1).to_dict()))
     with pytest.raises(BadInput, match='images behind GaussianBlur'): restore(T(GaussianBlur(5, .8)), measured(2))
     assert restore(T(Identity()), measured(2), Anneal(5), 3).samples.shape == (2, 3, 1, 8, 8)
+
+
+def test_the_operator_says_what_belongs_to_a_whole_image():
+    "A mask without holes, of pixels or of lines; what else a network may be given is not guessed"
+    shown = []
+    class Net(Formula):
+        def forward(self, x, s, mask=None, extra=None):
+            shown.append(mask if extra is None else extra)
+            return x/(1 + s.view(-1, 1, 1, 1)**2)
+    ys = Corruption(Identity(), .2).measure(torch.full((2, 2, 8, 8), -.1))
+    T = lambda objective: Teacher(Net(None, (2, 8, 8)), objective)
+    for objective in (AmbientInpainting(.5), AmbientFourier(FourierMask(2))):
+        assert restore(T(objective), ys, Anneal(3), 2).samples.shape == (2, 2, 2, 8, 8)
+    assert len(shown) == 12 and all((m == 1).all() for m in shown)
+    with pytest.raises(BadInput, match='prior cannot be annealed.*MultiCoilMRI.*no state that hides nothing.*distil it'):
+        restore(T(AmbientFourier(MultiCoilMRI(2, coils=2))), ys, Anneal(3), 2)
+    assert not Standard().makes_images(GaussianBlur().to_dict()) and Standard().makes_images(Identity().to_dict())
+    assert AmbientInpainting(.5).makes_images(RandomMask(.5).to_dict())
 
 
 def test_one_sample_has_no_spread():

@@ -18,7 +18,7 @@ from dcd_nb.metrics import compare
 from dcd_nb.mri import MultiCoilMRI, phantoms
 from dcd_nb.networks import MLP, Precond, UNet
 from dcd_nb.objectives import AmbientInpainting, Objective
-from dcd_nb.operators import Corruption, FourierMask, Identity, Operator
+from dcd_nb.operators import Compose, Corruption, FourierMask, Identity, Operator, Saturation
 from dcd_nb.quickstart import ways_to_sample
 from dcd_nb.recipes import recipe, recipes
 from dcd_nb.recipes.library import _library
@@ -258,7 +258,8 @@ class _OwnLines(FourierMask):
     "Lines of k-space, made by somebody else"
 
 
-@pytest.mark.parametrize('op, names', [(Identity(), []), (_Own(), []), (FourierMask(2), ['zero_filled', 'sense']), (_OwnLines(2), ['zero_filled', 'sense']), (MultiCoilMRI(2, coils=2), ['zero_filled', 'sense'])])
+@pytest.mark.parametrize('op, names', [(Identity(), []), (_Own(), []), (FourierMask(2), ['zero_filled', 'sense']), (_OwnLines(2), ['zero_filled', 'sense']), (MultiCoilMRI(2, coils=2), ['zero_filled', 'sense']),
+                                       (Compose(Identity(), FourierMask(2)), ['zero_filled', 'sense']), (Compose(Saturation(), FourierMask(2)), [])])
 def test_scans_of_every_kind_are_reconstructed(op, names):
     ys = Corruption(op).measure(phantoms(4, 16))
     found = _reconstructed(ys, 3)

@@ -141,7 +141,7 @@ class Report:
         states = _states(op, shape, seed, ys)
         M = coverage(op, states[:20_000].cpu()) if torch.is_tensor(states) else None
         self.afresh = ys is not None and op.random and M is None
-        if M is not None: self._from_masks(op, M, exact=ys is None and isinstance(op, RandomMask))
+        if M is not None: self._from_masks(op, M, exact=ys is None and op.shows_all_pairs)
         else: self._from_matrices(op, shape, draws, seed)
         self.chance = sees_all(op, shape)
         if ys is not None and op.random and self.determined < 1: self.chance = None      # what counts is what was seen

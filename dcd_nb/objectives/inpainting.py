@@ -37,6 +37,7 @@ class AmbientInpainting(Objective):
         return dict(x=x*state.to(x), mask=state.to(x))
 
     def draw_condition(self, n, shape, generator): return self.op.further(self.op.draw(n, shape, generator), generator, self.delta)
+    def whole_condition(self, condition): return self.op.unhidden(condition)
     def loss_mask(self, state): return state
 
     def sampling_conditions(self, n, shape, seed=0):

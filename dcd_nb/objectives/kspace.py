@@ -34,6 +34,7 @@ class AmbientFourier(Objective):
         return self.op.further(state, generator, **{} if self.R is None else {'R': self.R})
 
     def draw_condition(self, n, shape, generator): return self.further(self.op.draw(n, shape, generator), generator)
+    def whole_condition(self, condition): return self.op.unhidden(condition)
 
     def through_lines(self, x, state):
         "What the lines say of images"

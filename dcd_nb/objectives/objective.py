@@ -12,7 +12,7 @@ from fastcore.basics import patch
 from ..errors import require
 from ..named import Named
 from ..draws import Draws, rng
-from ..operators import Batch, map_state, new_states
+from ..operators import Batch, Identity, map_state, new_states
 from ..diffusion import Levels, LogNormal, per_image
 
 # %% ../../nbs/10_objective.ipynb #8b0eefe2
@@ -73,6 +73,17 @@ def output_shape(self:Objective, ys):
 def sampling_conditions(self:Objective, n, shape, seed=0):
     "Ways to sample `n` images of `shape` (C, H, W): {name: what the network is given}; None: `states`, as in training"
     return {'full': None}
+
+@patch
+def makes_images(self:Objective, op=None):
+    "Are denoised images whole, if what was observed came through the operator that `op` describes? None: through none"
+    return self.predicts_images or op is None or Identity().is_described(op)
+
+@patch
+def whole_condition(self:Objective, condition):
+    "What the network is given beside images of which nothing is hidden, made like a `condition` of others"
+    require(condition is None, f"{self!r} does not say what its network is given beside whole images")
+    return None
 
 @patch
 def loss_mask(self:Objective, state):

@@ -62,6 +62,7 @@ class FourierMask(Operator):
     def square(self, x, state): return from_complex(through_lines(to_complex(x), state[:, 0]))
     def inverse(self, y, state, rcond=None): return self.transpose(y, state)
     def observed(self, state): return state
+    def unhidden(self, state): return torch.ones_like(state)
     def spectrum(self, shape, state=None): return mask_spectrum(state, shape)
 
 # %% ../../nbs/01d_fourier.ipynb #d5041130

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 
 from ..errors import BadInput, require, number
-from ..named import Named
+from ..named import Named, same_description
 from ..linalg import conjugate_gradients
 
 # %% ../../nbs/01_operator.ipynb #69363f15
@@ -66,6 +66,7 @@ class Operator(Named, family='operator'):
     channelwise = False # the same map in each channel, which are not mixed?
     in_kspace = False # is y made of Fourier coefficients?
     hides = None   # 'pixels' or 'lines' (of k-space), if it is random by hiding some: an objective can fill them
+    shows_all_pairs = False # does every pair of pixels appear together in some of its states?
 
     def forward(self, x, state):
         "A(x)"
@@ -85,8 +86,16 @@ class Operator(Named, family='operator'):
     def further(self, state, generator):
         "A state that hides more than `state`"
         raise BadInput(f"{self} has no further: RandomMask and FourierMask can hide more of what they observe")
+    def unhidden(self, state):
+        "The state that hides nothing, made like `state`"
+        raise BadInput(f"{self} has no state that hides nothing")
+    def is_described(self, d):
+        "Is this the operator that `to_dict` described as `d`?"
+        return same_description(self.to_dict(), d)
     can_hide_more = property(lambda self: self.hides is not None and type(self).further is not Operator.further,
                              doc="Can `further` hide more of what it `hides`?")
+    is_scan = property(lambda self: self.linear and self.in_kspace,
+                       doc="Can images be reconstructed from y by the adjoint and by SENSE?")
     own_noise = property(lambda self: type(self).noise is not Operator.noise,
                          doc="Does it come with noise of its own, other than Gaussian of one level?")
 
@@ -234,7 +243,7 @@ class Identity(Operator):
 
 class RandomMask(Operator):
     "Each pixel is missing with probability `missing`, with all its channels; the state is the mask, 1 = observed"
-    random = channelwise = True
+    random = channelwise = shows_all_pairs = True
     hides = 'pixels'
     def __init__(self, missing:float):
         self.missing = number('missing', missing, lambda v: 0 <= v < 1, 'at least 0 and below 1')
@@ -245,6 +254,7 @@ class RandomMask(Operator):
     def transpose(self, y, state): return hide_entries(self, y, state)
     def inverse(self, y, state, rcond=None): return hide_entries(self, y, state)
     def observed(self, state): return state
+    def unhidden(self, state): return torch.ones_like(state)
     def spectrum(self, shape, state=None): return mask_spectrum(state, shape)
 
 # %% ../../nbs/01_operator.ipynb #f2d5297a

@@ -9,9 +9,8 @@ __all__ = ['Anneal']
 import torch
 from fastcore.basics import patch
 
-from ..errors import require, number
+from ..errors import BadInput, require, number
 from ..named import written
-from ..operators import Identity, map_state
 from ..diffusion import karras
 from ..training import Teacher
 from .method import Method
@@ -29,8 +28,8 @@ class Anneal(Method):
         require(isinstance(steps, int) and steps > 1, f"steps={steps!r} must be a whole number, at least 2")
 
     def prepared(self, T, ys, seed):
-        op = T.data['corruption']['op'] if T.data.get('corruption') else Identity().to_dict()
-        require(T.objective.predicts_images or op == Identity().to_dict(),
+        op = T.data['corruption']['op'] if T.data.get('corruption') else None
+        require(T.objective.makes_images(op),
                 f"prior is a teacher of images behind {written(op)}, not of images: distil it, and pass the generator")
         require(T.objective.lowest_level < self.hi,
                 f"hi={self.hi} must be above {T.objective.lowest_level}, the lowest level that the teacher has learned")
@@ -40,9 +39,9 @@ class Anneal(Method):
 @patch
 @torch.no_grad()
 def __call__(self:Anneal, T, ys, n, draws, states):
-    require(not isinstance(states, dict), f"prior is shown more than a mask ({T.objective!r}): "
-                                          "Anneal cannot say what belongs to a whole image")
-    whole, lo = map_state(torch.ones_like, states), max(T.objective.lowest_level, .01)
+    try: whole = T.objective.whole_condition(states)
+    except BadInput as e: raise BadInput(f"prior cannot be annealed ({e}): distil it, and pass the generator") from None
+    lo = max(T.objective.lowest_level, .01)
     x0 = torch.zeros(len(ys), n, *ys.shape, device=ys.y.device)
     def D(x, s):
         levels = torch.full((len(ys)*n,), s, device=x.device)
