@@ -21,7 +21,7 @@ from .machine import made_with
 from .mri import sense
 from .networks import num_params
 from .metrics.frechet import factor_of, frechet_of_factors
-from .metrics.features import known_classifiers
+from .metrics.extractors import known_classifiers
 from .metrics.evaluation import bootstrap_distance, to_floats
 from .metrics import evenly_spaced, features, stored
 from .training import in_new_words, Teacher

@@ -55,7 +55,7 @@ def whole(folder): return out(student(folder, 'whole'))
 
 def test_kills_end_with_the_same_weights(folder, whole):
     "Between the steps of fake and generator, between the two files of a checkpoint, while the generator is judged, in the optimiser"
-    for fate in (step(2*30), ('os.replace', 2), ('dcd_nb.distill.health:health', 1), ('torch.optim:Adam.step', 7)):
+    for fate in (step(2*30), ('os.replace', 2), ('dcd_nb.distill.monitors:health', 1), ('torch.optim:Adam.step', 7)):
         assert student(folder, 'parts', fate=fate).returncode == -signal.SIGKILL, fate
     assert out(student(folder, 'parts'))['weights_sha256'] == whole['weights_sha256']
     assert Generator.load(folder/'parts').sample(3).equal(Generator.load(folder/'whole').sample(3))

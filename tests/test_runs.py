@@ -49,7 +49,7 @@ def step(k): return ('dcd_nb.training:Learner.apply_gradients', k)             #
 kills = { # where, in the order of the run; and how many images teacher and student have at their last checkpoints
     'before anything is there': (('os.replace', 1), 0), 'as the teacher learns': (step(40), 1600), 'between the two files of a checkpoint': (('os.replace', 2), 1600),
     'with the teacher done': (('dcd_nb.training:Loop.cost', 1), 6400), 'as the student starts': (step(1), 6400), 'in a step, with the fake ahead': (step(2*30 + 1), 7936),
-    'as the student is judged': (('dcd_nb.distill.health:health', 2), 8704), 'as all are compared': (('dcd_nb.runs:contestants', 1), 9600),
+    'as the student is judged': (('dcd_nb.distill.monitors:health', 2), 8704), 'as all are compared': (('dcd_nb.runs:contestants', 1), 9600),
     'in the middle of the record': (('dcd_nb.runs:save_images', 1), 9600), 'with the weights of the record written': (('dcd_nb.runs:save_tensors', 1), 9600)}
 
 

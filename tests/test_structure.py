@@ -1,5 +1,6 @@
 "One page, one file, one name; and a file imports only what stands before it."
 import ast
+import importlib
 import json
 import re
 import subprocess
@@ -110,6 +111,20 @@ def test_no_private_name_leaves_its_file(path):
     names = [part for n in imports for a in n.names for part in a.name.split('.')]
     taken = [name for name in names if name.startswith('_') and not name.startswith('__')]
     assert not taken, f'{path.name} imports {taken}: give them plain names, or move them to where they are used'
+
+
+def clashes():
+    "Submodules that the package hides behind something else of their name, such as a function that it re-exports"
+    names = [f'dcd_nb.{module.removesuffix(".__init__")}' for module in modules.values() if module != '__init__']
+    for name in names: importlib.import_module(name)
+    for name in names:
+        package, _, child = name.rpartition('.')
+        if getattr(sys.modules[package], child) is not sys.modules[name]: yield name
+
+
+def test_no_function_has_the_name_of_its_module():
+    "`import dcd_nb.x.y as m` would give the function y, and a traceback would name both alike"
+    assert {*clashes()} <= {'dcd_nb.recipes.recipe'}             # a page of its own will rename that one
 
 
 def modules_of():

@@ -8,7 +8,7 @@ __all__ = ['cache_dir', 'decode', 'digits', 'image_files', 'known_images', 'load
 
 # %% ../../nbs/02d_data.ipynb #e4b4e00c
 from .sources import digits, low_rank, show_points, toy, toy_curve, toy_distance
-from .phantoms import phantoms
+from .heads import phantoms
 from .measurements import Measurements
 from .loading import cache_dir, decode, image_files, known_images, load_images
 from .loading import measure_to

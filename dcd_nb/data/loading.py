@@ -20,7 +20,7 @@ from ..files import load_tensors, saving
 from ..machine import progress
 from ..operators import Corruption
 from .sources import digits, toy
-from .phantoms import phantoms
+from .heads import phantoms
 from .measurements import flat_state, whole_seed, state_from_flat, double_converter, Measurements
 
 # %% ../../nbs/02c_loading.ipynb #710c7161

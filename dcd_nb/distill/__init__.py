@@ -20,7 +20,7 @@ from ..training import Learner, RunFolder, shared_plan, speed_up, Teacher
 from ..losses import Loss, SiD
 from .generator import Generator, load_pretrained, resized_copy, Student, with_dropout
 from .step import DistillationStep, mean_square, set_trainable, step_flops
-from .health import distilled_wrong, health, health_since, histogram, spectrum
+from .monitors import distilled_wrong, health, health_since, histogram, spectrum
 
 _all_ = ['DistillationStep', 'distilled_wrong', 'Generator', 'health', 'histogram', 'load_pretrained',
          'resized_copy', 'set_trainable', 'spectrum', 'step_flops', 'Student', 'with_dropout']

@@ -8,7 +8,7 @@ __all__ = ['cosine_gain', 'coverage', 'sees_all', 'cosines', 'determined', 'fitt
            'Report']
 
 # %% ../../nbs/26c_identify.ipynb #95703abd
-from .determined import determined, normal_matrices
+from .directions import determined, normal_matrices
 from .report import cosine_gain, cosines, coverage, frequency_snr, identifiability, Report, sees_all
 from .unknown import fitting, missing_rate, noise_detail, noise_patches, noise_range
 from .unknown import patch_covariance

@@ -18,7 +18,7 @@ from ..draws import rng
 from ..show.images import axes, colors, image_grid
 from ..operators import Compose, Corruption, FourierMask, RandomMask
 from ..data import Measurements
-from .determined import determined, normal_matrices
+from .directions import determined, normal_matrices
 
 # %% ../../nbs/26a_report.ipynb #17391990
 def cosines(n:int) -> Tensor:

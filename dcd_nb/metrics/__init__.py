@@ -13,8 +13,8 @@ __all__ = ['accuracy', 'Bootstrap', 'CifarClassifier', 'cleanfid_features', 'com
 # %% ../../nbs/06h_metrics.ipynb #b4b39980
 from .frechet import frechet_distance, frechet_from_moments
 from .classifiers import CifarClassifier, DigitClassifier
-from .features import cleanfid_features, compare, Distances, Features, features
-from .features import evenly_spaced, inception, sliced_wasserstein
+from .extractors import cleanfid_features, compare, Distances, Features, features
+from .extractors import evenly_spaced, inception, sliced_wasserstein
 from .quality import copies, density_coverage, inception_score, Interval, kid, lpips
 from .quality import Nearest, nearest, Neighbourhoods, neighbourhoods, nmse
 from .quality import precision_recall, psnr, ssim

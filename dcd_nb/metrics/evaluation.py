@@ -20,8 +20,8 @@ from ..files import content_hash, load_tensors, save_tensors
 from ..data.loading import bytes_to_floats, shape_in_words
 from ..data import cache_dir, load_images
 from .frechet import frechet_of_factors, factor_of, to_tensor, warn_of_few, frechet_distance
-from .features import cleanfid_features, Features, features, sliced_wasserstein
-from .features import evenly_spaced
+from .extractors import cleanfid_features, Features, features, sliced_wasserstein
+from .extractors import evenly_spaced
 from .quality import copies, inception_score, kid, neighbourhoods
 
 # %% ../../nbs/06d_evaluation.ipynb #18bb13ad

@@ -18,7 +18,7 @@ from ..files import file_pair, content_hash
 from ..operators import Corruption
 from ..data import Measurements
 from .frechet import frechet_of_factors, factor_of, warn_of_few
-from .features import evenly_spaced
+from .extractors import evenly_spaced
 from .evaluation import require_alike, features_in_parts, to_floats, Evaluation, feature_space
 from .evaluation import stored
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..errors import BadInput, require, optional
 from .frechet import to_tensor
-from .features import evenly_spaced
+from .extractors import evenly_spaced
 
 # %% ../../nbs/06c_quality.ipynb #04047320
 def _both(a, b):

@@ -16,7 +16,7 @@ from ..linalg import conjugate_gradients
 from ..operators.operator import hide_entries
 from ..operators import fftc, FourierMask, from_complex, ifftc, Operator, through_lines
 from ..operators import to_complex
-from ..data.phantoms import pixel_grid
+from ..data.heads import pixel_grid
 from ..data import Measurements
 
 # %% ../../nbs/03_multicoil.ipynb #a75b369a
