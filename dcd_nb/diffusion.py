@@ -16,7 +16,7 @@ import torch
 
 from .errors import choose, require, number
 from .named import Named
-from .draws import checked_index, rng
+from .draws import checked_index, ImageDraws, newest
 from .machine import pick_device, progress
 from .operators import map_state
 
@@ -214,8 +214,6 @@ def device_of(net):
     return next((p.device for p in getattr(net, 'parameters', list)()), torch.device('cpu'))
 
 # %% ../nbs/04_diffusion.ipynb #a509943a
-def _normal(gens, size): return torch.stack([torch.randn(*size, generator=g) for g in gens])
-
 def _shape(shape):
     ok = len(shape) == 4 and all(isinstance(k, int) and k > 0 for k in shape)
     require(ok, f"shape={tuple(shape)} must be four positive whole numbers (N, C, H, W)")
@@ -239,6 +237,7 @@ def sample(
     batch=256,      # images at a time
     device=None,    # where to compute; None: where `denoise` is
     lo=.002, hi=80., rho=7.,
+    rule:int=newest, # of the random numbers; 1 for weights that were made with it
 ):
     "New images (N, C, H, W), on the CPU; they cost `nfe(steps, until, solver)` network calls each"
     n, *size = _shape(shape)
@@ -246,17 +245,17 @@ def sample(
     one_step, device = choose('solver', solver, solvers), pick_device(device or device_of(denoise))
     require(isinstance(batch, int) and batch > 0, f"batch={batch!r} must be a positive whole number")
     state = map_state(partial(_rows, n=n), state)
-    part = partial(_sample, denoise, size=size, seed=seed, grid=grid, one_step=one_step, device=device,
+    part = partial(_sample, denoise, size=size, seed=seed, grid=grid, one_step=one_step, device=device, rule=rule,
                    churn=churn and partial(churn, steps=steps))
     rows = lambda i: map_state(lambda t: t[i:i+batch].to(device), state)
     bar = progress(range(0, n, batch), desc='sample', leave=False, disable=None if n > batch else True)
     with inference(denoise): return torch.cat([part(index[i:i+batch], rows(i)) for i in bar])
 
 # %% ../nbs/04_diffusion.ipynb #bb98c10c
-def _sample(denoise, index, state, size, seed, grid, one_step, churn, device):
+def _sample(denoise, index, state, size, seed, grid, one_step, churn, device, rule):
     "The samples `index`, in one batch"
-    gens = [rng(seed, i) for i in index]
-    normal = lambda: _normal(gens, size).to(device, torch.float64)
+    draws = ImageDraws(seed, index, rule)
+    normal = lambda: draws.normal(size).to(device, torch.float64)
     rows = () if state is None else (state,)
     level = lambda s: torch.full((len(index),), s, dtype=torch.float32, device=device)
     D = lambda x, s: denoise(x.float(), level(s), *rows).double()

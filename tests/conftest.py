@@ -2,6 +2,7 @@
 import os
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')       # before torch is imported, and for the processes that tests start
+os.environ.setdefault('DCD_PRECISION', 'fp32')      # what tests compare must not depend on the processor
 
 
 def pytest_configure(config):

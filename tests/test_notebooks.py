@@ -204,7 +204,7 @@ def test_formulas_read_well():
 
 def test_every_page_has_a_name_of_its_own_and_one_line_on_the_map():
     "The site drops the number of a notebook: two with the same name would be written over each other"
-    names = [re.sub(r'^\d+[a-z]?_', '', p.stem) for p in notebooks]
+    names = [re.sub(r'^\d+[a-z]*_', '', p.stem) for p in notebooks]
     assert len(names) == len(set(names)), [n for n in names if names.count(n) > 1]
     text = '\n'.join(''.join(c['source']) for c in json.loads((nbs/'index.ipynb').read_text(encoding='utf-8'))['cells'])
     listed = re.findall(r'^\| \[[^]]+\]\(([\w.]+)\)', text, flags=re.M)

@@ -38,7 +38,7 @@ def exported(page): return [src for src in sources(page) if re.search(r'^#\| *ex
 @pytest.mark.parametrize('page', modules, ids=lambda p: p.stem)
 def test_a_page_fills_the_file_of_its_name(page):
     *package, file = modules[page].split('.')
-    assert re.sub(r'^\d+[a-z]?_', '', page.stem) == (package[-1] if file == '__init__' else file)
+    assert re.sub(r'^\d+[a-z]*_', '', page.stem) == (package[-1] if file == '__init__' else file)
     assert not [src for src in exported(page) if re.search(r'^#\| *exports?i? +\w', src, flags=re.M)], 'export into another file'
     assert exported(page) and path_of(modules[page]).exists()
 

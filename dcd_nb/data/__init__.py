@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['cache_dir', 'decode', 'digits', 'image_files', 'known_images', 'load_images', 'low_rank', 'measure_to',
-           'Measurements', 'phantoms', 'show_points', 'toy', 'toy_curve', 'toy_distance']
+           'Measurements', 'phantoms', 'show_points', 'toy', 'toy_curve', 'toy_distance', 'with_phase']
 
 # %% ../../nbs/02d_data.ipynb #e4b4e00c
 from .sources import digits, low_rank, show_points, toy, toy_curve, toy_distance
-from .heads import phantoms
+from .heads import phantoms, with_phase
 from .measurements import Measurements
 from .loading import cache_dir, decode, image_files, known_images, load_images
-from .loading import measure_to
+from .on_disk import measure_to
 
 _all_ = ['cache_dir', 'decode', 'digits', 'image_files', 'known_images', 'load_images', 'low_rank',
          'measure_to', 'Measurements', 'phantoms', 'show_points', 'toy', 'toy_curve',
-         'toy_distance']
+         'toy_distance', 'with_phase']

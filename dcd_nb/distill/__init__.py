@@ -13,10 +13,12 @@ from pathlib import Path
 from ..errors import choose, require
 from ..draws import Draws
 from ..files import content_hash
+from ..machine import threads_set
 from ..distributed import join_processes
 from ..data import Measurements
-from ..training import at_checkpoints, averaged, Checkpoints, fit, Hardware, known_settings
-from ..training import Learner, RunFolder, shared_plan, speed_up, Teacher
+from ..networks import flops
+from ..training import at_checkpoints, averaged, Checkpoints, chosen, fit, Hardware, known_settings
+from ..training import Learner, RunFolder, settled, shared_plan, speed_up, Teacher
 from ..losses import Loss, SiD
 from .generator import Generator, load_pretrained, resized_copy, Student, with_dropout
 from .step import DistillationStep, mean_square, set_trainable, step_flops
@@ -26,21 +28,16 @@ _all_ = ['DistillationStep', 'distilled_wrong', 'Generator', 'health', 'histogra
          'resized_copy', 'set_trainable', 'spectrum', 'step_flops', 'Student', 'with_dropout']
 
 # %% ../../nbs/22c_distill.ipynb #e982342e
-def _networks(teacher, ys, student, fake_settings, learn, hardware, device):
-    "The frozen teacher, and the learners of fake and generator"
-    frozen = Teacher(copy.deepcopy(teacher.net).to(device), teacher.objective)
-    start = student.start.net.to(device) if student.start else frozen.net
+def _networks(teacher, ys, student, fake_settings, learn):
+    "The frozen teacher, and networks and settings of fake and generator"
+    frozen = Teacher(copy.deepcopy(teacher.net), teacher.objective)
+    start = student.start.net if student.start else frozen.net
     nets = dict(fake=copy.deepcopy(frozen.net), generator=resized_copy(start, ys.shape))
     nets = {k: with_dropout(net, student.dropout) for k, net in nets.items()}
 
     defaults = dict(lr=1e-5, betas=(0., .999), clip=None, warmup=0.) | averaged(learn)
     own = dict(fake=defaults | dict(halflife=None) | known_settings(fake_settings or {}), generator=defaults)
-    if hardware.precision is not None:
-        for net in (frozen.net, *nets.values()):
-            net.precision = hardware.precision
-    learners = {k: Learner(net.requires_grad_(), **own[k]) for k, net in nets.items()}
-    speed_up([frozen.net, *nets.values()], device, hardware.compile)
-    return frozen, learners
+    return frozen, nets, own
 
 def _check_arguments(teacher, ys, loss, fake, fake_steps, checkpoints):
     require(isinstance(teacher, Teacher), f"teacher must be a Teacher, but is {type(teacher).__name__}: make one by train, or Teacher.load")
@@ -85,15 +82,21 @@ def distill(
     settings = shared_plan(images, minutes, batch, seed, hardware, checkpoints)
     device = join_processes(hardware.device)
 
-    frozen, learners = _networks(teacher, ys, student, fake, learn, hardware, device)
+    frozen, nets, own = _networks(teacher, ys, student, fake, learn)
+    work = step_flops(flops(frozen.net), flops(nets['generator']), loss, fake_steps)
+    hardware = settled(hardware, frozen.net, device, settings, work, out, resume)
+    speed_up([frozen.net, *nets.values()], device, hardware)
+    learners = {k: Learner(net.requires_grad_(), **own[k]) for k, net in nets.items()}
     corruption = ys.corruption.to_dict()
     about = settings['about'] | dict(corruption=corruption)
     G = student.generator(learners['generator'].ema.net, teacher.objective, about)
     plan = _plan(teacher, G, student, learners, loss, fake_steps, corruption) | settings
+    plan['hardware'] = chosen(hardware)
     run = RunFolder(out, plan, resume, ys.corruption.tensors())
     G.held = run.held
+    G.rule = run.rule
 
-    compared = teacher.objective.compared(ys.corruption, G.sample(64, seed), Draws(seed)).y
+    compared = teacher.objective.compared(ys.corruption, G.sample(64, seed), Draws(seed, rule=run.rule)).y
     wrong = distilled_wrong(frozen.net.sigma_d, first=mean_square(compared).sqrt().item())
     monitor = checkpoints.monitor
     if monitor is None:
@@ -101,7 +104,8 @@ def distill(
     look = at_checkpoints(G, run, checkpoints, monitor)
     step = DistillationStep(frozen, ys.corruption, loss, learners['fake'], learners['generator'],
                         student.init_sigma, fake_steps, student.outside_slope)
-    G.cost = fit(step, learners, run, device, look, wrong, step.work(), quiet, main='generator')
+    with threads_set(hardware.threads):
+        G.cost = fit(step, learners, run, device, look, wrong, work, quiet, main='generator')
     G.history = run.lines
     return G
 

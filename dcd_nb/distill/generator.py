@@ -15,7 +15,7 @@ import torch
 from fastcore.basics import patch
 
 from ..errors import require, number, optional
-from ..draws import latents, seeded
+from ..draws import latents, newest, seeded
 from ..files import load_meta, saving
 from ..operators import map_state
 from ..diffusion import device_of, inference
@@ -45,7 +45,8 @@ class Generator:
         self.outside_slope = float(outside_slope)
         self.latent_scale = float(latent_scale)
         self.cost, self.history = {}, ()
-        self.held = {}  # tensors of the corruption, of which `about` has the hashes
+        self.held = {}      # tensors of the corruption, of which `about` has the hashes
+        self.rule = newest  # of its random numbers
 
     shape = property(lambda self: self.net.shape, doc="(C, H, W) of its images")
 
@@ -116,7 +117,7 @@ def sample(self:Generator, n,
     index = range(n) if index is None else index
     if state is None: state = self.conditions(index, seed)
     map_state(lambda t: require(len(t) == n, f"state is for {len(t)} images, not for n={n}"), state)
-    z = latents((n, *self.shape), seed, index)
+    z = latents((n, *self.shape), seed, index, self.rule)
     device = device_of(self.net)
     parts = []
     with inference(self.net):
@@ -147,6 +148,7 @@ def load(cls:Generator,
     if 'corruption' in meta: about['corruption'] = meta['corruption']      # a run's recipe.json says it apart
     G = cls(net, objective, meta['init_sigma'], about, meta.get('outside_slope', 1.), meta.get('latent_scale', 1.))
     G.held = held
+    G.rule = meta.get('draws', 1)
     return G
 
 # %% ../../nbs/22_generator.ipynb #7aa1ae79

@@ -29,6 +29,7 @@ class MLPBlock(nn.Module):
 class MLP(Conditioned):
     "A residual network for vectors"
     frequency = 8.
+    precision = 'fp32'  # it is so small that rounding costs more than it saves
     def __init__(self,
         shape,            # (C, H, W) of the image
         in_channels=None, # of the input, masks included; None: those of the image

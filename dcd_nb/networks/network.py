@@ -23,6 +23,8 @@ class Network(nn.Module, Named, family='network'):
         super().__init__()
         self.args = {k: args[k] for k in inspect.signature(type(self)).parameters}
 
+    precision = None  # in which it runs where nothing is said; None: the usual one of the device
+
     def config(self): return self.args
     def __repr__(self): return f"{Named.__repr__(self)}, {num_params(self)/1e6:.2f} M parameters"
 

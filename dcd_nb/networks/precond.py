@@ -21,7 +21,7 @@ class Precond(nn.Module):
     def __init__(self,
         net,             # the network F
         sigma_d=.5,      # standard deviation of the images
-        precision=None,  # of the network: 'fp32' or 'bf16'; None: bf16 on a GPU that has it
+        precision=None,  # of the network: 'fp32' or 'bf16'; None: its own, or the usual one of the device
     ):
         super().__init__()
         require(isinstance(net, Network), f"net={type(net).__name__} must be a Network, e.g. UNet.named('small')")
@@ -59,7 +59,7 @@ def forward(self:Precond,
     s = per_image(s, x)
     c_skip, c_out, c_in = self.scales(s)
     inputs = torch.cat([c_in*x, *self._extra(x, mask if extra is None else extra)], 1)
-    with autocast(x.device, self.precision): out = self.net(inputs, s.flatten().log()/4, classes, labels)
+    with autocast(x.device, self.precision or self.net.precision): out = self.net(inputs, s.flatten().log()/4, classes, labels)
     if mask is None: return c_skip*x + c_out*out.float()
     shown = mask if callable(mask) else mask.to(x).mul                      # images -> what is seen of them
     alone = self.sigma_d*out.float()                                        # where nothing is seen

@@ -12,6 +12,7 @@ import torch
 from fastcore.basics import patch
 
 from ..errors import choose, require, number
+from ..draws import number_of
 from ..operators import Batch, map_state
 from ..diffusion import karras, Levels, LogNormal, per_image
 from .objective import fresh
@@ -69,8 +70,10 @@ class Consistency(AmbientTweedie):
         loss = super().loss(net, batch, draws)
         low = self.low.draw(n, draws)
         some = Batch(batch.y[::k], map_state(lambda t: t[::k], batch.state))
-        size = lambda rows: (len(range(rows.start, rows.stop, k))*self.copies, self.nodes - 1, *some.y.shape[1:])
-        noise = torch.cat(draws.each(lambda g, rows: torch.randn(size(rows), generator=g, device=g.device, dtype=some.y.dtype), n))
+        def walk_noise(g, rows):
+            size = (-(-number_of(rows)//k), self.copies, self.nodes - 1, *some.y.shape[1:])
+            return torch.randn(size, generator=g, device=g.device, dtype=some.y.dtype)
+        noise = torch.cat(draws.each(walk_noise, n, every=k)).flatten(0, 1)
         loss[::k] += self.weight*self.penalty(net, some, low[::k].to(some.y), noise.transpose(0, 1))
         return loss
 

@@ -14,6 +14,7 @@ from fastcore.basics import patch
 
 from ..errors import BadInput, require, number
 from ..named import Named, same_description
+from ..draws import number_of
 from ..linalg import conjugate_gradients
 
 # %% ../../nbs/01_operator.ipynb #69363f15
@@ -41,7 +42,7 @@ def new_states(
 ):
     "A fresh state for each image of `x`"
     shape = tuple(x.shape[1:])
-    groups = draws.each(lambda generator, rows: draw(rows.stop - rows.start, shape, generator), len(x))
+    groups = draws.each(lambda generator, rows: draw(number_of(rows), shape, generator), len(x))
     return map_state(lambda t: t.to(x.device), join_states(groups))
 
 # %% ../../nbs/01_operator.ipynb #b833018b

@@ -52,7 +52,7 @@ def restore(
     for i in range(0, len(ys), rows):
         part = rows_of(ys, slice(i, i + rows))
         states = map_state(lambda t: t.to(device), prior.conditions(range(i*n, (i + len(part))*n), seed))
-        found.append(method(prior, part, n, Draws(seed, start=i, device=device), states))
+        found.append(method(prior, part, n, Draws(seed, start=i, device=device, rule=1), states))
     samples, means, numbers = zip(*found)
     require(all(s.isfinite().all() for s in samples), "prior makes NaN or infinity: look at its weights")
     diagnostics = {k: sum(a[k]*len(m) for a, m in zip(numbers, means))/len(ys) for k in numbers[0]}

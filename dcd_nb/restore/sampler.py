@@ -141,7 +141,7 @@ def learn_misfit(
     ys, rows = ys.to(device_of(G.net)), torch.linspace(0, len(ys) - 1, min(most, len(ys))).long()
     ys = rows_of(ys, rows)
     states = map_state(lambda t: t.to(ys.y.device), G.conditions(range(len(ys)*n), seed))
-    cov, draws = .1*ys.y.double().var(), Draws(seed, step=1, device=ys.y.device)
+    cov, draws = .1*ys.y.double().var(), Draws(seed, step=1, device=ys.y.device, rule=1)
     walk = Walk(G, ys, n, draws, states, evidence_for(ys, cov))
     while (walk.beta < 1).any():
         walk.heat()

@@ -72,7 +72,7 @@ class Given(Draws):
     def __init__(self, noise): self.noise = noise
     def normal(self, x): return self.noise.view_as(x)
     def uniform(self, n): return torch.full((n,), .5, dtype=torch.float64)
-    def each(self, f, n): return [f(None, slice(0, n))]
+    def each(self, f, n, every=1): return [f(None, slice(0, n))]
 
 # %% ../../nbs/30_gaussian.ipynb #42990092
 def exact_minimiser(

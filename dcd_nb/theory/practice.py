@@ -70,7 +70,11 @@ class _PerLevel:
     def __call__(self, x, s, **kw): return (x.flatten(1)@self.Ws[s[0].item()].T).view_as(x)
     def weight(self, s, mask=None): return 1.
 
-class _OneGroup(Draws): group = 2**20     # one generator for the whole batch: much faster
+def _one_group(seed, step, n):
+    "Random numbers of a batch of `n` from one generator: much faster"
+    draws = Draws(seed, step)
+    draws.group = n
+    return draws
 
 # %% ../../nbs/33_practice.ipynb #ab2f691e
 def stochastic_student(
@@ -95,8 +99,8 @@ def stochastic_student(
         s = levels[k%len(levels)]
         y = images().detach() if case == 'plain' else (x := images().detach()) + w.sigma*normal(g, *x.shape)
         objective = AmbientTweedie(w.sigma, At(s)) if case == 'ambient' else Standard(At(s))
-        for opt, loss in ((opts[1], lambda: objective.loss(fake, Batch(y, None), _OneGroup(seed, 2*k))),
-                          (opts[0], lambda: SiD(alpha, At(s))(teacher, fake, images(), _OneGroup(seed, 2*k + 1)))):
+        for opt, loss in ((opts[1], lambda: objective.loss(fake, Batch(y, None), _one_group(seed, 2*k, batch))),
+                          (opts[0], lambda: SiD(alpha, At(s))(teacher, fake, images(), _one_group(seed, 2*k + 1, batch)))):
             opt.zero_grad(); (d*loss().mean()).backward(); opt.step()
         if k >= .75*steps: tail.append(M.detach().clone())
     return torch.stack(tail).mean(0), w.lam + (w.sigma**2 if case == 'plain' else 0)

@@ -10,16 +10,17 @@ __all__ = ['data_scale', 'with_extra_channels', 'train', 'BatchFeed', 'Checkpoin
 
 # %% ../../nbs/20e_training.ipynb #f3acb1c5
 import inspect, math, warnings
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from ..errors import choose, require, number
-from ..draws import seeded
+from ..draws import newest, seeded
 from ..show.images import save_images
 from ..files import saving
-from ..machine import made_with
-from ..distributed import join_processes
+from ..machine import crowded, made_with, threads_set, usual_precision
+from ..distributed import agreed, join_processes, processes
 from ..data import Measurements
 from ..networks import flops, Network, Precond
 from ..objectives import Objective, objective_for
@@ -125,43 +126,79 @@ def train(
     settings = shared_plan(images, minutes, batch, seed, hardware, checkpoints)
     device = join_processes(hardware.device)
 
-    net = _prepare(ys, net, objective, hardware, device)
+    net = _prepare(ys, net, objective)
+    work = 3*flops(net)
+    hardware = settled(hardware, net, device, settings, work, out, resume)
+    speed_up([net], device, hardware)
     learner = Learner(net, **averaged(learn))
     data = dict(corruption=ys.corruption.to_dict(), image=list(ys.shape), n=len(ys), hash=ys.hash)
     plan = dict(kind='train', data=data, objective=objective.to_dict(), net=net.to_dict(), flip=flip,
-                learn=learner.settings) | settings
+                learn=learner.settings, hardware=chosen(hardware)) | settings
     run = RunFolder(out, plan, resume, ys.corruption.tensors())
 
     teacher = Teacher(learner.ema.net, objective, checkpoints.about, data)
     teacher.held = run.held
+    teacher.rule = run.rule
     step = _phase_one(learner, objective, BatchFeed(ys.to(device), seed, flip))
     look = at_checkpoints(teacher, run, checkpoints, checkpoints.monitor, steps=10)
-    teacher.cost = fit(step, dict(teacher=learner), run, device, look, flops=3*flops(net), quiet=quiet)
+    with threads_set(hardware.threads):
+        teacher.cost = fit(step, dict(teacher=learner), run, device, look, flops=work, quiet=quiet)
     teacher.history = run.lines
     return teacher
 
 # %% ../../nbs/20e_training.ipynb #bacd6159
-def _prepare(ys, net, objective, hardware, device):
-    "A `Precond` of `net` that fits the observations, on the device"
+def _prepare(ys, net, objective):
+    "A `Precond` of `net` that fits the observations"
     require(isinstance(net, (Network, Precond)), f"net={net!r} must be a network, e.g. UNet.named('cifar10')")
     shape = objective.output_shape(ys)
     if isinstance(net, Network):
         net = Precond(with_extra_channels(net, objective.extra_channels), data_scale(ys, shape))
-    if hardware.precision is not None:
-        net.precision = hardware.precision
     lives = 'images' if objective.predicts_images else 'observations'
     require(tuple(net.shape) == shape, f"net makes images of shape {tuple(net.shape)}, but the {lives} have shape {shape}: "
                                       "a teacher lives where the observations live, or, if it fills holes, where the images do")
-    speed_up([net.to(device)], device, hardware.compile)
     return net
 
 # %% ../../nbs/20e_training.ipynb #1e4555d1
-def speed_up(nets, device, compile):
-    "What makes the networks of a run, each a `Precond`, fast on a GPU"
-    if device.type == 'cuda':
-        for net in nets:
+worth_compiling = 2e14  # floating-point operations of a run on a CPU: about half an hour on two cores
+
+def settled(
+    hardware,        # a `Hardware`
+    net,             # a `Precond`
+    device,
+    settings,        # what `shared_plan` says
+    work,            # floating-point operations for one image of the run
+    out,             # folder of the run, or None
+    resume,          # does it go on?
+):
+    "`hardware` with nothing left open: what was said, or else what the run in `out` began with, or else the usual"
+    def begun():
+        there = out and resume and (Path(out)/'recipe.json').exists()
+        return read_recipe(out).get('hardware', _before_it_was_noted(device)) if there else {}
+
+    kept = agreed(begun)
+    long = settings['images']*work > worth_compiling if settings['images'] else settings['minutes'] >= 30
+    precision = hardware.precision or kept.get('precision') or net.precision or net.net.precision
+    compile = kept.get('compile', device.type == 'cuda' or long) if hardware.compile == 'auto' else hardware.compile
+    return replace(hardware, precision=precision or usual_precision(device), compile=compile,
+                   threads=hardware.threads or kept.get('threads') or torch.get_num_threads())
+
+def _before_it_was_noted(device):
+    "What runs used whose recipe.json does not say it"
+    return dict(precision='fp32', compile=False) if device.type == 'cpu' else {}
+
+def chosen(hardware):
+    "What recipe.json says of a settled `hardware`"
+    return dict(precision=hardware.precision, compile=hardware.compile, threads=hardware.threads)
+
+def speed_up(nets, device, hardware):
+    "Move the networks of a run, each a `Precond`, to the device, and do there what makes them fast"
+    for net in nets:
+        net.to(device).precision = hardware.precision
+        if device.type == 'cuda':
             net.net.to(memory_format=torch.channels_last)
-    if compile is True or compile == 'auto' and device.type == 'cuda':
+    crowd = device.type == 'cpu' and processes()[0] == 0 and crowded(hardware.threads)
+    if crowd: warnings.warn(crowd)
+    if hardware.compile:
         limits = torch._dynamo.config
         limits.recompile_limit = max(limits.recompile_limit, 128)
         backend = compiled_if_possible()
@@ -198,7 +235,7 @@ def shared_plan(images, minutes, batch, seed, hardware, checkpoints):
     require(isinstance(seed, int) and 0 <= seed < 2**32, f"seed={seed!r} must be a whole number from 0 to 2**32 - 1")
     return dict(images=images, minutes=minutes, batch=batch, accumulate=hardware.accumulate, seed=seed,
                 checkpoint_every=checkpoints.every, select=checkpoints.select, patience=checkpoints.patience,
-                about=checkpoints.about or {}, made_with=made_with())
+                about=checkpoints.about or {}, draws=newest, made_with=made_with())
 
 # %% ../../nbs/20e_training.ipynb #23ac088e
 def known_settings(learn):

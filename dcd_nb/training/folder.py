@@ -46,6 +46,7 @@ def _flat(d, name=''):
     return found
 
 _outside = ('made_with', 'images')                # entries that say nothing about what the run does
+_inherited = ('draws', 'hardware')                # entries that a run which goes on takes from the one that began
 
 def _repeatable(plan):
     "The part of a plan that decides what is computed, but for the budget"
@@ -53,7 +54,8 @@ def _repeatable(plan):
 
 def _settings(plan):
     "What a run that goes on must share with the one that began, by dotted names"
-    return _flat(_repeatable(in_new_words(plan)))
+    plan = _repeatable(in_new_words(plan))
+    return _flat({k: v for k, v in plan.items() if k not in _inherited})
 
 # %% ../../nbs/20b_folder.ipynb #bec1de32
 def read_recipe(folder:str | Path) -> dict:
@@ -100,6 +102,8 @@ class RunFolder:
         self.lines = []                   # of metrics.jsonl
         self.held = held or {}
         if out: self.plan = agreed(lambda: self._there(resume))
+
+    rule = property(lambda self: self.plan.get('draws', 1), doc="Of its random numbers")
 
     def _there(self, resume):
         "The plan, which may be the one in the folder"

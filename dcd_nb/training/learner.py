@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from ..errors import choose, require, number
-from ..draws import Draws, hash32
+from ..draws import Draws, hash32, newest
 from ..machine import autocast, pick_device
 from ..distributed import average_over_processes, processes
 from ..networks import EMA
@@ -34,6 +34,7 @@ class StepContext:
         accumulate=1, # parts into which each process cuts its share
         slow=1.,      # factor on all learning rates
         device='cpu',
+        rule:int=newest, # of the random numbers
     ):
         self.step = step
         self.images = step*batch  # seen before this step
@@ -43,6 +44,7 @@ class StepContext:
         self.accumulate = accumulate
         self.slow = slow
         self.device = device
+        self.rule = rule
 
     def micro_batches(self,
         key=0, # a step that needs several sets of random numbers gives each its own key
@@ -52,7 +54,7 @@ class StepContext:
         n = self.batch//(world*self.accumulate)
         starts = [(rank*self.accumulate + k)*n for k in range(self.accumulate)]
         seed = hash32(self.seed, key)
-        return [MicroBatch(self.images + i, n, Draws(seed, self.step, i, self.device)) for i in starts]
+        return [MicroBatch(self.images + i, n, Draws(seed, self.step, i, self.device, self.rule)) for i in starts]
 
 # %% ../../nbs/20a_learner.ipynb #bb383c11
 class Learner:
@@ -172,21 +174,23 @@ class Hardware:
     """What a run computes on. It changes speed, memory and rounding, not what is learned.
 
     * `device`: 'cpu', 'cuda', 'cuda:1', ...; None: a GPU if there is one
-    * `precision`: of the networks, 'fp32' or 'bf16'; None: as it is, or bf16 on a GPU that has it
-    * `compile`: compile the networks: True, False, or 'auto': on a GPU
+    * `precision`: of the networks, 'fp32' or 'bf16'; None: bf16 where the processor has it
+    * `compile`: compile the networks: True, False, or 'auto': on a GPU, and on a CPU in long runs
+    * `threads`: on a CPU; None: as many as PyTorch has now
     * `accumulate`: parts into which each process cuts its share of a batch, to fit it into memory
     """
     device: str | torch.device | None = None
     precision: str | None = None
     compile: bool | str = 'auto'
+    threads: int | None = None
     accumulate: int = 1
 
     def __post_init__(self):
         pick_device(self.device)
         autocast('cpu', self.precision)                       # complains about unknown names
         choose('compile', self.compile, [True, False, 'auto'])
-        k = self.accumulate
-        require(isinstance(k, int) and k > 0, f"accumulate={k!r} must be a positive whole number")
+        for name, v in dict(accumulate=self.accumulate, threads=self.threads or 1).items():
+            require(isinstance(v, int) and v > 0, f"{name}={v!r} must be a positive whole number")
 
     @classmethod
     def of(cls, hardware):

@@ -48,16 +48,16 @@ class Loop:
         self.best = None     # the weights that were selected, if this process has seen them
         plan, world = run.plan, processes()[1]
         pieces = world*plan.get('accumulate', 1)
-        good = plan['batch'] % pieces == 0 and (pieces == 1 or plan['batch']//pieces % Draws.group == 0)
-        require(good, f"batch={plan['batch']} cannot be cut into {pieces} parts of a multiple of {Draws.group} images: "
-                      f"use a multiple of {pieces*Draws.group}")
+        good = plan['batch'] % pieces == 0 and (pieces == 1 or plan['batch']//pieces % Draws.multiple == 0)
+        require(good, f"batch={plan['batch']} cannot be cut into {pieces} parts of a multiple of {Draws.multiple} images: "
+                      f"use a multiple of {pieces*Draws.multiple}")
 
     def now(self, total=None):
         "Where the run stands"
         plan, again = self.run.plan, self.at['rollbacks']
         seed = hash32(plan['seed'], again) if again else plan['seed']
         return StepContext(self.at['step'], plan['batch'], total or self.steps*plan['batch'], seed,
-                           plan.get('accumulate', 1), .5**again, self.device)
+                           plan.get('accumulate', 1), .5**again, self.device, self.run.rule)
 
     images = property(lambda self: self.at['step']*self.run.plan['batch'], doc="How many were seen")
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import BadInput, require
 from ..named import written
-from ..draws import rng
+from ..draws import newest, rng
 from ..files import load_tensors, save_tensors
 from ..machine import made_with, pick_device
 from ..operators import join_states, map_state
@@ -42,6 +42,7 @@ class Teacher:
         self.cost = {}          # of its run, as `fit` returned it
         self.history = ()       # the lines of its metrics.jsonl
         self.held = {}          # tensors of the corruption, of which `data` has the hashes
+        self.rule = newest      # of its random numbers
 
     shape = property(lambda self: self.net.shape, doc="(C, H, W) of what it samples")
 
@@ -89,7 +90,7 @@ def sample(self:Teacher,
     if until is None: until = self.objective.lowest_level
     device = next(self.net.parameters()).device
     return sample(partial(self.denoise, outside_slope=outside_slope), (n, *self.shape), seed, until=until,
-                  index=index, state=state, device=device, **kw)
+                  index=index, state=state, device=device, rule=self.rule, **kw)
 
 # %% ../../nbs/20d_model.ipynb #92b6b7be
 @patch
@@ -123,7 +124,7 @@ def save_model(
         tensors[f'net.{name}'] = t.half() if half and t.is_floating_point() else t
     for name, t in model.held.items(): tensors[f'corruption.{name}'] = t
     meta = dict(kind=kind, net=model.net.to_dict(), objective=model.objective.to_dict(),
-                about=model.about, made_with=made_with())
+                about=model.about, draws=model.rule, made_with=made_with())
     save_tensors(path, tensors, meta | more)
 
 def _saved_model(path, kind):
@@ -174,4 +175,5 @@ def load(cls:Teacher,
     net, objective, meta, held = load_model(path, 'teacher', device, precision)
     teacher = cls(net, objective, meta.get('about'), meta.get('data'))
     teacher.held = held
+    teacher.rule = meta.get('draws', 1)
     return teacher
