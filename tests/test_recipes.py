@@ -34,7 +34,7 @@ def test_plain_values_and_back(name):
 
 
 def test_no_two_recipes_share_their_settings():
-    found = [id(part) for r in recipes().values() for part in (r.train, r.distill, r.network) if isinstance(part, dict)]
+    found = [id(part) for r in recipes().values() for part in (r.objective, r.train, r.distill, r.distill.get('fake'), r.network) if isinstance(part, dict)]
     assert len(found) == len({*found})
 
 

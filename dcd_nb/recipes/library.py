@@ -29,7 +29,7 @@ def official_scale(
 # %% ../../nbs/23a_library.ipynb #46a2b530
 _library = {}  # recipes by name
 
-def add_recipe(r:Recipe):
+def add_recipe(r:Recipe) -> None:
     "Make a recipe known by its name"
     require(isinstance(r, Recipe), f"r must be a Recipe, but is {type(r).__name__}")
     _library[r.name] = r

@@ -44,7 +44,7 @@ class ImageSource:
         require(good, f"data.n={self.n!r} must be a positive whole number of images, or None for all")
 
     def load(self,
-        instead=None, # another path or name
+        instead:str | Path | None=None, # another path or name
     ) -> torch.Tensor:
         "The images, as they are kept: bytes of a file, or floats in [-1, 1]"
         return load_images(instead or self.source, self.size, self.channels, dtype=None)[:self.n]
@@ -68,9 +68,11 @@ class Recipe:
             if not isinstance(v, kind): raise BadInput(f"{k}={v!r} must be {allowed}")
         for k in self.train: choose('train', k, setting_names(train))
         for k in self.distill: choose('distill', k, setting_names(distill))
-        for k in self.distill.get('fake') or {}: choose('distill.fake', k, setting_names(Learner))
+        fake = self.distill.get('fake')
+        if isinstance(fake, dict):
+            for k in fake: choose('distill.fake', k, setting_names(Learner))
         self.network = to_plain(self.network)
-        self.train, self.distill = dict(self.train), dict(self.distill)    # its own
+        self.objective, self.train, self.distill = map(_own_dicts, (self.objective, self.train, self.distill))
 
     @property
     def seed(self) -> int:
@@ -92,6 +94,9 @@ class Recipe:
         "The recipe that `to_dict` described"
         names = [f.name for f in fields(cls)]
         require(isinstance(d, dict) and {*names} <= {*d}, f"{d!r} describes no recipe, which has {', '.join(names)}")
+        for k in ('data', 'objective', 'train', 'distill'):
+            require(isinstance(d[k], dict), f"{k}={d[k]!r} must be a dict")
+        for k in d['data']: choose('data', k, [f.name for f in fields(ImageSource)])
         d = in_new_words(d)
         corruption = d['corruption'] and Corruption.from_dict(d['corruption'], tensors)
         settings = [{k: from_plain(v) for k, v in d[phase].items()} for phase in ('train', 'distill')]
@@ -115,6 +120,10 @@ _allowed = dict(    # what the fields may be
     objective=(Objective | dict, 'an Objective, or a dict of settings of objective_for'),
     train=(dict, 'a dict of settings of Phase I, e.g. dict(images=1_000_000, lr=1e-4)'),
     distill=(dict, 'a dict of settings of Phase II, e.g. dict(images=1_000_000, loss=SiD())'))
+
+def _own_dicts(v):
+    "`v` with dicts that nobody else holds"
+    return {k: _own_dicts(o) for k, o in v.items()} if isinstance(v, dict) else v
 
 def _lines(entries, indent=''):
     "Name and value of each entry; those of a dict are indented"
@@ -166,10 +175,22 @@ def _own_corruption(r):
     require(r.corruption is not None, f"recipe {r.name!r} has no corruption of its own: that of the measurements counts")
     return r.corruption
 
+def network_for(
+    shape:tuple, # (C, H, W) of the images
+) -> Network:
+    "A network that suits images of that shape: an MLP for vectors and tiny images, else a U-Net"
+    c, h, w = shape
+    if h*w <= 64: return MLP(shape, linear=h*w > 1)
+    require(h % 4 == 0 and w % 4 == 0, f"images of {h}x{w} pixels suit no network here: "
+                                       "crop or pad their sides to multiples of 4")
+    halvings = max(1, min(3, int(math.log2(min(h, w)/8))))
+    while h % 2**halvings or w % 2**halvings: halvings -= 1
+    return UNet(h if h == w else (h, w), c, channels=64, mult=(1, *[2]*halvings), blocks=2)
+
 @patch
 def network_for(self:Recipe,
     shape:tuple, # (C, H, W) of the images
-    extra=0,     # channels that it is given beside them
+    extra:int=0, # channels that it is given beside them
 ) -> Network:
     "A fresh network"
     net = self.network
@@ -182,18 +203,6 @@ def network_for(self:Recipe,
         else:
             net = Network.from_dict(net)
         return with_extra_channels(net, extra)
-
-def network_for(
-    shape:tuple,  # (C, H, W) of the images
-) -> Network:
-    "A network that suits images of that shape: an MLP for vectors and tiny images, else a U-Net"
-    c, h, w = shape
-    if h*w <= 64: return MLP(shape, linear=h*w > 1)
-    require(h % 4 == 0 and w % 4 == 0, f"images of {h}x{w} pixels suit no network here: "
-                                       "crop or pad their sides to multiples of 4")
-    halvings = max(1, min(3, int(math.log2(min(h, w)/8))))
-    while h % 2**halvings or w % 2**halvings: halvings -= 1
-    return UNet(h if h == w else (h, w), c, channels=64, mult=(1, *[2]*halvings), blocks=2)
 
 # %% ../../nbs/23_recipe.ipynb #afa0af1e
 @patch
@@ -254,8 +263,7 @@ def teacher(self:Recipe,
     "Phase I: the teacher"
     ys = self.measurements() if ys is None else ys
     objective = self.objective_for(ys.corruption)
-    settings = _instead(self.train, settings)
-    arguments = arguments_of(train, settings, dict(recipe=_words_of(self, settings)))
+    arguments = arguments_of(train, self.train, settings, about=dict(recipe=_words_of(self, **settings)))
     sigma_d = arguments.pop('sigma_d', None)
     if start:
         net = copy.deepcopy(start.net).requires_grad_()
@@ -272,21 +280,13 @@ def student(self:Recipe,
 ) -> Generator:
     "Phase II: the generator"
     ys = self.measurements() if ys is None else ys
-    settings = _instead(self.distill, settings)
-    return distill(teacher, ys, **arguments_of(distill, settings, dict(recipe=_words_of(self, settings))))
+    arguments = arguments_of(distill, self.distill, settings, about=dict(recipe=_words_of(self, **settings)))
+    return distill(teacher, ys, **arguments)
 
-def _instead(settings, given):
-    "The settings of a recipe, and what is given instead of them; one budget replaces the other"
-    own = dict(settings)
-    if given.get('images') is not None or given.get('minutes') is not None:
-        own = {k: v for k, v in own.items() if k not in ('images', 'minutes')}
-    return own | given
-
-def _words_of(r, settings):
-    "`r` in plain values; if a run goes on that says the same in those of an older version, in these"
-    folder = settings.get('resume') and settings.get('out')
-    if folder and (Path(folder)/'recipe.json').exists():
-        old = read_recipe(folder).get('about', {}).get('recipe')
+def _words_of(r, out=None, resume=False, **others):
+    "`r` in plain values; if the run in `out` goes on and says the same in those of an older version, in these"
+    if out and resume and (Path(out)/'recipe.json').exists():
+        old = read_recipe(out).get('about', {}).get('recipe')
         with suppress(BadInput):
             if Recipe.from_dict(old, r.corruption and r.corruption.tensors()) == r: return old
     return r.to_dict()

@@ -6,6 +6,7 @@
 __all__ = ['arguments_of', 'setting_names', 'changed', 'raised_levels']
 
 # %% ../../nbs/22d_settings.ipynb #22dd0003
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from inspect import signature
@@ -25,12 +26,16 @@ def _fields_of(kind):
     return {'checkpoint_every' if f.name == 'every' else f.name: f.name for f in fields(kind)}
 
 def arguments_of(
-    function,               # `train` or `distill`
+    function:Callable,      # `train` or `distill`
     settings:dict,          # by name; or objects, which count instead of their settings
+    given:dict | None=None, # others, which count instead; one budget replaces the other
     about:dict | None=None, # plain values to note in recipe.json
 ) -> dict:
     "The settings as arguments of the function"
-    rest, objects = dict(settings), {}
+    rest, given, objects = dict(settings), given or {}, {}
+    if given.get('images') is not None or given.get('minutes') is not None:
+        rest = {k: v for k, v in rest.items() if k not in ('images', 'minutes')}
+    rest |= given
     for name, kind in _objects.items():
         if name not in signature(function).parameters: continue
         own = {f: rest.pop(k) for k, f in _fields_of(kind).items() if k in rest}
@@ -44,7 +49,7 @@ _of_one_run = {*_objects, 'ys', 'net', 'teacher', 'objective', 'learn', 'out', '
 
 @cache
 def setting_names(
-    function, # `train`, `distill`, or `Learner`, for the fake
+    function:Callable, # `train`, `distill`, or `Learner`, for the fake
 ) -> list[str]:
     "What a recipe may say about it"
     names = [*signature(function).parameters]
