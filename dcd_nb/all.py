@@ -7,14 +7,14 @@ __all__ = ['AmbientFourier', 'AmbientInpainting', 'AmbientTweedie', 'Anneal', 'B
            'ClampedLogNormal', 'compare', 'Compose', 'Consistency', 'Corruption', 'digits', 'distill', 'DMD',
            'Downsample', 'Draws', 'EMA', 'evaluate', 'fid', 'fitting', 'FourierMask', 'frechet_distance',
            'frechet_from_moments', 'from_deepinv', 'gaussian', 'GaussianBlur', 'Generator', 'Hardware',
-           'identifiability', 'Identity', 'inception_score', 'KarrasLevels', 'kid', 'Learner', 'Levels', 'lmmse',
-           'load_images', 'load_pretrained', 'LogNormal', 'LogUniform', 'Loss', 'lpips', 'Measurements', 'missing_rate',
-           'MLP', 'moments', 'MultiCoilMRI', 'Network', 'nmse', 'noise_patches', 'Objective', 'objective_for',
-           'Operator', 'Optimise', 'phantoms', 'Poisson', 'precision_recall', 'Precond', 'Proximal', 'proximal_fid',
-           'psnr', 'Quantise', 'quickstart', 'RandomMask', 'Recipe', 'recipe', 'recipes', 'Record', 'restore',
-           'Restored', 'rng', 'run_recipe', 'Sample', 'sample', 'Saturation', 'save_images', 'SDS', 'show_images',
-           'show_points', 'SiD', 'sliced_wasserstein', 'ssim', 'Standard', 'Student', 'Teacher', 'to_deepinv', 'toy',
-           'toy_distance', 'train', 'TruncatedLogNormal', 'UNet']
+           'identifiability', 'Identity', 'ImageSource', 'inception_score', 'KarrasLevels', 'kid', 'Learner', 'Levels',
+           'lmmse', 'load_images', 'load_pretrained', 'LogNormal', 'LogUniform', 'Loss', 'lpips', 'Measurements',
+           'missing_rate', 'MLP', 'moments', 'MultiCoilMRI', 'Network', 'nmse', 'noise_patches', 'Objective',
+           'objective_for', 'Operator', 'Optimise', 'phantoms', 'Poisson', 'precision_recall', 'Precond', 'Proximal',
+           'proximal_fid', 'psnr', 'Quantise', 'quickstart', 'RandomMask', 'Recipe', 'recipe', 'recipes', 'Record',
+           'restore', 'Restored', 'rng', 'run_recipe', 'Sample', 'sample', 'Saturation', 'save_images', 'SDS',
+           'show_images', 'show_points', 'SiD', 'sliced_wasserstein', 'ssim', 'Standard', 'Student', 'Teacher',
+           'to_deepinv', 'toy', 'toy_distance', 'train', 'TruncatedLogNormal', 'UNet']
 
 # %% ../nbs/91_all.ipynb #2b1229b7
 from .errors import BadInput
@@ -35,7 +35,7 @@ from .objectives import (AmbientFourier, AmbientInpainting, AmbientTweedie, Cons
 from .training import Checkpoints, Hardware, Learner, Teacher, train
 from .losses import DMD, Loss, SDS, SiD
 from .distill import distill, Generator, load_pretrained, Student
-from .recipes import Recipe, recipe, recipes
+from .recipes import ImageSource, Recipe, recipe, recipes
 from .quickstart import quickstart
 from .restore import Anneal, Optimise, restore, Restored, Sample
 from .identify import fitting, identifiability, missing_rate, noise_patches
@@ -46,7 +46,7 @@ _all_ = ['AmbientFourier', 'AmbientInpainting', 'AmbientTweedie', 'Anneal', 'Bad
          'Corruption', 'digits', 'distill', 'DMD', 'Downsample', 'Draws', 'EMA', 'evaluate', 'fid',
          'fitting', 'FourierMask', 'frechet_distance', 'frechet_from_moments', 'from_deepinv',
          'gaussian', 'GaussianBlur', 'Generator', 'Hardware', 'identifiability', 'Identity',
-         'inception_score', 'KarrasLevels', 'kid', 'Learner', 'Levels', 'lmmse', 'load_images',
+         'ImageSource', 'inception_score', 'KarrasLevels', 'kid', 'Learner', 'Levels', 'lmmse', 'load_images',
          'load_pretrained', 'LogNormal', 'LogUniform', 'Loss', 'lpips', 'Measurements',
          'missing_rate', 'MLP', 'moments', 'MultiCoilMRI', 'Network', 'nmse', 'noise_patches',
          'Objective', 'objective_for', 'Operator', 'Optimise', 'phantoms', 'Poisson',

@@ -67,9 +67,9 @@ def quickstart(
     tell = _silent if quiet else print
 
     ys = r.measurements(seed=seed)
-    tell(f'{ys}: a teacher of {r["train"]["images"]} images')
+    tell(f'{ys}: a teacher of {r.train["images"]} images')
     teacher = r.teacher(ys, quiet=quiet)
-    tell(f'a student of {r["distill"]["images"]} images')
+    tell(f'a student of {r.distill["images"]} images')
     G = r.student(teacher, ys, monitor=False, quiet=quiet)
     if out: G.save(Path(out)/'generator')
 
@@ -94,11 +94,11 @@ def _contestants(r, ys, teacher, G, n, seed, clean, longer, tell, quiet):
     sets['student'] = G.sample(n, seed)
     if clean:
         tell('a teacher that sees clean digits, for comparison')
-        same = {'train.seed': seed, 'train.images': r['train']['images'], 'network': r['network']}
+        same = {'train.seed': seed, 'train.images': r.train['images'], 'network': r.network}
         sets['clean_teacher'] = recipe('digits-clean').override(same).teacher(quiet=quiet).sample(n, seed)
     if longer:
         tell('a teacher as long as teacher and student together')
-        longer = int(r['train']['images']*(1 + G.cost['pflop']/teacher.cost['pflop']))
+        longer = int(r.train['images']*(1 + G.cost['pflop']/teacher.cost['pflop']))
         other = r.teacher(ys, images=longer, quiet=quiet)
         sets |= {f'longer_{k}': x for k, x in samplers(other, n, seed).items()}
     if tuple(ys.y.shape[1:]) != (1, 8, 8): del sets['corrupted']
@@ -115,7 +115,7 @@ def _recipe(corruption, sigma, images, seed):
     if images is not None:
         require(isinstance(images, int) and images > 0, f"images={images!r} must be a positive whole number")
         changes['train.images'] = images
-        changes['distill.images'] = max(128, images*r['distill']['images']//r['train']['images'])
+        changes['distill.images'] = max(128, images*r.distill['images']//r.train['images'])
     return r.override(changes)
 
 def _silent(*words): pass
@@ -151,7 +151,7 @@ def _results(r, ys, teacher, G, sets, table, longer, seed):
         best_sampler={space: name for space, (_, name) in best.items()}, every_sampler=every, equal_compute=equal,
         nfe=dict(teacher=teacher.nfe(**full), student=1), seconds_per_1000=seconds,
         images=dict(teacher=teacher.cost['images'], student=G.cost['images']),
-        seed=seed, corruption=r['name'].removeprefix('digits-'), sigma=ys.sigma, made_with=made_with())
+        seed=seed, corruption=r.name.removeprefix('digits-'), sigma=ys.sigma, made_with=made_with())
 
 def _write(folder, sets, results):
     "results.json and the picture"

@@ -131,10 +131,10 @@ def _tables(judge, found):
 
 def _record(r, ys, teacher, G, clean, out, n, seconds, warm):
     "Compare, and write everything; results.json comes last and says that it is complete"
-    judge, models, seed = Judge(clean), dict(teacher=teacher, student=G), r['train'].get('seed', 0)
+    judge, models, seed = Judge(clean), dict(teacher=teacher, student=G), r.seed
     tables, shown = _tables(judge, contestants(ys, teacher, G, n, seed, seconds))
     ran = {k: {who: m.cost[k] for who, m in models.items()} for k in ('images', 'seconds', 'rollbacks', 'weights_sha256')}
-    results = dict(recipe=r['name'], corruption=repr(ys.corruption), sigma=ys.sigma, seed=seed, device=made_with()['machine'], parameters=num_params(G.net),
+    results = dict(recipe=r.name, corruption=repr(ys.corruption), sigma=ys.sigma, seed=seed, device=made_with()['machine'], parameters=num_params(G.net),
                    reference=judge.hash, n_reference=judge.n, warm=warm, made_with=made_with()) | ran | tables
     return _write(out/'record', r, results, judge, models, {'clean': clean[:16]} | shown)
 
@@ -143,7 +143,7 @@ def _write(folder, r, results, judge, models, shown):
     "The files of a record"
     with saving(folder/'recipe.json'): pass
     plans = {k: json.loads((folder.parent/k/'recipe.json').read_text()) for k in models}
-    with atomic(folder/'recipe.json') as tmp: tmp.write_text(json.dumps(dict(recipe=r, **plans), indent=1))
+    with atomic(folder/'recipe.json') as tmp: tmp.write_text(json.dumps(dict(recipe=r.to_dict(), **plans), indent=1))
     lines = [json.dumps(dict(phase=phase) | line) for phase, m in models.items() for line in m.history]
     with atomic(folder/'metrics.jsonl') as tmp: tmp.write_text('\n'.join(lines) + '\n')
     shape = models['student'].shape
@@ -189,13 +189,19 @@ def check_record(
 
 # %% ../nbs/28_runs.ipynb #a5864192
 class Record:
-    "What a run left: its `results`, its `recipe`, and the `lines` that both phases wrote"
+    "What a run left: its `results`, its `recipe`, the `plans` of both phases, and the `lines` that they wrote"
     def __init__(self, folder):
         self.folder, self.results = Path(folder), _results(folder)
-        parts = json.loads((self.folder/'recipe.json').read_text())             # the recipe, and the plans of both phases
-        self.recipe = {k: in_new_words(entries) for k, entries in parts.items()}
+        parts = json.loads((self.folder/'recipe.json').read_text())
+        self._recipe = parts.pop('recipe')
+        self.plans = {phase: in_new_words(plan) for phase, plan in parts.items()}
         self.lines = [json.loads(l) for l in (self.folder/'metrics.jsonl').read_text().splitlines()]
         self.shape = tuple(load_meta(self.folder/'reference')['meta']['image'])
+
+    @property
+    def recipe(self) -> Recipe:
+        "What was run"
+        return Recipe.from_dict(self._recipe)
 
     def label(self, space):
         "The feature space, in words"
@@ -278,6 +284,6 @@ def missing(
 ) -> str:
     "The command that makes a record, and what it is estimated to cost"
     r, time = recipe(name), lambda h: f'{60*h:.0f} min' if h < 1 else f'{h:.1f} h' if h < 10 else f'{h:,.0f} h'
-    c, limit = r.cost(), ' --minutes 28'*name.endswith('-small') + ' --data YOURS'*(r['data']['source'] is None)
+    c, limit = r.cost(), ' --minutes 28'*name.endswith('-small') + ' --data YOURS'*(r.data.source is None)
     hours = ', '.join(f"{k} {time(h)} + {time(c['student']['hours'][k])}" for k, h in c['hours'].items())
     return f"{name}: no record yet\n    dcd_run {name} run{limit}\n    {c['parameters']/1e6:.1f} M parameters, {c['images']/1e6:.3g} + {c['student']['images']/1e6:.3g} M images; {hours}"

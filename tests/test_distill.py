@@ -248,9 +248,9 @@ def test_a_teacher_that_fills_holes_compares_images_through_new_holes():
 
 
 def test_what_was_a_setting_once_is_forgotten_and_runs_that_had_it_go_on(tmp_path, monkeypatch):
-    assert not any('noisy' in r['distill'] for r in recipes().values())
-    old = dict(recipe('digits-saturation'))
-    assert Recipe(old | dict(distill=old['distill'] | dict(noisy=True))) == old
+    assert not any('noisy' in r.distill for r in recipes().values())
+    old = recipe('digits-saturation').to_dict()
+    assert Recipe.from_dict(old | dict(distill=old['distill'] | dict(noisy=True))) == recipe('digits-saturation')
     with pytest.raises(BadInput, match="argument='noisy'"): distill(*small(corruptions['noise'])[::-1], images=64, noisy=True)
     ys, teacher = small(corruptions['noise'])
     go = lambda **kw: distill(teacher, ys, SiD(.5), images=320, batch=32, out=tmp_path/'run', quiet=True, checkpoints=Checkpoints(about=dict(recipe=kw.pop('recipe'))), **kw)
@@ -284,21 +284,21 @@ def test_weights_with_old_names_are_read(path):
 @pytest.mark.parametrize('name', ['digits-noise', 'digits-mask', 'phantoms-16-R4'])
 def test_records_with_old_names_are_read(name):
     path = root/'nbs/runs'/name
-    record, read = json.loads((path/'recipe.json').read_text()), Record(path).recipe
+    record, read = json.loads((path/'recipe.json').read_text()), Record(path)
     assert 'leak' in record['student'], 'a record as older versions wrote it'
-    assert (read['student']['outside_slope'], read['student']['latent_scale']) == (record['student']['leak'], record['student']['spread'])
-    old, r = record['recipe']['distill'], Recipe(record['recipe'])
-    assert not {*old_names.values()} & {*r['distill']} and r == read['recipe']
-    assert r['title'] == record['recipe']['about'] and list(r)[:2] == ['name', 'title'] and 'about' not in r
-    assert in_old_words(r['distill']) == {k: v for k, v in old.items() if k != 'noisy'}
-    assert r.override({'distill.outside_slope': .5})['distill']['outside_slope'] == .5
+    assert (read.plans['student']['outside_slope'], read.plans['student']['latent_scale']) == (record['student']['leak'], record['student']['spread'])
+    old, r = record['recipe']['distill'], Recipe.from_dict(record['recipe'])
+    assert not {*old_names.values()} & {*r.distill} and r == read.recipe
+    assert r.title == record['recipe']['about']
+    assert in_old_words(r.to_dict()['distill']) == {k: v for k, v in old.items() if k != 'noisy'}
+    assert r.override({'distill.outside_slope': .5}).distill['outside_slope'] == .5
     with pytest.raises(BadInput, match="distill='leak' is not known"): r.override({'distill.leak': .5})
 
 
 def test_run_folders_with_old_names_are_read_and_go_on(tmp_path, monkeypatch):
     "Of both phases: what the folder says stays as it is"
     ys = corruptions['noise'].measure(digits()[:200])
-    r = recipe('digits-noise', network=MLP((1, 8, 8), width=16, blocks=1).to_dict())
+    r = recipe('digits-noise', network=MLP((1, 8, 8), width=16, blocks=1))
     def go(**kw):
         teacher = r.teacher(ys, images=640, batch=64, out=tmp_path/'teacher', quiet=True, **kw)
         return teacher, r.student(teacher, ys, images=320, batch=64, monitor=False, out=tmp_path/'student', quiet=True, **kw)
@@ -320,7 +320,7 @@ def test_run_folders_with_old_names_are_read_and_go_on(tmp_path, monkeypatch):
     for model, before in zip(go(resume=True), (teacher, G)):
         assert model.cost['resumed_at'] == before.cost['images'] and model.cost['weights_sha256'] == before.cost['weights_sha256']
     for name, text in said.items(): assert (tmp_path/name/'recipe.json').read_text() == text
-    r['distill']['outside_slope'] = .5
+    r.distill['outside_slope'] = .5
     with pytest.raises(BadInput, match='was begun with about.recipe.distill.outside_slope=0.03, not 0.5'): go(resume=True)
 
 
@@ -364,7 +364,7 @@ def test_hardware_of_a_distillation_is_that_of_all_three_networks(monkeypatch):
 
 
 def test_flat_entries_of_a_recipe_become_objects_and_are_stored_flat(tmp_path):
-    r = recipe('digits-noise', network=MLP((1, 8, 8), width=16, blocks=1).to_dict(), train__images=640, train__batch=64, train__accumulate=2, train__sigma_d=.4, train__precision='fp32',
+    r = recipe('digits-noise', network=MLP((1, 8, 8), width=16, blocks=1), train__images=640, train__batch=64, train__accumulate=2, train__sigma_d=.4, train__precision='fp32',
                train__checkpoint_every=320, distill__images=320, distill__batch=64, distill__dropout=.2, distill__init_sigma=.6, distill__select='histogram', distill__patience=3)
     ys = corruptions['noise'].measure(digits()[:200])
     teacher = r.teacher(ys, out=tmp_path/'one', quiet=True)
@@ -373,10 +373,10 @@ def test_flat_entries_of_a_recipe_become_objects_and_are_stored_flat(tmp_path):
     assert teacher.net.precision == 'fp32' and one['net']['sigma_d'] == .4
     assert (one['accumulate'], one['checkpoint_every'], one['select']) == (2, 320, None)
     assert (two['dropout'], two['init_sigma'], two['outside_slope'], two['latent_scale'], two['select'], two['patience']) == (.2, .6, .03, .9, 'histogram', 3)
-    assert one['about']['recipe'] == two['about']['recipe'] == dict(r)
+    assert one['about']['recipe'] == two['about']['recipe'] == r.to_dict()
     assert len(list((tmp_path/'one/samples').glob('*.png'))) == 2 and not (tmp_path/'two/samples').exists()
     own = r.teacher(ys, hardware='cpu', checkpoints=Checkpoints(64, grid=0), quiet=True)           # objects are taken as well, and the recipe is noted
-    assert len([l for l in own.history if l.get('event') == 'checkpoint']) == 10 and own.about['recipe'] == dict(r)
+    assert len([l for l in own.history if l.get('event') == 'checkpoint']) == 10 and own.about['recipe'] == r.to_dict()
 
 
 @pytest.mark.parametrize('name', ['noise', 'mask', 'half'])

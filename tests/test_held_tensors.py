@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from dcd_nb.cli import distill as distill_command
 from dcd_nb.draws import rng
 from dcd_nb.errors import BadInput
 from dcd_nb.data import Measurements, measure_to, digits
@@ -12,6 +13,7 @@ from dcd_nb.distill import Generator, distill
 from dcd_nb.files import load_meta
 from dcd_nb.networks import MLP
 from dcd_nb.operators import Compose, Corruption, GaussianBlur, Identity, Operator, RandomMask, from_deepinv
+from dcd_nb.recipes import ImageSource, Recipe
 from dcd_nb.restore import restore
 from dcd_nb.training import Checkpoints, Teacher, train
 
@@ -69,6 +71,21 @@ def test_a_kernel_goes_all_the_way_and_comes_back_from_every_file(op, tmp_path):
     for d, held in ((teacher.data['corruption'], teacher.held), (G.about['corruption'], G.held)):
         assert torch.equal(Corruption.from_dict(d, held).op(x), op(x))
     assert json.dumps(load_meta(tmp_path/'ys')['meta']).count('sha256') == 1
+
+
+def test_a_recipe_holds_a_kernel_and_finds_it_again_beside_its_run(tmp_path):
+    "It is run and changed as any other; the command that distils has only what the folder of the teacher holds"
+    r = Recipe('mine', data=ImageSource('digits', n=32), corruption=Corruption(MotionBlur(eye), .1), network=MLP((1, 8, 8), width=16, blocks=1),
+               train=dict(images=64, batch=16), distill=dict(images=64, batch=16))
+    again = r.override({'corruption.sigma': .2, 'train.lr': 1e-4})
+    assert torch.equal(again.corruption.op.kernel, eye) and torch.equal(r.override({'corruption.op.kernel': 2*eye}).corruption.op.kernel, 2*eye)
+    for kw in ({}, dict(resume=True)): teacher = r.teacher(out=tmp_path/'T', quiet=True, **kw)
+    assert teacher.run['resumed_at'] == 64
+    held = Teacher.load(tmp_path/'T').held
+    assert Recipe.from_dict(teacher.about['recipe'], held) == r and torch.equal(Recipe.from_dict(r.to_dict(), held).corruption.op.kernel, eye)
+    with pytest.raises(BadInput, match='op.kernel is a tensor that is not kept here'): Recipe.from_dict(r.to_dict())
+    distill_command(str(tmp_path/'T'), out=str(tmp_path/'G'), json=True)
+    assert Generator.load(tmp_path/'G').about['recipe'] == r.to_dict()
 
 
 @pytest.mark.parametrize('op', [MotionBlur(eye), Compose(MotionBlur(eye), RandomMask(.2))], ids=['alone', 'with state'])

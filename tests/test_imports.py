@@ -210,7 +210,7 @@ def test_weights_and_generators_of_random_numbers():
     torch.cuda.manual_seed_all = lambda *a: reseeded.append(a)
     try:
         before = torch.get_rng_state()
-        wide, narrow = (r.network((1, 8, 8), extra).state_dict() for extra in (1, 0))
+        wide, narrow = (r.network_for((1, 8, 8), extra).state_dict() for extra in (1, 0))
         assert torch.equal(torch.get_rng_state(), before) and not reseeded
     finally: torch.cuda.manual_seed_all = keep
     assert sum(not torch.equal(wide[k], t) for k, t in narrow.items()) > 0

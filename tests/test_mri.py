@@ -186,7 +186,7 @@ def test_the_second_phase_draws_new_masks_and_coils_each_time():
 
 def test_recipes_for_scans_ask_for_the_objective_and_are_told_in_a_sentence():
     r = recipe('fastmri-R4')
-    assert r.made() == (2, 384, 320) and isinstance(r.objective(), AmbientFourier)
+    assert r.teacher_shape() == (2, 384, 320) and isinstance(r.objective_for(), AmbientFourier)
     with pytest.raises(BadInput, match='needs data'): r.measurements()
     assert load_images('phantoms', 16).shape == (4000, 2, 16, 16)
     ys = recipe('phantoms-16-R4', data__n=5).measurements()

@@ -21,7 +21,7 @@ from dcd_nb.data import digits
 from dcd_nb.diffusion import ClampedLogNormal
 from dcd_nb.distill import Generator, Student, distill, resized_copy
 from dcd_nb.losses import SiD
-from dcd_nb.networks import MLP, Network, Precond, UNet
+from dcd_nb.networks import MLP, Network, Precond
 from dcd_nb.objectives import AmbientInpainting, AmbientTweedie
 from dcd_nb.operators import Corruption, Identity
 from dcd_nb.recipes import recipe, recipes
@@ -36,25 +36,25 @@ papers = [name for name in recipes() if name.startswith(('cifar10', 'ffhq', 'cel
 @pytest.mark.parametrize('name', papers)
 def test_what_adam_adds_and_where_gradients_end_are_the_official_numbers(name):
     r = recipe(name)
-    d, pixels = r['distill'], math.prod(r.made())                          # made: what the teacher makes, which is what the losses compare
+    d, pixels = r.distill, math.prod(r.teacher_shape())                    # of what the losses compare
     eps = 1e-8 if 'cifar10' in name else 1e-6
     clip = 1. if 'mask' in name or 'fastmri' in name else None
     assert d['eps']*pixels*100 == pytest.approx(eps)
     assert d['fake']['eps']*pixels == pytest.approx(eps)
-    assert r['train']['eps']*pixels == pytest.approx(1e-8)
-    for part in (r['train'], d['fake']): assert part['clip'] is clip if clip is None else part['clip']*pixels == pytest.approx(clip)
+    assert r.train['eps']*pixels == pytest.approx(1e-8)
+    for part in (r.train, d['fake']): assert part['clip'] is clip if clip is None else part['clip']*pixels == pytest.approx(clip)
     assert 'clip' not in d                                                 # the generator's gradient is never cut
 
 
 def test_super_resolution_compares_small_images():
     small, large = recipe('celebahq-sr'), recipe('celebahq-noise-0.2')
-    assert small['distill']['eps'] == pytest.approx(4*large['distill']['eps'])
-    assert small['distill']['fake']['eps'] == pytest.approx(4*large['distill']['fake']['eps'])
+    assert small.distill['eps'] == pytest.approx(4*large.distill['eps'])
+    assert small.distill['fake']['eps'] == pytest.approx(4*large.distill['fake']['eps'])
 
 
 @pytest.mark.parametrize('name, dropout', [('ffhq-noise-0.2', .05), ('celebahq-noise-0.2', .05), ('celebahq-blur', .05), ('celebahq-sr', .05), ('celebahq-mask-0.9', .05),
                                            ('afhqv2-noise-0.2', .05), ('cifar10-noise-0.2', .13), ('cifar10-mask-0.6', .13), ('fastmri-R4', .1)])
-def test_dropout_of_phase_two_is_the_official_one(name, dropout): assert recipe(name)['distill']['dropout'] == dropout
+def test_dropout_of_phase_two_is_the_official_one(name, dropout): assert recipe(name).distill['dropout'] == dropout
 
 
 # The loops
@@ -138,8 +138,8 @@ def short(name, **changes):
     "The recipe `name` with a small network, few images, and where the library has its own ways, the official one"
     r = recipe(name)
     small = dict(channels=8, mult=(1, 1, 1), blocks=1, attn=())
-    changes = dict(network=UNet(**{k: v for k, v in r['network'].items() if k != 'network'} | small).to_dict(), train__batch=batch, distill__batch=batch, train__sigma_d=sigma_d) | changes
-    return recipe(name, objective={'levels': ClampedLogNormal(r.corruption.sigma).to_dict()}, **changes)
+    changes = dict(network=r.network | small, train__batch=batch, distill__batch=batch, train__sigma_d=sigma_d) | changes
+    return recipe(name, objective={'levels': ClampedLogNormal(r.corruption.sigma)}, **changes)
 
 
 def photographs():
@@ -167,7 +167,7 @@ def test_weights_follow_the_official_loop(name, tmp_path):
     r = short(name)
     ys = r.corruption.measure(photographs())
     r.teacher(ys, out=tmp_path/'one', images=20*batch, precision='fp32', **quiet)
-    first = Precond(r.network(r.made()), sigma_d, 'fp32')
+    first = Precond(r.network_for(r.teacher_shape()), sigma_d, 'fp32')
     want = official_phase_one(first, ys, 20, None)
     assert far(weights(tmp_path/'one', 'teacher'), want.state_dict()) < 2e-6
 
@@ -198,7 +198,7 @@ def test_limits_of_masks_are_those_of_sums(tmp_path):
     A = r.corruption
     ys, sums = A.measure(photographs()), SumInpainting(A.op.missing, levels=ClampedLogNormal(0.))
     r.teacher(ys, out=tmp_path/'one', images=20*batch, precision='fp32', **quiet)
-    net = r.network(r.made(), r.objective().extra_channels)
+    net = r.network_for(r.teacher_shape(), r.objective_for().extra_channels)
     train(ys, Precond(net, sigma_d), sums, images=20*batch, batch=batch, flip=True, lr=2e-4, eps=1e-8, clip=1., out=tmp_path/'one-sums', **same)
     assert min(l['grad'] for l in _lines(tmp_path/'one-sums') if 'grad' in l) > 1
     assert far(weights(tmp_path/'one', 'teacher'), weights(tmp_path/'one-sums', 'teacher')) < 2e-6
@@ -290,7 +290,7 @@ def test_a_network_without_dropout_says_so(noisy):
 
 
 def test_recipes_and_the_command_line_set_dropout(tmp_path):
-    r = recipe('digits-noise', distill__dropout=.07, network=MLP((1, 8, 8), width=16, blocks=1, dropout=.3).to_dict())
+    r = recipe('digits-noise', distill__dropout=.07, network=MLP((1, 8, 8), width=16, blocks=1, dropout=.3))
     teacher = r.teacher(images=256, quiet=True, out=tmp_path/'one')
     assert r.student(teacher, images=256, quiet=True, monitor=False).net.net.args['dropout'] == .07
     args = [str(bin/'dcd_distill'), 'one', '--out', 'two', '--images', '256', '--json', '--set', 'dropout=.08']

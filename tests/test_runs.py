@@ -111,14 +111,14 @@ def test_one_command_reproduces_a_shipped_record(record, tmp_path):
 @pytest.mark.parametrize('record', shipped, ids=lambda p: p.name)
 def test_a_shipped_record_adds_up(record):
     r = Record(record)
-    told, made = r.results, r.recipe['recipe']
+    told, made = r.results, r.recipe
     assert made == recipe(told['recipe'], **of_seed(told['seed'])) and told['rows'] == ['clean', *told['counts']] and told['n'] == told['counts']['student']
     for d in (*told['fd'].values(), *told['fd_10k'].values()):
         assert {*d} | {'teacher_full'} == {*told['counts']} | {'teacher_full'} and all(0 <= v < math.inf for v in d.values())
     if told['n'] <= 10_000: assert told['fd'] == told['fd_10k']
     for phase, part in dict(teacher='train', student='distill').items():
         seen = [l['images'] for l in r.lines if l['phase'] == phase]
-        assert seen == sorted(seen) and seen[-1] == told['images'][phase] and abs(seen[-1] - made[part]['images']) < made[part]['batch']
+        assert seen == sorted(seen) and seen[-1] == told['images'][phase] and abs(seen[-1] - getattr(made, part)['images']) < getattr(made, part)['batch']
     if record in with_weights: assert sum(p.numel() for p in Generator.load(record/'generator').net.parameters()) == told['parameters']
 
 
@@ -131,7 +131,7 @@ def printed(page):
 @pytest.mark.parametrize('record', shipped, ids=lambda p: p.name)
 def test_pages_show_what_is_recorded(record):
     r, table = Record(record), printed('49_results')
-    if not r.recipe['recipe']['name'].startswith(('fastmri', 'phantoms')): assert str(r) in printed('43_photos_run') + printed('44_inverse_run')
+    if not r.recipe.name.startswith(('fastmri', 'phantoms')): assert str(r) in printed('43_photos_run') + printed('44_inverse_run')
     for space, d in r.results['fd'].items():
         teacher, student = min(v for k, v in d.items() if k.startswith('teacher_')), d['student']
         row = f"`{r.folder.name}` | {r.label(space)} | {teacher:.4g} | {student:.4g} | {student/teacher:.2f} | {r.results['n']}"
@@ -146,10 +146,10 @@ def test_it_ends_in_time(tmp_path):
 
 def narrow(r):
     "The recipe with its network at reduced width, and three steps of two images"
-    net = r['network']
-    if isinstance(net, str): net = {'network': 'UNet'} | UNet.sizes[net] | dict(resolution=r.corruption.op.out_shape((3, *[r['data']['size']]*2))[1])
+    net = r.network
+    if isinstance(net, str): net = {'network': 'UNet'} | UNet.sizes[net] | dict(resolution=r.corruption.op.out_shape((3, *[r.data.size]*2))[1])
     small = dict(channels=8, blocks=1) if net['network'] == 'UNet' else dict(width=16, blocks=1)
-    if r['name'].startswith('fastmri'): small |= dict(resolution=(48, 40))
+    if r.name.startswith('fastmri'): small |= dict(resolution=(48, 40))
     return r.override({'network': net | small, 'train.images': 6, 'train.batch': 2, 'distill.images': 6, 'distill.batch': 2})
 
 
@@ -173,7 +173,7 @@ def test_records_of_further_seeds_can_go_without_weights(tmp_path, monkeypatch):
     keep_record('phantoms-16-R4', tmp_path, 1, weights=(), n=50, quiet=True)
     folder, = tmp_path.iterdir()
     r = Record(folder)
-    assert folder.name == 'phantoms-16-R4-seed1' and r.recipe['recipe'] == small.override(of_seed(1)) and r.results['seed'] == 1
+    assert folder.name == 'phantoms-16-R4-seed1' and r.recipe == small.override(of_seed(1)) and r.results['seed'] == 1
     assert [p.name for p in folder.glob('*.safetensors')] == ['reference.safetensors'] and 'seed 1' in str(r)
     done = run('dcd_check', folder, cwd=tmp_path)
     assert done.returncode == 2 and 'keeps no generator' in done.stderr
@@ -183,10 +183,10 @@ def test_every_small_edition_fits_into_half_an_hour():
     seen = {}
     for name in published:
         r = recipe(f'{name}-small')
-        kind = json.dumps([r['network'], r['train'], r['distill'], r.made(), r.made(whole=True)])
+        kind = json.dumps([r.network, r.to_dict()['train'], r.to_dict()['distill'], r.teacher_shape(), r.student_shape()])
         if kind not in seen: seen[kind] = r.cost()
         c = seen[kind]
-        assert r['corruption'] == recipe(name)['corruption'] and r['data'] == recipe(name)['data']
+        assert r.corruption.to_dict() == recipe(name).corruption.to_dict() and r.data == recipe(name).data
         assert 5 < 60*(c['hours']['H200'] + c['student']['hours']['H200']) < 20
 
 
@@ -195,22 +195,22 @@ def test_every_recipe_prints_its_cost_card(capsys):
     seen = set()
     for name, r in recipes().items():
         if name == 'own': continue
-        net = {k: v for k, v in r['network'].items() if k != 'dropout'} if isinstance(r['network'], dict) else r['network']
-        kind = json.dumps([net, r.made(), r.made(whole=True), r.objective().extra_channels, r['distill'].get('loss', {}).get('loss')])    # what work depends on
+        net = {k: v for k, v in r.network.items() if k != 'dropout'} if isinstance(r.network, dict) else r.network
+        kind = json.dumps([net, r.teacher_shape(), r.student_shape(), r.objective_for().extra_channels, type(r.distill.get('loss')).__name__])    # what work depends on
         if kind in seen: continue
         seen.add(kind)
         list_recipes(name)
         out = capsys.readouterr().out
         assert float(re.search(r'\ncost +([\d.]+) M parameters', out)[1]) > 0, name
         for part in ('train', 'distill'):
-            if images := r[part].get('images'): assert re.search(rf'\n    {part} +{images:_} images, [\d.e+-]+ PFLOP: H200 .*, A100 .*, 4090 ', out), name   # toys leave theirs open
+            if images := getattr(r, part).get('images'): assert re.search(rf'\n    {part} +{images:_} images, [\d.e+-]+ PFLOP: H200 .*, A100 .*, 4090 ', out), name   # toys leave theirs open
     assert len(seen) > 10
 
 
 def kind(name):
     "What decides about the steps of a recipe: all of it but names, places and values; zeros count, as what is zero is left out"
     r = narrow(recipe(name))
-    parts = {k: r[k] for k in ('corruption', 'network', 'objective', 'train', 'distill')}
+    parts = {k: v for k, v in r.to_dict().items() if k in ('corruption', 'network', 'objective', 'train', 'distill')}
     return re.sub(r'(?<![\w"])-?\d[\d.e+-]*', lambda m: '0' if float(m[0]) == 0 else 'x', json.dumps(parts, sort_keys=True))
 
 
@@ -223,9 +223,9 @@ for name in recipes():
 def test_every_kind_of_recipe_runs_three_steps_of_both_phases(name):
     r = narrow(recipe(name))
     if name.startswith('fastmri'): ys = r.corruption.measure(phantoms(4, (48, 40)))
-    elif name.startswith('phantoms'): ys = r.corruption.measure(phantoms(4, r['data']['size']))          # not all of them, of which the first four would be taken
-    elif r['data']['source'] in (None, 'cifar10'):
-        ys = r.corruption.measure(2*torch.rand(4, r['data']['channels'], r['data']['size'], r['data']['size'], generator=rng(0)) - 1)
+    elif name.startswith('phantoms'): ys = r.corruption.measure(phantoms(4, r.data.size))          # not all of them, of which the first four would be taken
+    elif r.data.source in (None, 'cifar10'):
+        ys = r.corruption.measure(2*torch.rand(4, r.data.channels, r.data.size, r.data.size, generator=rng(0)) - 1)
     else: ys = r.override({'data.n': 4}).measurements()
     teacher = r.teacher(ys, quiet=True, grid=0, checkpoint_every=6)
     G = r.student(teacher, ys, quiet=True, grid=0, monitor=False, checkpoint_every=6)

@@ -133,6 +133,25 @@ def modules_of():
         yield path_of(module), ast.parse(path_of(module).read_text(encoding='utf-8'))
 
 
+def given_elsewhere(tree):
+    "Methods that the file of `tree` gives to classes of other files"
+    own = {n.name for n in tree.body if isinstance(n, ast.ClassDef)}
+    for f in tree.body:
+        if not isinstance(f, ast.FunctionDef) or not any(re.match(r'patch\b', ast.unparse(d)) for d in f.decorator_list): continue
+        kind = ast.unparse(f.args.args[0].annotation)
+        if kind not in own: yield f'{kind}.{f.name}'
+
+
+def test_the_search_for_methods_given_elsewhere_finds_them():
+    text = 'class A: pass\n@patch\ndef f(self:A): pass\n@patch(as_prop=True)\ndef g(self:B): pass'
+    assert [*given_elsewhere(ast.parse(text))] == ['B.g']
+
+
+def test_a_class_gets_its_methods_in_its_own_file():
+    found = {str(path.relative_to(root)): names for path, tree in modules_of() if (names := [*given_elsewhere(tree)])}
+    assert not found, found
+
+
 def golfed(tree):
     "Lines whose statement is a tuple or a comprehension, which is made for what happens meanwhile; and calls of `__import__`"
     made = (ast.Tuple, ast.List, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)

@@ -42,14 +42,14 @@ def train(
     for k, v in changes_of(set).items():
         of_recipe = '.' in k or k in ('network', 'objective')              # the others are arguments of `train`
         changes[k if of_recipe else f'train.{k}'] = v
-    r = make(recipe).override(changes)
     given = settings(minutes=minutes, images=images, batch=batch, accumulate=accumulate, seed=seed,
                      checkpoint_every=checkpoint_every, device=device, precision=precision, compile=compile)
-    r['train'] |= {k: given[k] for k in ('seed', 'batch') if k in given}
+    changes |= {f'train.{k}': given[k] for k in ('seed', 'batch') if k in given}
+    r = make(recipe).override(changes)
     ys = r.measurements(data)
     if any(k.startswith('corruption') for k in changes):
-        require(ys.corruption.to_dict() == r['corruption'],
-                f"set={set!r} asks for {r['corruption'] and r.corruption}, but the data were made by {ys.corruption}: "
+        require(r.corruption and r.corruption.is_described(ys.corruption.to_dict()),
+                f"set={set!r} asks for {r.corruption}, but the data were made by {ys.corruption}: "
                 "leave it out")
     teacher = r.teacher(ys, out=out or f'runs/{recipe}', resume=resume, quiet=json, **given)
     finished(teacher.cost, json)
@@ -76,9 +76,9 @@ def distill(
 ):
     "Phase II: distil a teacher into a one-step generator"
     teacher = Teacher.load(run, precision=precision)
-    r = teacher.about.get('recipe')
-    require(r, f"run={run!r} was made without a recipe: distil it in Python, by distill(teacher, ys)")
-    r = Recipe(r).override({f'distill.{k}': v for k, v in changes_of(set).items()})
+    plain = teacher.about.get('recipe')
+    require(plain, f"run={run!r} was made without a recipe: distil it in Python, by distill(teacher, ys)")
+    r = Recipe.from_dict(plain, teacher.held).override({f'distill.{k}': v for k, v in changes_of(set).items()})
     given = settings(minutes=minutes, images=images, batch=batch, accumulate=accumulate, seed=seed,
                      checkpoint_every=checkpoint_every, device=device, compile=compile)
     out = out or f'{run.rstrip("/")}-student'
@@ -152,13 +152,13 @@ def list_recipes(
 ):
     "The recipes, or one of them with what it costs"
     if name is None:
-        if json: print(jsonlib.dumps(recipes()))
-        else: print('\n'.join(f"{k:28s} {r['title']}" for k, r in recipes().items()))
+        if json: print(jsonlib.dumps({k: r.to_dict() for k, r in recipes().items()}))
+        else: print('\n'.join(f"{k:28s} {r.title}" for k, r in recipes().items()))
         return
     r = make(name)
     cost = {} if name == 'own' else r.cost()
     if json:
-        print(jsonlib.dumps(dict(r) | dict(cost=cost)))
+        print(jsonlib.dumps(r.to_dict() | dict(cost=cost)))
         return
     print(r)
     if not cost: return

@@ -6,136 +6,203 @@
 __all__ = ['official_scale', 'add_recipe', 'recipes', 'recipe']
 
 # %% ../../nbs/23a_library.ipynb #aadf8ccc
-import json, math
+import math
+from dataclasses import replace
 
-from ..errors import choose
+from ..errors import choose, require
 from ..operators import Corruption, Downsample, GaussianBlur, Identity, RandomMask, Saturation
 from ..mri import MultiCoilMRI
 from ..diffusion import LogUniform
 from ..networks import MLP, UNet
 from ..objectives import Standard
-from .recipe import Recipe
+from ..losses import SiD
+from .recipe import ImageSource, Recipe
 
 # %% ../../nbs/23a_library.ipynb #f06c13f5
 def official_scale(
-    shape,     # (C, H, W) of what the loss compares
-    factor=1,  # of the official loss: 100 for the generator, 1 for teacher and fake
-):
+    shape:tuple, # (C, H, W) of what the loss compares
+    factor=1,    # of the official loss: 100 for the generator, 1 for teacher and fake
+) -> int:
     "How many times larger gradients of the official loss are, a sum over pixels, than those of ours, a mean"
     return factor*math.prod(shape)
 
 # %% ../../nbs/23a_library.ipynb #46a2b530
 _library = {}  # recipes by name
 
-def add_recipe(name, title, source=None, size=None, channels=None, n=None, corruption=None, network=None, objective=None, train=None, distill=None):
+def add_recipe(r:Recipe) -> None:
     "Make a recipe known by its name"
-    plain = dict(name=name, title=title, data=dict(source=source, size=size, channels=channels, n=n), corruption=corruption and corruption.to_dict(),
-                 network=network, objective=objective or {}, train=train or {}, distill=distill or {})
-    _library[name] = Recipe(json.loads(json.dumps(plain)))
+    require(isinstance(r, Recipe), f"r must be a Recipe, but is {type(r).__name__}")
+    _library[r.name] = r
 
-def recipes(): "All recipes by name"; return dict(_library)
+def recipes() -> dict[str, Recipe]:
+    "All recipes by name"
+    return dict(_library)
 
 def recipe(
-    name,       # of the recipe, e.g. 'cifar10-noise-0.2'
-    **changes,  # entries to change, with __ or . between the names: train__lr=1e-4
-):
+    name:str,  # of the recipe, e.g. 'cifar10-noise-0.2'
+    **changes, # entries to change, with __ or . between the names: train__lr=1e-4
+) -> Recipe:
     "A recipe, with some entries changed"
-    return choose('recipe', name, _library).override({k.replace('__', '.'): v for k, v in changes.items()})
+    r = choose('recipe', name, _library)
+    return r.override({k.replace('__', '.'): v for k, v in changes.items()})
 
 # %% ../../nbs/23a_library.ipynb #ae9d7b02
-def _paper(data, lr, dropout, alpha=1.2, g_lr=1e-5, g_beta1=.9, batch=256, images=200_000_000, g_batch=512,
-           g_dropout=.05, g_eps=1e-6, clip=None, observed_side=None, **more):
-    "Phase I and II of one data set in the paper; `g_eps` and `clip` are the official ones"
-    size = 32 if data == 'cifar10' else 64
-    side = observed_side or size
-    net = UNet.sizes['cifar10' if side <= 32 else 'ffhq64'] | dict(resolution=side, dropout=dropout, augment_dim=0)
-    scale = official_scale((3, side, side))                   # our losses are means: eps and clip are divided by this,
-    g_scale = official_scale((3, side, side), 100)            # or, for the generator, by this
-    limit = clip and clip/scale
-    fake = dict(lr=g_lr, betas=[0., .999], eps=g_eps/scale, clip=limit)
-    return dict(source=data if size == 32 else None, size=size, channels=3, network={'network': 'UNet'} | net,
-                train=dict(images=images, batch=batch, lr=lr, eps=1e-8/scale, clip=limit, flip=True),
-                distill=dict(images=100_000_000, batch=g_batch, loss=dict(loss='SiD', alpha=alpha), dropout=g_dropout,
-                             lr=g_lr, betas=[g_beta1, .999], eps=g_eps/g_scale, fake=fake)) | more
+_official = {  # by data set: Phase I, and Phase II, with eps in the units of the official loss
+    'cifar10':  dict(teacher=dict(batch=512, lr=1e-4, dropout=.13),
+                     student=dict(batch=256, lr=1e-5, dropout=.13, alpha=1.2, beta1=0., eps=1e-8)),
+    'ffhq':     dict(teacher=dict(batch=256, lr=2e-4, dropout=.05),
+                     student=dict(batch=512, lr=1e-5, dropout=.05, alpha=1.2, beta1=.9, eps=1e-6)),
+    'celebahq': dict(teacher=dict(batch=256, lr=2e-4, dropout=.15),
+                     student=dict(batch=512, lr=1e-5, dropout=.05, alpha=1.2, beta1=.9, eps=1e-6)),
+    'afhqv2':   dict(teacher=dict(batch=256, lr=2e-4, dropout=.25),
+                     student=dict(batch=512, lr=5e-6, dropout=.05, alpha=1.0, beta1=0., eps=1e-6)),
+}
 
-def _cifar10(**more): return _paper('cifar10', 1e-4, .13, batch=512, g_beta1=0., g_batch=256, g_dropout=.13, g_eps=1e-8, **more)
-def _ffhq(**more): return _paper('ffhq', 2e-4, .05, **more)
-def _celebahq(**more): return _paper('celebahq', 2e-4, .15, **more)
-def _afhqv2(**more): return _paper('afhqv2', 2e-4, .25, alpha=1., g_lr=5e-6, g_beta1=0., **more)
+def _add_photos(
+    name,     # begins with the data set
+    title,
+    op,
+    sigma=0.,
+    n=None,   # photographs; None: all
+):
+    "A setting of the paper: photographs, seen through `op`"
+    kind = name.split('-')[0]
+    first, second = _official[kind]['teacher'], _official[kind]['student']
+    data = ImageSource('cifar10', 32, 3) if kind == 'cifar10' else ImageSource(None, 64, 3, n)
+    shape = op.out_shape((3, data.size, data.size))               # of what the losses compare
+    side = shape[1]
+    network = dict(network='UNet') | UNet.sizes['cifar10' if side <= 32 else 'ffhq64']
+    network |= dict(resolution=side, dropout=first['dropout'], augment_dim=0)
+
+    clip = 1/official_scale(shape) if isinstance(op, RandomMask) else None
+    fake = dict(lr=second['lr'], betas=(0., .999), eps=second['eps']/official_scale(shape), clip=clip)
+    add_recipe(Recipe(
+        name, title, data, Corruption(op, sigma), network,
+        train=dict(images=200_000_000, batch=first['batch'], lr=first['lr'], eps=1e-8/official_scale(shape),
+                   clip=clip, flip=True),
+        distill=dict(images=100_000_000, batch=second['batch'], loss=SiD(second['alpha']),
+                     dropout=second['dropout'], lr=second['lr'], betas=(second['beta1'], .999),
+                     eps=second['eps']/official_scale(shape, 100), fake=fake)))
 
 # %% ../../nbs/23a_library.ipynb #25685a5a
-_noise = lambda s: Corruption(Identity(), s)
-for s in (.1, .2, .4): add_recipe(f'cifar10-noise-{s}', f'CIFAR-10 with noise of sigma {s}', corruption=_noise(s), **_cifar10())
-for name, make in dict(ffhq=_ffhq, celebahq=_celebahq, afhqv2=_afhqv2).items():
-    add_recipe(f'{name}-noise-0.2', f'{name} at 64x64 with noise of sigma 0.2', corruption=_noise(.2), **make())
-add_recipe('celebahq-noise-0.2-tenth', 'the first 3000 images of CelebA-HQ, noise of sigma 0.2', corruption=_noise(.2), n=3000, **_celebahq())
-for s in (0., .2):
-    tail = f'-noise-{s}' if s else ''
-    add_recipe(f'celebahq-blur{tail}', f'CelebA-HQ at 64x64, blurred by 9x9 with std 2, sigma {s}', corruption=Corruption(GaussianBlur(), s), **_celebahq())
-    add_recipe(f'celebahq-sr{tail}', f'CelebA-HQ, 64x64 seen at 32x32, sigma {s}', corruption=Corruption(Downsample(2), s), **_celebahq(observed_side=32))
-for p in (.6, .8, .9):
-    add_recipe(f'celebahq-mask-{p}', f'CelebA-HQ at 64x64, {p:.0%} of the pixels missing', corruption=Corruption(RandomMask(p)), **_celebahq(clip=1.))
-add_recipe('celebahq-mask-0.9-noise-0.2', 'CelebA-HQ at 64x64, 90% of the pixels missing, noise of sigma 0.2 on the others', corruption=Corruption(RandomMask(.9), .2), **_celebahq(clip=1.))
-for p in (.6, .8): add_recipe(f'cifar10-mask-{p}', f'CIFAR-10, {p:.0%} of the pixels missing', corruption=Corruption(RandomMask(p)), **_cifar10(clip=1.))
-add_recipe('cifar10-blur', 'CIFAR-10, blurred by 9x9 with std 2; not in the paper', corruption=Corruption(GaussianBlur()), **_cifar10())
-add_recipe('cifar10-sr', 'CIFAR-10, 32x32 seen at 16x16; not in the paper', corruption=Corruption(Downsample(2)), **_cifar10(observed_side=16))
+_add_photos('cifar10-noise-0.1', 'CIFAR-10 with noise of sigma 0.1', Identity(), .1)
+_add_photos('cifar10-noise-0.2', 'CIFAR-10 with noise of sigma 0.2', Identity(), .2)
+_add_photos('cifar10-noise-0.4', 'CIFAR-10 with noise of sigma 0.4', Identity(), .4)
+_add_photos('ffhq-noise-0.2', 'ffhq at 64x64 with noise of sigma 0.2', Identity(), .2)
+_add_photos('celebahq-noise-0.2', 'celebahq at 64x64 with noise of sigma 0.2', Identity(), .2)
+_add_photos('afhqv2-noise-0.2', 'afhqv2 at 64x64 with noise of sigma 0.2', Identity(), .2)
+_add_photos('celebahq-noise-0.2-tenth', 'the first 3000 images of CelebA-HQ, noise of sigma 0.2', Identity(), .2, n=3000)
 
-_scan_net = {'network': 'UNet'} | dict(resolution=(384, 320), in_channels=2, channels=128, mult=(1, 1, 1, 1), blocks=4, attn=(), dropout=.1)
-_scan_scale, _scan_g_scale = (official_scale((2, 384, 320), factor) for factor in (1, 100))
-_scan = dict(network=_scan_net,
-             train=dict(images=200_000_000, batch=8, lr=2e-4, eps=1e-8/_scan_scale, clip=1/_scan_scale),
-             distill=dict(images=200_000_000, batch=24, loss=dict(loss='SiD', alpha=1.2), dropout=.1, lr=1e-6, betas=[0., .999], eps=1e-6/_scan_g_scale,
-                          fake=dict(lr=5e-6, eps=1e-6/_scan_scale, clip=1/_scan_scale)))
-for R in (2, 4, 6, 8):
-    add_recipe(f'fastmri-R{R}', f'fastMRI brain, 384x320, 4 coils, one line in {R}; measurements made by dcd_fastmri', corruption=Corruption(MultiCoilMRI(R)), **_scan)
+_add_photos('celebahq-blur', 'CelebA-HQ at 64x64, blurred by 9x9 with std 2, sigma 0.0', GaussianBlur())
+_add_photos('celebahq-sr', 'CelebA-HQ, 64x64 seen at 32x32, sigma 0.0', Downsample(2))
+_add_photos('celebahq-blur-noise-0.2', 'CelebA-HQ at 64x64, blurred by 9x9 with std 2, sigma 0.2', GaussianBlur(), .2)
+_add_photos('celebahq-sr-noise-0.2', 'CelebA-HQ, 64x64 seen at 32x32, sigma 0.2', Downsample(2), .2)
+
+_add_photos('celebahq-mask-0.6', 'CelebA-HQ at 64x64, 60% of the pixels missing', RandomMask(.6))
+_add_photos('celebahq-mask-0.8', 'CelebA-HQ at 64x64, 80% of the pixels missing', RandomMask(.8))
+_add_photos('celebahq-mask-0.9', 'CelebA-HQ at 64x64, 90% of the pixels missing', RandomMask(.9))
+_add_photos('celebahq-mask-0.9-noise-0.2',
+            'CelebA-HQ at 64x64, 90% of the pixels missing, noise of sigma 0.2 on the others', RandomMask(.9), .2)
+_add_photos('cifar10-mask-0.6', 'CIFAR-10, 60% of the pixels missing', RandomMask(.6))
+_add_photos('cifar10-mask-0.8', 'CIFAR-10, 80% of the pixels missing', RandomMask(.8))
+
+_add_photos('cifar10-blur', 'CIFAR-10, blurred by 9x9 with std 2; not in the paper', GaussianBlur())
+_add_photos('cifar10-sr', 'CIFAR-10, 32x32 seen at 16x16; not in the paper', Downsample(2))
+
+# %% ../../nbs/23a_library.ipynb #23ab0002
+def _add_scans(*speeds):
+    "Settings of the paper: brain scans, `speeds` times as fast as complete ones"
+    shape = (2, 384, 320)
+    clip = 1/official_scale(shape)
+    fake = dict(lr=5e-6, eps=1e-6/official_scale(shape), clip=clip)
+    for R in speeds:
+        add_recipe(Recipe(
+            f'fastmri-R{R}', f'fastMRI brain, 384x320, 4 coils, one line in {R}; measurements made by dcd_fastmri',
+            corruption=Corruption(MultiCoilMRI(R)),
+            network=dict(network='UNet', resolution=(384, 320), in_channels=2, channels=128, mult=(1, 1, 1, 1),
+                         blocks=4, attn=(), dropout=.1),
+            train=dict(images=200_000_000, batch=8, lr=2e-4, eps=1e-8/official_scale(shape), clip=clip),
+            distill=dict(images=200_000_000, batch=24, loss=SiD(1.2), dropout=.1, lr=1e-6, betas=(0., .999),
+                         eps=1e-6/official_scale(shape, 100), fake=fake)))
+
+_add_scans(2, 4, 6, 8)
 
 # %% ../../nbs/23a_library.ipynb #0e069b82
-def _edition(name, network='small', images=8_000_000, student=6_000_000, batch=512, flip=True):
-    "A recipe that is known, at a size for half an hour"
-    r, half = _library[name], batch//2
-    add_recipe(f'{name}-small', f"{r['title']}; small edition", corruption=r.corruption, network=network, train=dict(images=images, batch=batch, lr=5e-4, flip=flip), **r['data'],
-               distill=dict(images=student, batch=half, loss=dict(loss='SiD', alpha=1.), lr=5e-5, betas=[0., .999], fake=dict(lr=1e-4)))
+def _add_small(r, network, images, student_images, batch=512, flip=True):
+    "The recipe `r` at a size for half an hour"
+    add_recipe(replace(
+        r, name=f'{r.name}-small', title=f'{r.title}; small edition', network=network,
+        train=dict(images=images, batch=batch, lr=5e-4, flip=flip),
+        distill=dict(images=student_images, batch=batch//2, loss=SiD(1.), lr=5e-5, betas=(0., .999), fake=dict(lr=1e-4))))
 
-_face = {'network': 'UNet'} | dict(resolution=64, in_channels=3, channels=32, mult=(1, 2, 4, 4), blocks=2)
-_slice = {'network': 'UNet'} | dict(resolution=(384, 320), in_channels=2, channels=32, mult=(1, 1, 2, 2), blocks=1, attn=())
-for name in list(_library):
-    if '-sr' in name: _edition(name, student=3_000_000 if 'celeb' in name else 6_000_000)   # the student works at twice the side
-    elif 'cifar10' in name: _edition(name)
-    elif 'fastmri' in name: _edition(name, _slice, 600_000, 300_000, batch=64, flip=False)
-    else: _edition(name, _face, 6_000_000, 3_000_000)
+_face = dict(network='UNet', resolution=64, in_channels=3, channels=32, mult=(1, 2, 4, 4), blocks=2)
+_slice = dict(network='UNet', resolution=(384, 320), in_channels=2, channels=32, mult=(1, 1, 2, 2), blocks=1, attn=())
+
+def _add_small_editions():
+    "One for each recipe so far"
+    for name, r in recipes().items():
+        if 'fastmri' in name: _add_small(r, _slice, 600_000, 300_000, batch=64, flip=False)
+        elif 'cifar10' in name: _add_small(r, 'small', 8_000_000, 6_000_000)
+        elif '-sr' in name: _add_small(r, 'small', 8_000_000, 3_000_000)     # the student works at twice the side
+        else: _add_small(r, _face, 6_000_000, 3_000_000)
+
+_add_small_editions()
 
 # %% ../../nbs/23a_library.ipynb #9f084422
-_small = dict(images=800_000, batch=256, lr=1e-3, halflife=90_000, rampup=.25)
-_quick = dict(images=256_000, batch=128, lr=5e-4, betas=[0., .999], fake=dict(lr=2e-3), warmup=.02, decay=.8, halflife=40_000, rampup=.25)
+_small_train = dict(images=800_000, batch=256, lr=1e-3, halflife=90_000, rampup=.25)
+_small_distill = dict(images=256_000, batch=128, lr=5e-4, betas=(0., .999), fake=dict(lr=2e-3),
+                      warmup=.02, decay=.8, halflife=40_000, rampup=.25)
+_fast_distill = _small_distill | dict(lr=1e-3, betas=(0., .99), fake=dict(lr=4e-3, clip=.3), outside_slope=.03, latent_scale=.9)
 
-_images = dict(lr=1e-3, betas=[0., .99], fake=dict(lr=4e-3, clip=.3), outside_slope=.03, latent_scale=.9)
+def _add_digits(
+    name,
+    title,
+    op,
+    sigma=0.,
+    lowest=None,    # level from which the student is compared; None: sigma
+    dropout=0.,
+    objective=None, # or settings of `objective_for`
+    **student,      # further settings of Phase II
+):
+    "Digits, seen through `op`"
+    loss = SiD(.5, levels=LogUniform(lowest or sigma, 5.))
+    add_recipe(Recipe(name, title, ImageSource('digits'), Corruption(op, sigma),
+                      network=MLP((1, 8, 8), width=128, dropout=dropout, linear=True), objective=objective or {},
+                      train=_small_train, distill=_fast_distill | dict(loss=loss) | student))
 
-def _digits(kind, title, op, sigma, start=None, student={}, dropout=0., **more):
-    "Digits; the student is compared from the level `start` on, by default from sigma"
-    loss = {'loss': 'SiD', 'alpha': .5, 'levels': LogUniform(start or sigma, 5.).to_dict()}
-    add_recipe(f'digits-{kind}', title, source='digits', corruption=Corruption(op, sigma), network=MLP((1, 8, 8), width=128, dropout=dropout, linear=True).to_dict(),
-               train=_small, distill=_quick | _images | dict(loss=loss) | student, **more)
-
-_digits('noise', "scikit-learn's digits with noise of sigma 0.5", Identity(), .5, student=dict(init_sigma=.7), dropout=.2)
-_digits('mask', 'digits, half of the pixels missing', RandomMask(.5), 0., .1, objective=dict(delta=.3))
-_digits('blur', 'blurred digits with noise of sigma 0.1', GaussianBlur(5, .8), .1)
-_digits('saturation', 'over-exposed digits with noise of sigma 0.1, by the general route: a plain diffusion of what is seen', Saturation(2.), .1,
-        objective=Standard().to_dict())
-_digits('clean', 'digits as they are: what a teacher could learn if it saw them', Identity(), 0., .05, objective=Standard().to_dict())
+_add_digits('digits-noise', "scikit-learn's digits with noise of sigma 0.5", Identity(), .5, dropout=.2, init_sigma=.7)
+_add_digits('digits-mask', 'digits, half of the pixels missing', RandomMask(.5), lowest=.1, objective=dict(delta=.3))
+_add_digits('digits-blur', 'blurred digits with noise of sigma 0.1', GaussianBlur(5, .8), .1)
+_add_digits('digits-saturation',
+            'over-exposed digits with noise of sigma 0.1, by the general route: a plain diffusion of what is seen',
+            Saturation(2.), .1, objective=Standard())
+_add_digits('digits-clean', 'digits as they are: what a teacher could learn if it saw them', Identity(), lowest=.05,
+            objective=Standard())
 
 # %% ../../nbs/23a_library.ipynb #0fca1752
-for name in ('roll', 'moons', 'blobs'):
-    add_recipe(f'{name}-noise', f'points of the toy {name!r} with noise of sigma 0.1', source=name, corruption=_noise(.1),
-               network=MLP((2, 1, 1), width=64).to_dict(), train=_small | dict(images=1_000_000, batch=512))
+def _add_toy(source):
+    add_recipe(Recipe(f'{source}-noise', f'points of the toy {source!r} with noise of sigma 0.1', ImageSource(source),
+                      Corruption(Identity(), .1), network=MLP((2, 1, 1), width=64),
+                      train=_small_train | dict(images=1_000_000, batch=512)))
 
-def _heads(size, network, speeds, train, acs=None, **student):
-    "Scans of random heads, `speeds` times as fast as complete ones"
-    loss = {'loss': 'SiD', 'alpha': .5, 'levels': LogUniform(.1, 5.).to_dict()}
+_add_toy('roll')
+_add_toy('moons')
+_add_toy('blobs')
+
+def _add_heads(size, speeds, network, acs=None, teacher={}, student={}):
+    "Scans of random heads, `speeds` times as fast as complete ones; settings of both phases that differ"
+    loss = SiD(.5, levels=LogUniform(.1, 5.))
     for R in speeds:
-        add_recipe(f'phantoms-{size}-R{R}', f'random heads at {size}x{size}, 4 coils, one line in {R}', source='phantoms', size=size, network=network,
-                   corruption=Corruption(MultiCoilMRI(R, acs=acs)), train=_small | train, distill=_quick | dict(loss=loss) | student)
+        add_recipe(Recipe(f'phantoms-{size}-R{R}', f'random heads at {size}x{size}, 4 coils, one line in {R}',
+                          ImageSource('phantoms', size), Corruption(MultiCoilMRI(R, acs=acs)), network,
+                          train=_small_train | teacher, distill=_small_distill | dict(loss=loss) | student))
 
-_heads(16, MLP((2, 16, 16), width=384).to_dict(), (2, 4), dict(images=500_000, batch=64, decay=.5), acs=2, images=80_000, lr=3e-4, fake=dict(lr=1e-3), init_sigma=.5)
-_heads(64, {'network': 'UNet'} | dict(resolution=64, in_channels=2, channels=64, mult=(1, 2, 2, 2), blocks=2), (2, 4, 6, 8),
-       dict(images=4_000_000, batch=64, lr=2e-4), images=1_000_000, batch=64, lr=1e-5, fake=dict(lr=5e-5))
-add_recipe('own', 'your own measurements; the network follows their size', train=dict(images=20_000_000, batch=256))
+_add_heads(16, (2, 4), MLP((2, 16, 16), width=384), acs=2,
+           teacher=dict(images=500_000, batch=64, decay=.5),
+           student=dict(images=80_000, lr=3e-4, fake=dict(lr=1e-3), init_sigma=.5))
+_add_heads(64, (2, 4, 6, 8),
+           dict(network='UNet', resolution=64, in_channels=2, channels=64, mult=(1, 2, 2, 2), blocks=2),
+           teacher=dict(images=4_000_000, batch=64, lr=2e-4),
+           student=dict(images=1_000_000, batch=64, lr=1e-5, fake=dict(lr=5e-5)))
+
+add_recipe(Recipe('own', 'your own measurements; the network follows their size', train=dict(images=20_000_000, batch=256)))
