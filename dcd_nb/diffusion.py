@@ -63,6 +63,10 @@ class Levels(Named, family='levels'):
         if isinstance(draws, torch.Generator): u = torch.rand(n, generator=draws, device=draws.device, dtype=torch.float64)
         else: u = draws.uniform(n)
         return self.quantile(u.clamp(min=2**-54))
+    def share_below(self, s:float) -> float:
+        "Which part of the levels lies below `s`"
+        u = (torch.arange(4096, dtype=torch.float64) + .5)/4096
+        return (self.quantile(u) < s).double().mean().item()
 
 # %% ../nbs/04_diffusion.ipynb #2cc6b2d3
 def _positive(name, v): return number(name, v, lambda v: v > 0, 'a positive number')

@@ -13,7 +13,7 @@ from ..errors import require, number
 from ..draws import rng
 from ..operators import RandomMask
 from ..diffusion import TruncatedLogNormal
-from .objective import fresh, Objective
+from .objective import fresh, Objective, require_above
 
 # %% ../../nbs/13_inpainting.ipynb #0b16f7f2
 class AmbientInpainting(Objective):
@@ -31,6 +31,8 @@ class AmbientInpainting(Objective):
         self.sigma = number('sigma', sigma, lambda v: v >= 0, 'a finite number, at least 0')
         self.delta = number('delta', delta, lambda v: 0 < v < 1, 'above 0 and below 1: without further holes nothing is learned')
         self.levels = TruncatedLogNormal(sigma) if levels is None else levels
+
+    def check_levels(self, levels): require_above(levels, self.sigma, 'carry no gradient where pixels are observed')
 
     def network_inputs(self, x, s, state=None):
         require(state is not None, "state=None: this objective needs the mask of what the network sees")
