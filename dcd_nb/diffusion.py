@@ -65,7 +65,7 @@ class Levels(Named, family='levels'):
         return self.quantile(u.clamp(min=2**-54))
     def share_below(self, s:float) -> float:
         "Which part of the levels lies below `s`"
-        u = (torch.arange(4096, dtype=torch.float64) + .5)/4096
+        u = (torch.arange(4096, dtype=torch.float64, device='cpu') + .5)/4096
         return (self.quantile(u) < s).double().mean().item()
 
 # %% ../nbs/04_diffusion.ipynb #2cc6b2d3

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dcd_nb import checkpoint, training
 from dcd_nb.errors import BadInput
 from dcd_nb.data import Measurements, digits
-from dcd_nb.networks import MLP, Precond, UNet
+from dcd_nb.networks import MLP, Network, Precond, UNet
 from dcd_nb.objectives import AmbientInpainting, AmbientTweedie
 from dcd_nb.operators import Corruption, Identity, RandomMask
 from dcd_nb.training import BatchFeed, Checkpoints, Hardware, Learner, Loop, StepContext, RunFolder, Teacher, fit, train
@@ -325,3 +325,14 @@ def test_a_disk_that_fails_for_metrics_and_pictures_does_not_end_the_run(tmp_pat
     monkeypatch.setattr(training, 'save_images', lambda *a, **kw: (_ for _ in ()).throw(OSError('disk full')))
     with pytest.warns(UserWarning, match='training goes on'):
         assert train(measured(), network(), AmbientTweedie(.5), images=640, batch=64, out=tmp_path/'run', quiet=True).run['images'] == 640
+
+
+def test_a_network_of_ones_own_needs_no_classes():
+    class Own(Network):
+        def __init__(self, shape):
+            super().__init__(locals())
+            self.shape, self.in_channels, self.out_channels = tuple(shape), shape[0], shape[0]
+            self.net = torch.nn.Conv2d(shape[0], shape[0], 3, padding=1)     # of any name
+        def forward(self, x, noise_label, class_labels=None, augment_labels=None): return self.net(x)
+    try: assert train(measured(), Own((1, 8, 8)), images=64, batch=64, quiet=True).run['pflop'] > 0
+    finally: Network.known.pop('Own')
