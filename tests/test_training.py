@@ -1,4 +1,5 @@
 "The training loop under faults: kills, signals, NaNs, explosions, full disks, several processes."
+import inspect
 import json
 import math
 import os
@@ -18,6 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dcd_nb import checkpoint, training
 from dcd_nb.errors import BadInput
 from dcd_nb.data import Measurements, digits
+from dcd_nb.distill import Student, distill
+from dcd_nb.named import Named
 from dcd_nb.networks import MLP, Network, Precond, UNet
 from dcd_nb.objectives import AmbientInpainting, AmbientTweedie
 from dcd_nb.operators import Corruption, Identity, RandomMask
@@ -237,11 +240,28 @@ def test_another_recipe_is_refused(tmp_path):
     (lambda: dict(checkpoints=Checkpoints(monitor=5)), 'monitor=5'), (lambda: dict(checkpoints=Checkpoints(about={'x': torch.ones(1)})), 'cannot be kept as JSON'),
     (lambda: dict(checkpoints=Checkpoints(select='v')), "select='v' needs a monitor"), (dict(hardware='mps'), "device='mps'"), (dict(out=__file__), 'is a file'),
     (dict(objective=AmbientInpainting(.5)), r'cannot learn from observations through Identity\(\)'), (dict(net=MLP((1, 4, 4))), r'shape \(1, 4, 4\)'), (lambda: dict(hardware=Hardware(compile='yes')), "compile='yes'"), (dict(hardware='gpu'), "device='gpu'"),
-    (lambda: dict(hardware=Hardware(precision='fp16')), 'bf16'), (dict(device='cpu'), "argument='device' is not known")])
+    (lambda: dict(hardware=Hardware(precision='fp16')), 'bf16'), (dict(device='cpu'), "argument='device' is not known: it belongs to the hardware, hardware=Hardware"),
+    (dict(levels=1), r"argument='levels' is not known: levels belong to the objective of train, e.g. objective=AmbientTweedie\(sigma, levels=...\)"),
+    (dict(sigma=.1), r'Corruption\(op, sigma\).*objective=AmbientTweedie\(sigma\)'), (dict(loss=1), 'an argument of distill.*its objective, objective='), (dict(alpha=1.2), r'loss=SiD\(alpha=...\)'),
+    (dict(steps=9), r'images=steps\*batch.*Teacher.sample'), (dict(epochs=9), r'images=epochs\*len\(ys\)'), (dict(batch_size=9), 'is called batch'), (dict(learning_rate=1), 'is called lr'),
+    (dict(monitor=print), r'checkpoints=Checkpoints\('), (dict(halflive=1), "argument='halflive' is not known; did you mean 'halflife'")])
 def test_bad_input_is_one_sentence(kw, says):
     with pytest.raises(BadInput, match=says) as e:
         train(**dict(ys=measured(), net=network(), objective=AmbientTweedie(.5), images=64, batch=64, quiet=True) | (kw() if callable(kw) else kw))
     assert '\n' not in str(e.value)
+
+
+def test_what_belongs_to_a_part_of_a_run_is_sent_there():
+    "Whoever passes an argument of a part to `train` is told to which part it belongs"
+    arguments = lambda f: {k for k in inspect.signature(f).parameters if k not in ('self', 'n', 'kw')}
+    parts = [Hardware, Checkpoints, Student, Precond, Teacher.sample, *(c for f in ('objective', 'loss') for c in Named.families[f].known.values() if c.__module__.startswith('dcd_nb'))]
+    own = arguments(Learner) | arguments(train) | arguments(distill)
+    told = {name for names in training.belongs for name in names.split()}
+    assert not set().union(*map(arguments, parts)) - told - own
+    assert not told & arguments(Learner) - {'net'} and not told & arguments(train) & arguments(distill)
+    known = arguments(Hardware) | arguments(Checkpoints) | arguments(Student)
+    for name in known - own:
+        with pytest.raises(BadInput, match=f"argument='{name}' is not known: .*(Hardware|Checkpoints|Student)"): training.known_settings({name: 1})
 
 
 def test_folders_that_are_not_quite_the_run(tmp_path):

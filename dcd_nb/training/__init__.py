@@ -201,10 +201,57 @@ def shared_plan(images, minutes, batch, seed, hardware, checkpoints):
                 about=checkpoints.about or {}, made_with=made_with())
 
 # %% ../../nbs/20e_training.ipynb #23ac088e
+belongs = {
+    'levels':
+        "levels belong to the objective of train, e.g. objective=AmbientTweedie(sigma, levels=...), "
+        "or to the loss of distill, loss=SiD(levels=...)",
+    'sigma':
+        "the noise of the observations is that of their corruption, Corruption(op, sigma); to learn "
+        "for another one: objective=AmbientTweedie(sigma)",
+    'missing delta R weight copies nodes through low':
+        "it belongs to the objective, e.g. objective=AmbientInpainting(missing, delta=...)",
+    'op operator corruption data':
+        "the corruption comes with the observations: ys = Corruption(op, sigma).measure(x)",
+    'objective net flip':
+        "it is an argument of train; distill takes net and objective from the teacher",
+    'loss fake fake_steps student teacher':
+        "it is an argument of distill; what a teacher learns is its objective, objective=...",
+    'alpha': "alpha belongs to the loss of distill, loss=SiD(alpha=...)",
+    'init_sigma latent_scale outside_slope start':
+        "it belongs to the generator, student=Student(...) of distill",
+    'dropout':
+        "dropout belongs to the network, e.g. UNet(..., dropout=.1), or to the generator, "
+        "student=Student(dropout=.1) of distill",
+    'sigma_d': "sigma_d belongs to the preconditioning, net=Precond(net, sigma_d)",
+    'steps iterations epochs kimg':
+        "a run is counted in images: images=steps*batch, or images=epochs*len(ys); steps of a sampler "
+        "belong to Teacher.sample(n, steps=...)",
+    'until solver churn state index': "it belongs to the sampler, Teacher.sample(n, ...)",
+    'device precision compile accumulate dtype amp':
+        "it belongs to the hardware, hardware=Hardware(device='cuda', precision='bf16', ...)",
+    'every grid monitor select patience about checkpoint_every save_every':
+        "it belongs to the checkpoints, checkpoints=Checkpoints(every=..., select=...)",
+    'learning_rate': "it is called lr",
+    'batch_size': "it is called batch",
+    'ema ema_decay': "the average of the weights is set by halflife=..., in images",
+    'optimizer weight_decay':
+        "the optimiser is Adam, without weight decay; its settings are lr, betas, eps and clip",
+    'grad_clip max_norm': "it is called clip",
+    'scheduler lr_scheduler':
+        "the learning rate rises over the part warmup of the run and falls over the part decay",
+    'fake_lr': "settings of the fake that differ are given as fake=dict(lr=...) of distill",
+    'hours seconds time': "the time that a run may take is given in minutes",
+    'folder path save_dir checkpoint resume_from':
+        "the folder of a run is out=..., and resume=True goes on with it",
+    'verbose progress': "it is called quiet, and means the opposite",
+}
+
 def known_settings(learn):
-    "Complain about settings that `Learner` does not have"
+    "Complain about settings that `Learner` does not have, and say where they belong"
     known = [k for k in inspect.signature(Learner).parameters if k != 'net']
     for k in learn:
+        where = [text for names, text in belongs.items() if k in names.split()]
+        require(k in known or not where, f"argument={k!r} is not known: {''.join(where)}")
         choose('argument', k, known)
     return learn
 
