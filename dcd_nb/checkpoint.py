@@ -22,8 +22,8 @@ def _at(folder, images): return Path(folder)/f'checkpoint-{images:012d}'
 
 def _stale(name, stay):
     "May a file of this name go? `stay` are the checkpoints that stay; temporary files were left by killed processes"
-    whole = re.fullmatch(r'checkpoint-(\d+)\.(json|safetensors)', name)
-    if whole: return int(whole[1]) not in stay
+    whole = re.fullmatch(r'checkpoint-(\d+)\.(json|safetensors)|\.checkpoint-(\d+)\.safetensors\.[0-9a-f]{16}', name)
+    if whole: return int(whole[1] or whole[3]) not in stay
     return bool(re.match(r'\.checkpoint-', name) or re.match(r'\..+\.\d+-\d+$', name))
 
 def save(
