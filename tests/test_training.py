@@ -91,6 +91,88 @@ def test_a_damaged_checkpoint_costs_one_checkpoint(whole, tmp_path):
     assert done['resumed_at'] == before and done['weights_sha256'] == whole[0]['weights_sha256']
 
 
+def test_a_checkpoint_that_was_passed_over_is_named(whole, tmp_path):
+    "An unfinished one, before there is any and later, and a damaged one: one warning each time, with the file and the image"
+    said = lambda p: [line for line in p.communicate()[1].splitlines() if 'UserWarning' in line]
+    assert start(tmp_path, fate=('os.replace', 3)).wait() == -signal.SIGKILL                # between the two files of the first
+    first, = said(start(tmp_path, fate=step(80, signal.SIGTERM)))
+    assert 'run/checkpoint-000000006400.safetensors was not finished' in first and first.endswith('going on from image 0')
+    newest = checkpoint.checkpoints(tmp_path/'run')[0]
+    assert newest == 80*256
+    assert not said(start(tmp_path, fate=step(1, signal.SIGTERM)))                          # nothing is passed over any more
+    newest, before = checkpoint.checkpoints(tmp_path/'run')
+    (tmp_path/f'run/checkpoint-{newest:012d}.safetensors').write_bytes(b'')
+    (tmp_path/'run/.checkpoint-000000025600.safetensors.77-1').write_bytes(b'half')
+    p = start(tmp_path)
+    again, = said(p)
+    assert f'checkpoint-{newest:012d}.safetensors has 0 bytes' in again and '.checkpoint-000000025600.safetensors.77-1 was not finished' in again
+    assert again.endswith(f'going on from checkpoint-{before:012d}, at image {before}')
+    assert finish(p)['weights_sha256'] == whole[0]['weights_sha256']
+
+
+# A power cut takes what was not flushed to the disk
+
+def with_power_cuts(folder):
+    "dcd_train, which notes in the file `flushed` how much of metrics.jsonl is on the disk"
+    script = folder/'train.py'
+    script.write_text(f"""
+import os, runpy, sys
+real = os.fsync
+def noted(fd):
+    real(fd)
+    if os.readlink(f'/proc/self/fd/{{fd}}').endswith('metrics.jsonl'): open('flushed', 'w').write(str(os.fstat(fd).st_size))
+os.fsync, sys.argv[0] = noted, {str(scripts/'dcd_train')!r}
+runpy.run_path(sys.argv[0], run_name='__main__')
+""")
+    return script
+
+
+@pytest.mark.parametrize('fate', [('dcd_nb.training:save_images', 1), ('dcd_nb.training:save_images', 2), ('os.replace', 6), step(60)])
+def test_lines_that_a_checkpoint_counts_are_on_the_disk(whole, tmp_path, fate):
+    path, plain = tmp_path/'run/metrics.jsonl', ['digits-noise', '--out', 'run', '--images', images, '--checkpoint_every', 6400, '--resume', '--json', '--set', small]
+    assert Command(with_power_cuts(tmp_path), *plain, cwd=tmp_path, fate=fate).wait() == -signal.SIGKILL
+    flushed = int((tmp_path/'flushed').read_text()) if (tmp_path/'flushed').exists() else 0
+    os.truncate(path, min(flushed + 7, path.stat().st_size))                                 # and a piece of a line that was on its way
+    done = finish(start(tmp_path))
+    assert done['resumed_at'] and done['weights_sha256'] == whole[0]['weights_sha256']
+    keep = lambda ls: [{k: v for k, v in l.items() if k not in ('seconds', 'img_per_s')} for l in ls]
+    assert keep(lines(tmp_path)) == keep(whole[1])
+
+
+def test_half_a_line_is_dropped_on_resume(tmp_path):
+    "A checkpoint of an older version counts lines that a power cut has taken: the next line is not glued to what is left"
+    assert start(tmp_path, fate=step(60)).wait() == -signal.SIGKILL
+    path = tmp_path/'run/metrics.jsonl'
+    counted = checkpoint.load(tmp_path/'run')[1]['metrics']
+    os.truncate(path, counted - 30)
+    before = path.read_text().splitlines()[:-1]
+    assert finish(start(tmp_path))['resumed_at'] == 50*256
+    after = path.read_text().splitlines()
+    assert after[:len(before)] == before and json.loads(after[len(before)])['images'] >= 50*256
+    assert all(json.loads(line)['images'] for line in after)
+
+
+def test_a_line_is_written_whole_or_not_at_all(tmp_path):
+    "A disk that is full for a while leaves no half line in the middle"
+    script = tmp_path/'log.py'
+    script.write_text("""
+import resource, signal, warnings
+from dcd_nb.training import RunFolder
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+run = RunFolder('run', dict(batch=1, images=9))
+run.begin()
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter('always')
+    for k in range(9):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (135 if 2 < k < 6 else 10_000, resource.RLIM_INFINITY))
+        run.log(dict(images=k, loss=k/7))
+print(*(w.message for w in said), sep='\\n')
+""")
+    done = run(script, cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout.count('training goes on') == 3, done.stderr
+    assert [line['images'] for line in lines(tmp_path)] == [0, 1, 2, 6, 7, 8]
+
+
 def test_a_full_disk_is_one_sentence(tmp_path):
     code, err = finish(start(tmp_path, images=12_800, file_size=30_000))
     assert code == 2 and 'could not be written' in err.splitlines()[-1] and 'Traceback' not in err
