@@ -18,7 +18,7 @@ from .errors import choose, require, number
 from .named import Named
 from .draws import checked_index, rng
 from .machine import pick_device, progress
-from .operators import map_state
+from .operators import map_state, require_rows
 
 # %% ../nbs/04_diffusion.ipynb #fc9cab6c
 def per_image(
@@ -225,9 +225,6 @@ def _shape(shape):
     require(ok, f"shape={tuple(shape)} must be four positive whole numbers (N, C, H, W)")
     return tuple(shape)
 
-def _rows(t, n):
-    require(len(t) == n, f"state is for {len(t)} images, but shape asks for {n}")
-    return t
 
 # %% ../nbs/04_diffusion.ipynb #0312e63e
 def sample(
@@ -249,7 +246,7 @@ def sample(
     index, grid = checked_index(index, n), karras_grid(steps, lo, hi, rho, until).tolist()
     step, device = choose('solver', solver, solvers), pick_device(device or device_of(denoise))
     require(isinstance(batch, int) and batch > 0, f"batch={batch!r} must be a positive whole number")
-    state = map_state(partial(_rows, n=n), state)
+    require_rows(state, n)
     part = partial(_sample, denoise, size=size, seed=seed, grid=grid, step=step, device=device,
                    churn=churn and partial(churn, steps=steps))
     rows = lambda i: map_state(lambda t: t[i:i+batch].to(device), state)

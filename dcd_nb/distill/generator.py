@@ -115,7 +115,7 @@ def sample(self:Generator, n,
     require(isinstance(batch, int) and batch > 0, f"batch={batch!r} must be a positive whole number of images")
     index = range(n) if index is None else index
     if state is None: state = self.conditions(index, seed)
-    map_state(lambda t: require(len(t) == n, f"state is for {len(t)} images, not for n={n}"), state)
+    self.objective.check_condition(state, n)
     z = latents((n, *self.shape), seed, index)
     device = device_of(self.net)
     parts = []

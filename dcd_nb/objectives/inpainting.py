@@ -11,7 +11,7 @@ from fastcore.basics import patch
 
 from ..errors import require, number
 from ..draws import rng
-from ..operators import RandomMask
+from ..operators import RandomMask, require_mask, require_rows
 from ..diffusion import TruncatedLogNormal
 from .objective import fresh, Objective, require_above
 
@@ -36,6 +36,8 @@ class AmbientInpainting(Objective):
 
     def network_inputs(self, x, s, state=None):
         require(state is not None, "state=None: this objective needs the mask of what the network sees")
+        require_rows(state, x.shape[0], shared=True)
+        require_mask(self.op, state, x.shape)
         return dict(x=x*state.to(x), mask=state.to(x))
 
     def draw_condition(self, n, shape, generator): return self.op.further(self.op.draw(n, shape, generator), generator, self.delta)

@@ -11,10 +11,10 @@ import warnings
 import torch
 from fastcore.basics import patch
 
-from ..errors import require
+from ..errors import BadInput, require
 from ..named import Named
 from ..draws import Draws, rng
-from ..operators import Batch, map_state, new_states
+from ..operators import Batch, map_state, new_states, require_binary, require_rows
 from ..diffusion import Levels, LogNormal, per_image
 
 # %% ../../nbs/10_objective.ipynb #8b0eefe2
@@ -70,6 +70,16 @@ def check(self:Objective, corruption):
     "Complain about observations that it cannot learn from"
     require(not self.extra_channels or isinstance(corruption.op, type(self.op)), f"{self!r} cannot learn from observations through {corruption.op!r}: "
          "choose an objective by objective_for(corruption)")
+
+@patch
+def check_condition(self:Objective, state, n:int):
+    "Complain about a state that its network cannot be given with `n` images"
+    require_rows(state, n)
+    if not self.extra_channels or state is None: return
+    try: mask = self.op.observed(state)
+    except (TypeError, IndexError, KeyError): mask = None
+    if mask is None: raise BadInput(f"state is none of {self.op}: pass one as draw_condition(n, shape, generator) of the objective makes")
+    require_binary(mask)
 
 @patch
 def size(self:Objective, ys):

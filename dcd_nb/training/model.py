@@ -86,6 +86,7 @@ def sample(self:Teacher,
     "New images (n, C, H, W)"
     if index is None: index = range(n)
     if state is None: state = self.conditions(index, seed)
+    else: self.objective.check_condition(state, n)
     if until is None: until = self.objective.lowest_level
     device = next(self.net.parameters()).device
     return sample(partial(self.denoise, outside_slope=outside_slope), (n, *self.shape), seed, until=until,
