@@ -200,6 +200,7 @@ def save(self:Measurements,
     path:str | Path, # writes path.safetensors and path.json
 ):
     "Write observations, state and corruption"
+    self.corruption.check_kept()
     held = flat_state(self.corruption.tensors() or None, 'corruption')
     save_tensors(path, {'y': self.y} | flat_state(self.state) | held, self.meta())
 

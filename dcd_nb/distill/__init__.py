@@ -15,7 +15,7 @@ from ..draws import Draws
 from ..files import content_hash
 from ..distributed import join_processes
 from ..data import Measurements
-from ..training import at_checkpoints, averaged, Checkpoints, fit, Hardware, known_settings
+from ..training import at_checkpoints, averaged, check_kept, Checkpoints, fit, Hardware, known_settings
 from ..training import Learner, RunFolder, shared_plan, speed_up, Teacher
 from ..losses import Loss, SiD
 from .generator import Generator, load_pretrained, resized_copy, Student, with_dropout
@@ -82,6 +82,7 @@ def distill(
     hardware = Hardware.of(hardware)
     checkpoints = Checkpoints.of(checkpoints)
     _check_arguments(teacher, ys, loss, fake, fake_steps, checkpoints)
+    if out: check_kept(teacher.objective, ys.corruption.to_dict(), ys.corruption.tensors())
     settings = shared_plan(images, minutes, batch, seed, hardware, checkpoints)
     device = join_processes(hardware.device)
 

@@ -48,6 +48,7 @@ class Generator:
         self.held = {}  # tensors of the corruption, of which `about` has the hashes
 
     shape = property(lambda self: self.net.shape, doc="(C, H, W) of its images")
+    corruption = property(lambda self: self.about.get('corruption'), doc="Of the observations, as plain values")
 
     def __call__(self,
         z,          # normal noise (B, C, H, W)
