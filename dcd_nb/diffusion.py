@@ -18,7 +18,7 @@ from .errors import choose, require, number
 from .named import Named
 from .draws import checked_index, ImageDraws, newest
 from .machine import pick_device, progress
-from .operators import map_state
+from .operators import map_state, require_rows
 
 # %% ../nbs/04_diffusion.ipynb #fc9cab6c
 def per_image(
@@ -63,6 +63,10 @@ class Levels(Named, family='levels'):
         if isinstance(draws, torch.Generator): u = torch.rand(n, generator=draws, device=draws.device, dtype=torch.float64)
         else: u = draws.uniform(n)
         return self.quantile(u.clamp(min=2**-54))
+    def share_below(self, s:float) -> float:
+        "Which part of the levels lies below `s`"
+        u = (torch.arange(4096, dtype=torch.float64, device='cpu') + .5)/4096
+        return (self.quantile(u) < s).double().mean().item()
 
 # %% ../nbs/04_diffusion.ipynb #2cc6b2d3
 def _positive(name, v): return number(name, v, lambda v: v > 0, 'a positive number')
@@ -219,10 +223,6 @@ def _shape(shape):
     require(ok, f"shape={tuple(shape)} must be four positive whole numbers (N, C, H, W)")
     return tuple(shape)
 
-def _rows(t, n):
-    require(len(t) == n, f"state is for {len(t)} images, but shape asks for {n}")
-    return t
-
 # %% ../nbs/04_diffusion.ipynb #0312e63e
 def sample(
     denoise,        # D(x, s) -> denoised images; x (B, C, H, W) and s (B,) are float32
@@ -244,7 +244,7 @@ def sample(
     index, grid = checked_index(index, n), karras_grid(steps, lo, hi, rho, until).tolist()
     one_step, device = choose('solver', solver, solvers), pick_device(device or device_of(denoise))
     require(isinstance(batch, int) and batch > 0, f"batch={batch!r} must be a positive whole number")
-    state = map_state(partial(_rows, n=n), state)
+    require_rows(state, n)
     part = partial(_sample, denoise, size=size, seed=seed, grid=grid, one_step=one_step, device=device, rule=rule,
                    churn=churn and partial(churn, steps=steps))
     rows = lambda i: map_state(lambda t: t[i:i+batch].to(device), state)

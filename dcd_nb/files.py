@@ -7,7 +7,7 @@ __all__ = ['content_hash', 'file_hash', 'saving', 'atomic', 'hidden_path', 'flus
            'save_tensors', 'load_meta', 'load_tensors', 'allocate']
 
 # %% ../nbs/00d_files.ipynb #734b868b
-import hashlib, json, math, os, shutil, threading
+import hashlib, json, math, os, re, shutil, threading
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -122,15 +122,31 @@ def commit(
     path:str | Path, # where it goes: path.safetensors, with path.json beside it
     meta,            # what belongs to it; anything JSON can hold
 ):
-    "Move a finished file into place and write its JSON, last"
+    "Move a finished file into place and write its JSON, which commits. A pair that is replaced can be read until then"
     data, info = file_pair(path)
     try: json.dumps(meta)
     except (TypeError, ValueError) as e:
         raise BadInput(f"meta of {data} cannot be kept as JSON ({e}): use plain numbers, texts, lists and dicts") from e
     entries = dict(format=1, bytes=Path(tmp).stat().st_size, sha256=file_hash(tmp), meta=meta)
-    info.unlink(missing_ok=True)
-    _move(tmp, data)
-    with atomic(info) as part: part.write_text(json.dumps(entries | dict(checksum=_checksum(entries)), indent=1))
+    waiting = _waiting(data, entries['sha256']) if info.exists() else data
+    _move(tmp, waiting)
+    try:
+        with atomic(info) as part: part.write_text(json.dumps(entries | dict(checksum=_checksum(entries)), indent=1))
+        if waiting != data:
+            with suppress(FileNotFoundError): _move(waiting, data)       # another process that writes the same was faster
+    finally:
+        if waiting != data: _forget_waiting(data, info)
+
+def _waiting(data, sha256):
+    "The hidden name of new tensors while the old ones have the name of both"
+    return hidden_path(data, sha256[:16])
+
+def _forget_waiting(data, info):
+    "Remove what killed processes left under such names, except tensors of which the JSON speaks"
+    name, keep = re.compile(re.escape(f'.{data.name}.') + '[0-9a-f]{16}'), None
+    with suppress(BadInput): keep = _waiting(data, load_meta(info)['sha256'])
+    for p in data.parent.iterdir():
+        if name.fullmatch(p.name) and p != keep: _remove(p)
 
 # %% ../nbs/00d_files.ipynb #ba787947
 def save_tensors(
@@ -138,7 +154,7 @@ def save_tensors(
     tensors:dict[str, Tensor],
     meta:dict,               # what belongs to them; anything JSON can hold
 ):
-    "Write `tensors` and `meta`; the JSON comes last and commits"
+    "Write `tensors` and `meta`; the JSON commits. What was there before can be read until then"
     data = file_pair(path)[0]
     tmp = hidden_path(data)
     try:
@@ -172,6 +188,8 @@ def load_tensors(
 ) -> tuple[dict[str, Tensor], dict]:
     "The tensors and the meta data that `save_tensors` wrote: exactly those, or an error"
     data, entries = file_pair(path)[0], load_meta(path)
+    waiting = _waiting(data, entries['sha256'])
+    if waiting.exists(): data = waiting                 # the process died after the JSON: they have not got their name yet
     require(data.exists(), f"{data} is missing: its JSON is there, the tensors are not")
     size = data.stat().st_size
     require(size == entries['bytes'], f"{data} has {size} bytes, but {entries['bytes']} were written: it was cut short or "

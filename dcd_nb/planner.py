@@ -12,7 +12,7 @@ import torch
 
 from .errors import choose, require
 from .machine import peaks
-from .networks import flops, Network, num_params
+from .networks import flops, num_params, twin_of
 from .losses import SiD
 from .distill import step_flops
 
@@ -53,14 +53,12 @@ def kept(
 ) -> int:
     "Bytes that one image leaves behind on its way through, for the way back"
     from torch._subclasses.fake_tensor import FakeTensorMode
-    net = getattr(net, 'net', net)
     rounds = choose('precision', precision, dict(bf16=True, fp32=False))
     with torch.device('cpu'), FakeTensorMode(), torch.autocast('cpu', torch.bfloat16, enabled=rounds):
-        twin = Network.from_dict(net.to_dict())
+        twin, call = twin_of(net)
         for m in twin.modules():
             if isinstance(m, torch.nn.GroupNorm): m.register_forward_pre_hook(lambda m, x: (x[0].float(),))
-        x, c, label = torch.empty(1, net.in_channels, *net.shape[1:]), torch.empty(1), torch.empty(1, net.args['classes'])
-        return Kept(twin)(lambda: twin(x, c, label).float().square().mean())
+        return Kept(twin)(lambda: twin(*call).float().square().mean())
 
 # %% ../nbs/56_planner.ipynb #f2d5d401
 room = {'H200': 141, 'A100': 80, '4090': 24}   # GB

@@ -3,15 +3,21 @@ import os
 import pickle
 import random
 import re
+import shutil
+import signal
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from processes import run
 
 from dcd_nb import checkpoint
+from dcd_nb.distill import Generator
 from dcd_nb.errors import BadInput
-from dcd_nb.files import load_tensors
+from dcd_nb.files import load_tensors, save_tensors
+from dcd_nb.networks import MLP, Precond
+from dcd_nb.objectives import Standard
 
 package = Path(checkpoint.__file__).parent
 
@@ -102,3 +108,92 @@ def test_files_of_ones_own_stay(tmp_path):
     (tmp_path/'checkpoint-notes.txt').write_text('mine')
     checkpoint.save(tmp_path, 10, dict(w=torch.ones(3)), {})
     assert (tmp_path/'checkpoint-notes.txt').read_text() == 'mine'
+
+
+# A kill while new files replace old ones
+
+kill_points = ['dcd_nb.files:save_file', 'os.chmod', 'os.fsync', 'os.replace', 'pathlib:Path.write_text', 'pathlib:Path.unlink', 'json.dumps']
+
+
+def deaths(script, folder, again):
+    "Run `script` in `folder` again and again, killed as it calls each of these for the first time, the second, ..., until a run ends well; `again()` makes the folder anew"
+    for place in kill_points:
+        for k in range(1, 100):
+            again()
+            done = run(script, cwd=folder, fate=(place, k))
+            if done.returncode == 0: break
+            assert done.returncode == -signal.SIGKILL, done.stderr[-1000:]
+            yield place, k
+        assert k > 1, f'{place} is never called'
+
+
+def test_saving_over_old_tensors_never_loses_both(tmp_path):
+    "After a death anywhere the old or the new pair is there, whole; what is saved next leaves nothing of it"
+    script, pair = tmp_path/'save.py', ('mine.json', 'mine.safetensors')
+    script.write_text("import torch\nfrom dcd_nb.files import save_tensors\nsave_tensors('mine', {'w': torch.full((1000,), 2.)}, dict(k=2))\n")
+    folder, found = tmp_path/'here', set()
+    def again():
+        shutil.rmtree(folder, ignore_errors=True)
+        save_tensors(folder/'mine', {'w': torch.full((1000,), 1.)}, dict(k=1))
+    for place, k in deaths(script, folder, again):
+        assert {*pair} <= {p.name for p in folder.iterdir()}, (place, k)
+        got, meta = load_tensors(folder/'mine')
+        assert torch.equal(got['w'], torch.full((1000,), float(meta['k']))), (place, k)
+        found.add((meta['k'], torch.equal(got['w'], got['w'].new_tensor(2.).expand(1000))))
+        before = {p.name for p in folder.iterdir()}
+        for value in (3, 4):                                              # nor does a second or a third save, one of them killed again
+            save_tensors(folder/'mine', {'w': torch.full((1000,), float(value))}, dict(k=value))
+            assert load_tensors(folder/'mine')[1] == dict(k=value)
+        left = {p.name for p in folder.iterdir()}
+        assert left - {*pair} <= {n for n in before if re.search(r'\.\d+-\d+$', n)}, (place, k, left)
+    assert found == {(1, False), (2, True)}
+
+
+def test_saving_a_generator_over_an_old_one_never_loses_both(tmp_path):
+    def generator(k):
+        net = MLP((1, 4, 4), width=8, blocks=1)
+        for p in net.parameters(): torch.nn.init.constant_(p, k/100)
+        return Generator(Precond(net), Standard(), init_sigma=float(k))
+    script, folder = tmp_path/'save.py', tmp_path/'here'
+    new = tmp_path/'new'
+    generator(2).save(new)
+    script.write_text(f"from dcd_nb.distill import Generator\nGenerator.load({str(new)!r}).save('G')\n")
+    def again():
+        shutil.rmtree(folder, ignore_errors=True)
+        generator(1).save(folder/'G')
+    found = set()
+    for place, k in deaths(script, folder, again):
+        G = Generator.load(folder/'G')
+        same = generator(G.init_sigma)
+        assert all(torch.equal(a, b) for a, b in zip(G.net.parameters(), same.net.parameters())), (place, k)
+        found.add(G.init_sigma)
+    assert found == {1., 2.}
+
+
+def test_a_first_pair_is_there_or_not(tmp_path):
+    script = tmp_path/'save.py'
+    script.write_text("import torch\nfrom dcd_nb.files import save_tensors\nsave_tensors('mine', {'w': torch.ones(9)}, {})\n")
+    folder = tmp_path/'here'
+    def again():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+    for place, k in deaths(script, folder, again):
+        if (folder/'mine.json').exists(): assert torch.equal(load_tensors(folder/'mine')[0]['w'], torch.ones(9))
+        else:
+            with pytest.raises(BadInput): load_tensors(folder/'mine')
+
+
+def test_a_checkpoint_written_over_a_damaged_one_stays(tmp_path):
+    "A run that went back writes checkpoints of the same names again: killed between the two files, such a one is found, also after the next"
+    script = tmp_path/'save.py'
+    script.write_text("import torch\nfrom dcd_nb import checkpoint\ncheckpoint.save('.', 200, {'w': torch.full((9,), 2.)}, {})\n")
+    folder, found = tmp_path/'here', []
+    def again():
+        shutil.rmtree(folder, ignore_errors=True)
+        for k in (1, 3): checkpoint.save(folder, 100*min(k, 2), {'w': torch.full((9,), float(k))}, {})
+    for place, k in deaths(script, folder, again):
+        value = checkpoint.load(folder)[0]['w'][0].item()
+        found.append(value)
+        checkpoint.save(folder, 300, {'w': torch.full((9,), 4.)}, {})
+        assert checkpoint.load(folder, 200)[0]['w'][0].item() == value, (place, k)
+    assert {*found} == {2., 3.}

@@ -12,13 +12,14 @@ from dcd_nb.data import Measurements, measure_to, digits
 from dcd_nb.distill import Generator, distill
 from dcd_nb.files import load_meta
 from dcd_nb.networks import MLP
-from dcd_nb.operators import Compose, Corruption, GaussianBlur, Identity, Operator, RandomMask, from_deepinv
+from dcd_nb.operators import Compose, Corruption, FourierMask, GaussianBlur, Identity, Operator, RandomMask, from_deepinv
 from dcd_nb.recipes import ImageSource, Recipe
 from dcd_nb.restore import restore
 from dcd_nb.training import Checkpoints, Teacher, train
 
 x = digits()[:32]
 eye = torch.eye(3)/3
+skew = torch.arange(9.).view(3, 3)/36
 small = dict(images=64, batch=16, quiet=True, checkpoints=Checkpoints(grid=0, monitor=False))
 
 
@@ -145,3 +146,53 @@ def test_a_description_without_a_hash_is_of_an_older_file():
     d = A.to_dict()
     d['op'].pop('sha256')
     assert A.is_described(d) and not A.is_described(d | dict(sigma=.2))
+
+
+# An operator that files could not give back
+
+class Flipped(MotionBlur):
+    "Keeps another kernel than it was given"
+    def __init__(self, kernel): self.kernel = kernel.flip(0, 1)
+
+
+class Padded(MotionBlur):
+    "Keeps a kernel that its constructor would refuse"
+    def __init__(self, kernel):
+        assert kernel.ndim == 2
+        self.kernel = F.pad(kernel, (1, 1, 1, 1))[None]
+    def forward(self, x, state): return x*self.kernel.sum()
+
+
+@pytest.mark.parametrize('op, says', [(Flipped(skew), 'made of what it keeps, it has another kernel; keep each argument as it was given'),
+                                      (Compose(GaussianBlur(3, .5), Flipped(skew)), 'it has another ops'), (Padded(eye), 'it raises AssertionError')], ids=['changed', 'composed', 'refused'])
+def test_an_operator_that_changes_its_argument_is_refused_when_it_is_kept(op, says, tmp_path):
+    "Whoever keeps nothing may use it; what goes to a file is refused before anything is computed or written"
+    A = Corruption(op, .1)
+    ys, net = A.measure(x), lambda: MLP((1, 8, 8), width=8, blocks=1)
+    teacher = train(ys, net(), **small)
+    G = distill(teacher, ys, **small)
+    for keep in (lambda: ys.save(tmp_path/'ys'), lambda: measure_to(A, x, tmp_path/'zs'), lambda: train(ys, net(), out=tmp_path/'T', **small),
+                 lambda: distill(teacher, ys, out=tmp_path/'D', **small), lambda: teacher.save(tmp_path/'teacher'), lambda: G.save(tmp_path/'G')):
+        with pytest.raises(BadInput, match=f'op=.*could not be loaded again: .*{says}'): keep()
+    assert not list(tmp_path.iterdir())
+
+
+class Weighted(FourierMask):
+    "Lines of different weight: an operator with a tensor, which an objective holds as well"
+    def __init__(self, R, weights):
+        super().__init__(R)
+        self.weights = weights
+    def forward(self, x, state): return super().forward(x, state)*self.weights.expand(x.shape[-2:])
+    def transpose(self, y, state): return super().transpose(y*self.weights.expand(y.shape[-2:]), state)
+    def square(self, x, state): return self.transpose(self.forward(x, state), state)
+
+
+def test_an_objective_finds_the_tensors_of_its_operator(tmp_path):
+    "Also in files, where they lie once"
+    A = Corruption(Weighted(2, torch.linspace(1., .5, 8)))
+    ys = A.measure(torch.cat([x, 0*x], 1))
+    teacher = train(ys, MLP((2, 8, 8), width=8, blocks=1), out=tmp_path/'T', **small)
+    teacher.save(tmp_path/'teacher')
+    for path in (tmp_path/'T', tmp_path/'teacher'):
+        again = Teacher.load(path)
+        assert torch.equal(again.objective.op.weights, A.op.weights) and torch.equal(again.sample(2, steps=3), teacher.sample(2, steps=3))

@@ -1,4 +1,5 @@
 "The training loop under faults: kills, signals, NaNs, explosions, full disks, several processes."
+import inspect
 import json
 import math
 import os
@@ -18,7 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dcd_nb import checkpoint, training
 from dcd_nb.errors import BadInput
 from dcd_nb.data import Measurements, digits
-from dcd_nb.networks import MLP, Precond, UNet
+from dcd_nb.distill import Student, distill
+from dcd_nb.named import Named
+from dcd_nb.networks import MLP, Network, Precond, UNet
 from dcd_nb.objectives import AmbientInpainting, AmbientTweedie
 from dcd_nb.operators import Corruption, Identity, RandomMask
 from dcd_nb.training import BatchFeed, Checkpoints, Hardware, Learner, Loop, StepContext, RunFolder, Teacher, fit, train
@@ -86,6 +89,88 @@ def test_a_damaged_checkpoint_costs_one_checkpoint(whole, tmp_path):
     path.write_bytes(path.read_bytes()[:-100])
     done = finish(start(tmp_path))
     assert done['resumed_at'] == before and done['weights_sha256'] == whole[0]['weights_sha256']
+
+
+def test_a_checkpoint_that_was_passed_over_is_named(whole, tmp_path):
+    "An unfinished one, before there is any and later, and a damaged one: one warning each time, with the file and the image"
+    said = lambda p: [line for line in p.communicate()[1].splitlines() if 'UserWarning' in line]
+    assert start(tmp_path, fate=('os.replace', 3)).wait() == -signal.SIGKILL                # between the two files of the first
+    first, = said(start(tmp_path, fate=step(80, signal.SIGTERM)))
+    assert 'run/checkpoint-000000006400.safetensors was not finished' in first and first.endswith('going on from image 0')
+    newest = checkpoint.committed(tmp_path/'run')[0]
+    assert newest == 80*256
+    assert not said(start(tmp_path, fate=step(1, signal.SIGTERM)))                          # nothing is passed over any more
+    newest, before = checkpoint.committed(tmp_path/'run')
+    (tmp_path/f'run/checkpoint-{newest:012d}.safetensors').write_bytes(b'')
+    (tmp_path/'run/.checkpoint-000000025600.safetensors.77-1').write_bytes(b'half')
+    p = start(tmp_path)
+    again, = said(p)
+    assert f'checkpoint-{newest:012d}.safetensors has 0 bytes' in again and '.checkpoint-000000025600.safetensors.77-1 was not finished' in again
+    assert again.endswith(f'going on from checkpoint-{before:012d}, at image {before}')
+    assert finish(p)['weights_sha256'] == whole[0]['weights_sha256']
+
+
+# A power cut takes what was not flushed to the disk
+
+def with_power_cuts(folder):
+    "dcd_train, which notes in the file `flushed` how much of metrics.jsonl is on the disk"
+    script = folder/'train.py'
+    script.write_text(f"""
+import os, runpy, sys
+real = os.fsync
+def noted(fd):
+    real(fd)
+    if os.readlink(f'/proc/self/fd/{{fd}}').endswith('metrics.jsonl'): open('flushed', 'w').write(str(os.fstat(fd).st_size))
+os.fsync, sys.argv[0] = noted, {str(scripts/'dcd_train')!r}
+runpy.run_path(sys.argv[0], run_name='__main__')
+""")
+    return script
+
+
+@pytest.mark.parametrize('fate', [('dcd_nb.training:save_images', 1), ('dcd_nb.training:save_images', 2), ('os.replace', 6), step(60)])
+def test_lines_that_a_checkpoint_counts_are_on_the_disk(whole, tmp_path, fate):
+    path, plain = tmp_path/'run/metrics.jsonl', ['digits-noise', '--out', 'run', '--images', images, '--checkpoint_every', 6400, '--resume', '--json', '--set', small]
+    assert Command(with_power_cuts(tmp_path), *plain, cwd=tmp_path, fate=fate).wait() == -signal.SIGKILL
+    flushed = int((tmp_path/'flushed').read_text()) if (tmp_path/'flushed').exists() else 0
+    os.truncate(path, min(flushed + 7, path.stat().st_size))                                 # and a piece of a line that was on its way
+    done = finish(start(tmp_path))
+    assert done['resumed_at'] and done['weights_sha256'] == whole[0]['weights_sha256']
+    keep = lambda ls: [{k: v for k, v in l.items() if k not in ('seconds', 'img_per_s')} for l in ls]
+    assert keep(lines(tmp_path)) == keep(whole[1])
+
+
+def test_half_a_line_is_dropped_on_resume(tmp_path):
+    "A checkpoint of an older version counts lines that a power cut has taken: the next line is not glued to what is left"
+    assert start(tmp_path, fate=step(60)).wait() == -signal.SIGKILL
+    path = tmp_path/'run/metrics.jsonl'
+    counted = checkpoint.load(tmp_path/'run')[1]['metrics']
+    os.truncate(path, counted - 30)
+    before = path.read_text().splitlines()[:-1]
+    assert finish(start(tmp_path))['resumed_at'] == 50*256
+    after = path.read_text().splitlines()
+    assert after[:len(before)] == before and json.loads(after[len(before)])['images'] >= 50*256
+    assert all(json.loads(line)['images'] for line in after)
+
+
+def test_a_line_is_written_whole_or_not_at_all(tmp_path):
+    "A disk that is full for a while leaves no half line in the middle"
+    script = tmp_path/'log.py'
+    script.write_text("""
+import resource, signal, warnings
+from dcd_nb.training import RunFolder
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+run = RunFolder('run', dict(batch=1, images=9))
+run.begin()
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter('always')
+    for k in range(9):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (135 if 2 < k < 6 else 10_000, resource.RLIM_INFINITY))
+        run.log(dict(images=k, loss=k/7))
+print(*(w.message for w in said), sep='\\n')
+""")
+    done = run(script, cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout.count('training goes on') == 3, done.stderr
+    assert [line['images'] for line in lines(tmp_path)] == [0, 1, 2, 6, 7, 8]
 
 
 def test_a_full_disk_is_one_sentence(tmp_path):
@@ -237,11 +322,28 @@ def test_another_recipe_is_refused(tmp_path):
     (lambda: dict(checkpoints=Checkpoints(monitor=5)), 'monitor=5'), (lambda: dict(checkpoints=Checkpoints(about={'x': torch.ones(1)})), 'cannot be kept as JSON'),
     (lambda: dict(checkpoints=Checkpoints(select='v')), "select='v' needs a monitor"), (dict(hardware='mps'), "device='mps'"), (dict(out=__file__), 'is a file'),
     (dict(objective=AmbientInpainting(.5)), r'cannot learn from observations through Identity\(\)'), (dict(net=MLP((1, 4, 4))), r'shape \(1, 4, 4\)'), (lambda: dict(hardware=Hardware(compile='yes')), "compile='yes'"), (dict(hardware='gpu'), "device='gpu'"),
-    (lambda: dict(hardware=Hardware(precision='fp16')), 'bf16'), (dict(device='cpu'), "argument='device' is not known")])
+    (lambda: dict(hardware=Hardware(precision='fp16')), 'bf16'), (dict(device='cpu'), "argument='device' is not known: it belongs to the hardware, hardware=Hardware"),
+    (dict(levels=1), r"argument='levels' is not known: levels belong to the objective of train, e.g. objective=AmbientTweedie\(sigma, levels=...\)"),
+    (dict(sigma=.1), r'Corruption\(op, sigma\).*objective=AmbientTweedie\(sigma\)'), (dict(loss=1), 'an argument of distill.*its objective, objective='), (dict(alpha=1.2), r'loss=SiD\(alpha=...\)'),
+    (dict(steps=9), r'images=steps\*batch.*Teacher.sample'), (dict(epochs=9), r'images=epochs\*len\(ys\)'), (dict(batch_size=9), 'is called batch'), (dict(learning_rate=1), 'is called lr'),
+    (dict(monitor=print), r'checkpoints=Checkpoints\('), (dict(halflive=1), "argument='halflive' is not known; did you mean 'halflife'")])
 def test_bad_input_is_one_sentence(kw, says):
     with pytest.raises(BadInput, match=says) as e:
         train(**dict(ys=measured(), net=network(), objective=AmbientTweedie(.5), images=64, batch=64, quiet=True) | (kw() if callable(kw) else kw))
     assert '\n' not in str(e.value)
+
+
+def test_what_belongs_to_a_part_of_a_run_is_sent_there():
+    "Whoever passes an argument of a part to `train` is told to which part it belongs"
+    arguments = lambda f: {k for k in inspect.signature(f).parameters if k not in ('self', 'n', 'kw')}
+    parts = [Hardware, Checkpoints, Student, Precond, Teacher.sample, *(c for f in ('objective', 'loss') for c in Named.families[f].known.values() if c.__module__.startswith('dcd_nb'))]
+    own = arguments(Learner) | arguments(train) | arguments(distill)
+    told = {name for names in training.belongs for name in names.split()}
+    assert not set().union(*map(arguments, parts)) - told - own
+    assert not told & arguments(Learner) - {'net'} and not told & arguments(train) & arguments(distill)
+    known = arguments(Hardware) | arguments(Checkpoints) | arguments(Student)
+    for name in known - own:
+        with pytest.raises(BadInput, match=f"argument='{name}' is not known: .*(Hardware|Checkpoints|Student)"): training.known_settings({name: 1})
 
 
 def test_folders_that_are_not_quite_the_run(tmp_path):
@@ -325,3 +427,14 @@ def test_a_disk_that_fails_for_metrics_and_pictures_does_not_end_the_run(tmp_pat
     monkeypatch.setattr(training, 'save_images', lambda *a, **kw: (_ for _ in ()).throw(OSError('disk full')))
     with pytest.warns(UserWarning, match='training goes on'):
         assert train(measured(), network(), AmbientTweedie(.5), images=640, batch=64, out=tmp_path/'run', quiet=True).cost['images'] == 640
+
+
+def test_a_network_of_ones_own_needs_no_classes():
+    class Own(Network):
+        def __init__(self, shape):
+            super().__init__(locals())
+            self.shape, self.in_channels, self.out_channels = tuple(shape), shape[0], shape[0]
+            self.net = torch.nn.Conv2d(shape[0], shape[0], 3, padding=1)     # of any name
+        def forward(self, x, noise_label, class_labels=None, augment_labels=None): return self.net(x)
+    try: assert train(measured(), Own((1, 8, 8)), images=64, batch=64, quiet=True).cost['pflop'] > 0
+    finally: Network.known.pop('Own')

@@ -17,7 +17,7 @@ from ..errors import BadInput, require
 from ..draws import rng
 from ..files import content_hash, load_tensors, save_tensors
 from ..machine import progress
-from ..operators import Batch, Corruption, map_state
+from ..operators import Batch, Corruption, map_state, require_binary, require_rows
 
 # %% ../../nbs/02b_measurements.ipynb #a8cc97ec
 def flat_state(state, name='state'):
@@ -38,17 +38,26 @@ def _check_chunks(y, seen):
     "Every value of `y` finite, and 0 where it is hidden"
     for rows in torch.arange(len(y)).split(max(1, 2**20//y[0].numel())):               # a few MB at a time
         part = y[rows]
-        bad = ~part.isfinite().flatten(1).all(1)
-        require(not bad.any(), f"y holds NaN or infinity in image {rows[bad].tolist()[:1]}: leave such images out")
+        bad = rows[~part.isfinite().flatten(1).all(1).cpu()].tolist()
+        require(not bad, f"y holds NaN or infinity in image {bad and bad[0]}: leave such images out")
         if seen is None: continue
-        mask = seen[rows]
-        require(((mask == 0) | (mask == 1)).all(), f"state of images {rows[0]} to {rows[-1]} is a mask "
-                                                   "with other values than 0 and 1: divide or round it")
-        hidden = part.masked_fill((mask != 0).to(part.device), 0.)
+        mask = seen[rows].to(part.device)
+        require_binary(mask, int(rows[0]))
+        hidden = part.masked_fill(mask != 0, 0.)
         bad = (hidden != 0).flatten(1).any(1)
-        require(not bad.any(), f"y is not 0 on hidden entries of image {rows[bad.cpu()].tolist()[:1]}: "
-                               "set them to 0 if noise was added after masking; "
-                               "if the mask says 1 for hidden, pass 1 - mask (1 = observed)")
+        if not bad.any(): continue
+        inverted = not part[bad].masked_fill(mask[bad] == 0, 0.).any()
+        why = ("the mask says 1 for hidden, it seems: pass 1 - mask (1 = observed)" if inverted else
+               "set them to 0 if noise was added after masking; else the mask belongs to another image")
+        raise BadInput(f"y is not 0 on hidden entries of image {rows[bad.cpu()][0].item()}: {why}")
+
+def _wanted(op, y):
+    "The state that `op` needs for such observations, in words"
+    try: one = op.draw(1, op.in_shape(tuple(y.shape[1:])), rng(0))
+    except (BadInput, RuntimeError, ValueError, TypeError, IndexError): return "as draw(n, shape, generator) makes it"
+    shapes = {name.removeprefix('state.'): (len(y), *t.shape[1:]) for name, t in flat_state(one).items()}
+    if torch.is_tensor(one): return f"a tensor of shape {shapes['state']}"
+    return f"a dict of tensors: {', '.join(f'{name!r} of shape {shape}' for name, shape in shapes.items())}"
 
 def _kind(x):
     "What was given instead of a tensor that fits, in words"
@@ -68,10 +77,10 @@ class Measurements:
         require(good, f"y must be a float tensor (N, C, H, W) with N > 0, but is {given}")
         require(isinstance(corruption, Corruption),
                 f"corruption={corruption!r} must be a Corruption, e.g. Corruption(RandomMask(.6), sigma=.1)")
-        require(state is not None or not corruption.op.random,
-                f"state is missing: {corruption.op} is random, so each observation needs its state")
-        for name, t in flat_state(state).items():
-            require(len(t) == len(y), f"{name} has {len(t)} entries, but there are {len(y)} observations")
+        if state is None and corruption.op.random:
+            raise BadInput(f"state is missing: {corruption.op} is random, so each observation needs its state, "
+                           f"{_wanted(corruption.op, y)}")
+        for name, t in flat_state(state).items(): require_rows(t, len(y), name)
         self.y = y.detach()
         self.corruption = corruption
         self.state = map_state(Tensor.detach, state)
@@ -96,7 +105,9 @@ def _fits(self:Measurements):
         x, state = torch.zeros(1, *self.shape, device=self.y.device), map_state(lambda t: t[:1], self.state)
         one = self.op(x, state)
     except (BadInput, RuntimeError, AttributeError, KeyError, TypeError, IndexError) as e:
-        raise BadInput(f"y of shape {tuple(self.y.shape)} and its state do not fit {self.op}: {str(e)[:150]}") from e
+        if isinstance(e, BadInput) and str(e).startswith('state '): raise
+        needs = f": state must be {_wanted(self.op, self.y)}" if self.op.random and not isinstance(e, BadInput) else ''
+        raise BadInput(f"y of shape {tuple(self.y.shape)} and its state do not fit {self.op} ({str(e)[:150]}){needs}") from e
     require(one.shape[1:] == self.y.shape[1:],
             f"y has shape {tuple(self.y.shape)}, but {self.op} makes {tuple(one.shape[1:])}")
 
@@ -189,6 +200,7 @@ def save(self:Measurements,
     path:str | Path, # writes path.safetensors and path.json
 ):
     "Write observations, state and corruption"
+    self.corruption.check_kept()
     held = flat_state(self.corruption.tensors() or None, 'corruption')
     save_tensors(path, {'y': self.y} | flat_state(self.state) | held, self.meta())
 

@@ -32,6 +32,7 @@ def measure_to(
 ) -> Measurements:
     "Like `measure`, on the disk"
     double, (data, _), seed = double_converter(x), file_pair(path), whole_seed(seed)
+    corruption.check_kept()
     part, note = hidden_path(data, 'part'), hidden_path(data, 'part.json')
     job = dict(corruption=corruption.to_dict(), seed=seed, images=content_hash(x.contiguous()))
     with saving(data): pass                                 # the folder is there, or a sentence says why not

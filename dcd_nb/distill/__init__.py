@@ -17,8 +17,8 @@ from ..machine import threads_set
 from ..distributed import join_processes
 from ..data import Measurements
 from ..networks import flops
-from ..training import at_checkpoints, averaged, Checkpoints, chosen, fit, Hardware, known_settings
-from ..training import Learner, RunFolder, settled, shared_plan, speed_up, Teacher
+from ..training import at_checkpoints, averaged, check_kept, Checkpoints, chosen, fit, Hardware
+from ..training import known_settings, Learner, RunFolder, settled, shared_plan, speed_up, Teacher
 from ..losses import Loss, SiD
 from .generator import Generator, load_pretrained, resized_copy, Student, with_dropout
 from .step import DistillationStep, mean_square, set_trainable, step_flops
@@ -79,6 +79,7 @@ def distill(
     hardware = Hardware.of(hardware)
     checkpoints = Checkpoints.of(checkpoints)
     _check_arguments(teacher, ys, loss, fake, fake_steps, checkpoints)
+    if out: check_kept(teacher.objective, ys.corruption.to_dict(), ys.corruption.tensors())
     settings = shared_plan(images, minutes, batch, seed, hardware, checkpoints)
     device = join_processes(hardware.device)
 

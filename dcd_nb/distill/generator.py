@@ -49,6 +49,7 @@ class Generator:
         self.rule = newest  # of its random numbers
 
     shape = property(lambda self: self.net.shape, doc="(C, H, W) of its images")
+    corruption = property(lambda self: self.about.get('corruption'), doc="Of the observations, as plain values")
 
     def __call__(self,
         z,          # normal noise (B, C, H, W)
@@ -116,7 +117,7 @@ def sample(self:Generator, n,
     require(isinstance(batch, int) and batch > 0, f"batch={batch!r} must be a positive whole number of images")
     index = range(n) if index is None else index
     if state is None: state = self.conditions(index, seed)
-    map_state(lambda t: require(len(t) == n, f"state is for {len(t)} images, not for n={n}"), state)
+    self.objective.check_condition(state, n)
     z = latents((n, *self.shape), seed, index, self.rule)
     device = device_of(self.net)
     parts = []

@@ -23,7 +23,7 @@ from ..files import content_hash
 from ..machine import pick_device
 from ..data import cache_dir
 from .frechet import frechet_of_factors, factor_of, to_tensor, warn_of_few
-from .classifiers import CifarClassifier, DigitClassifier
+from .classifiers import CifarClassifier, DigitClassifier, HandwritingClassifier
 
 # %% ../../nbs/06b_extractors.ipynb #7561af5b
 class Features:
@@ -91,7 +91,7 @@ def _random(reference):
     return f
 
 # %% ../../nbs/06b_extractors.ipynb #8c1258fb
-known_classifiers = {(1, 8, 8): DigitClassifier, (3, 32, 32): CifarClassifier}
+known_classifiers = {(1, 8, 8): DigitClassifier, (1, 28, 28): HandwritingClassifier, (3, 32, 32): CifarClassifier}
 
 def _classifier(reference):
     "Hidden units of the classifier for images of that shape"

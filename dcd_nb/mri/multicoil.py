@@ -64,9 +64,9 @@ class MultiCoilMRI(Operator):
     def in_shape(self, shape): return (2, *shape[1:])
     def observed(self, state): return state['mask']
     def forward(self, x, state):
-        return hide_entries(self, from_coils(fftc(self._split(x, state))), state['mask'])
+        return hide_entries(self, from_coils(fftc(self._split(x, state))), state['mask'], lines=True)
     def transpose(self, y, state):
-        return self._join(ifftc(to_coils(hide_entries(self, y, state['mask']))), state)
+        return self._join(ifftc(to_coils(hide_entries(self, y, state['mask'], lines=True))), state)
     def square(self, x, state):
         return self._join(through_lines(self._split(x, state), state['mask']), state)
     def _split(self, x, state): return self._maps(state)*to_complex(x)[:, None]

@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['Block', 'Conditioned', 'Conv', 'EMA', 'flops', 'Gated', 'group_norm', 'MLP', 'MLPBlock', 'Network', 'num_params',
-           'positional', 'Precond', 'UNet', 'xavier']
+           'positional', 'Precond', 'twin_of', 'UNet', 'xavier']
 
 # %% ../../nbs/05e_networks.ipynb #0ae238ca
-from .network import Conditioned, flops, Network, num_params, positional, xavier
+from .network import Conditioned, flops, Network, num_params, positional, twin_of, xavier
 from .unet import Block, Conv, Gated, group_norm, UNet
 from .mlp import MLP, MLPBlock
 from .precond import Precond
 from .ema import EMA
 
 _all_ = ['Block', 'Conditioned', 'Conv', 'EMA', 'flops', 'Gated', 'group_norm', 'MLP', 'MLPBlock',
-         'Network', 'num_params', 'positional', 'Precond', 'UNet', 'xavier']
+         'Network', 'num_params', 'positional', 'Precond', 'twin_of', 'UNet', 'xavier']

@@ -11,9 +11,9 @@ from fastcore.basics import patch
 
 from ..errors import require, number
 from ..draws import rng
-from ..operators import RandomMask
+from ..operators import RandomMask, require_mask, require_rows
 from ..diffusion import TruncatedLogNormal
-from .objective import fresh, Objective
+from .objective import fresh, Objective, require_above
 
 # %% ../../nbs/13_inpainting.ipynb #0b16f7f2
 class AmbientInpainting(Objective):
@@ -32,8 +32,12 @@ class AmbientInpainting(Objective):
         self.delta = number('delta', delta, lambda v: 0 < v < 1, 'above 0 and below 1: without further holes nothing is learned')
         self.levels = TruncatedLogNormal(sigma) if levels is None else levels
 
+    def check_levels(self, levels): require_above(levels, self.sigma, 'carry no gradient where pixels are observed')
+
     def network_inputs(self, x, s, state=None):
         require(state is not None, "state=None: this objective needs the mask of what the network sees")
+        require_rows(state, x.shape[0], shared=True)
+        require_mask(self.op, state, x.shape)
         return dict(x=x*state.to(x), mask=state.to(x))
 
     def draw_condition(self, n, shape, generator): return self.op.further(self.op.draw(n, shape, generator), generator, self.delta)

@@ -8,7 +8,7 @@ __all__ = ['AmbientTweedie']
 # %% ../../nbs/11_tweedie.ipynb #33771e7b
 from ..errors import number
 from ..diffusion import TruncatedLogNormal
-from .objective import fresh, Objective
+from .objective import fresh, Objective, require_above
 
 # %% ../../nbs/11_tweedie.ipynb #9dcedd99
 class AmbientTweedie(Objective):
@@ -21,6 +21,8 @@ class AmbientTweedie(Objective):
         self.levels = TruncatedLogNormal(sigma) if levels is None else levels
 
     lowest_level = property(lambda self: self.sigma, doc="Below the noise of the observations nothing was learned")
+
+    def check_levels(self, levels): require_above(levels, self.sigma)
 
     def loss(self, net, batch, draws=None):
         "Tweedie: y_s = x + s*eps, and E[y | y_s] = c*E[x | y_s] + (1 - c)*y_s with c = 1 - sigma^2/s^2"

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['Batch', 'Compose', 'Corruption', 'Downsample', 'fft2c', 'fftc', 'FourierMask', 'from_complex', 'from_deepinv',
            'FromDeepinv', 'GaussianBlur', 'Identity', 'ifft2c', 'ifftc', 'join_states', 'map_state', 'new_states',
-           'Operator', 'Poisson', 'Quantise', 'RandomMask', 'Saturation', 'Separable', 'through_lines', 'to_complex',
-           'to_deepinv']
+           'Operator', 'Poisson', 'Quantise', 'RandomMask', 'require_binary', 'require_mask', 'require_rows',
+           'Saturation', 'Separable', 'through_lines', 'to_complex', 'to_deepinv']
 
 # %% ../../nbs/01g_operators.ipynb #16bcd057
 from .operator import Identity, join_states, map_state, new_states, Operator
-from .operator import RandomMask
+from .operator import RandomMask, require_binary, require_mask, require_rows
 from .compose import Compose
 from .corruption import Batch, Corruption
 from .separable import Downsample, GaussianBlur, Separable
@@ -22,4 +22,5 @@ from .deepinv import from_deepinv, FromDeepinv, to_deepinv
 _all_ = ['Batch', 'Compose', 'Corruption', 'Downsample', 'fft2c', 'fftc', 'FourierMask',
          'from_complex', 'from_deepinv', 'FromDeepinv', 'GaussianBlur', 'Identity', 'ifft2c',
          'ifftc', 'join_states', 'map_state', 'new_states', 'Operator', 'Poisson', 'Quantise',
-         'RandomMask', 'Saturation', 'Separable', 'through_lines', 'to_complex', 'to_deepinv']
+         'RandomMask', 'require_binary', 'require_mask', 'require_rows', 'Saturation', 'Separable',
+         'through_lines', 'to_complex', 'to_deepinv']

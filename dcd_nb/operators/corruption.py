@@ -12,7 +12,7 @@ import torch
 from fastcore.basics import patch
 
 from ..errors import require, number
-from ..named import same_description
+from ..named import require_remade, same_description
 from .operator import map_state, new_states, Operator
 
 # %% ../../nbs/01b_corruption.ipynb #0524f64e
@@ -65,6 +65,11 @@ def tensors(self:Corruption): return {f'op.{k}': t for k, t in self.op.tensors()
 
 @patch(cls_method=True)
 def from_dict(cls:Corruption, d, tensors=None): return Corruption(Operator.from_dict(d['op'], tensors, 'op'), d['sigma'])
+
+@patch
+def check_kept(self:Corruption):
+    "Complain if files could not give its operator back"
+    require_remade(self.op.to_dict(), self.op.tensors(), 'op')
 
 @patch
 def is_described(self:Corruption, d):

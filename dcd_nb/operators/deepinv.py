@@ -17,6 +17,7 @@ from .operator import Operator
 # %% ../../nbs/01f_deepinv.ipynb #dc7c9e86
 class FromDeepinv(Operator):
     "A linear physics of deepinv, fixed as it is"
+    remade = False      # files keep a hash; the object has to be passed
     def __init__(self, physics, shape, sha256=None): # sha256: in files only
         require(not isinstance(physics, str), f"this corruption was made with deepinv's {physics}, which cannot be kept in a file: "
              "make it again, and pass it as Measurements.load(path, corruption=...)")

@@ -12,7 +12,7 @@ import torch
 from fastcore.basics import patch
 
 from ..errors import BadInput, require
-from .operator import hide_entries, mask_spectrum, Operator
+from .operator import hide_entries, mask_spectrum, Operator, require_mask
 
 # %% ../../nbs/01d_fourier.ipynb #8df8c918
 def to_complex(x):
@@ -57,9 +57,11 @@ class FourierMask(Operator):
         n = max(1, w//16) if self.acs is None else self.acs
         require(n <= w, f"acs={n} lines are more than the {w} there are")
         return w//2 - n//2, w//2 - n//2 + n
-    def forward(self, x, state): return hide_entries(self, fft2c(x), state)
-    def transpose(self, y, state): return ifft2c(hide_entries(self, y, state))
-    def square(self, x, state): return from_complex(through_lines(to_complex(x), state[:, 0]))
+    def forward(self, x, state): return hide_entries(self, fft2c(x), state, lines=True)
+    def transpose(self, y, state): return ifft2c(hide_entries(self, y, state, lines=True))
+    def square(self, x, state):
+        require_mask(self, state, x.shape, lines=True)
+        return from_complex(through_lines(to_complex(x), state[:, 0]))
     def inverse(self, y, state, rcond=None): return self.transpose(y, state)
     def observed(self, state): return state
     def unhidden(self, state): return torch.ones_like(state)

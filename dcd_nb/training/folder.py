@@ -7,7 +7,7 @@ __all__ = ['in_new_words', 'read_recipe', 'key_of_plan', 'load_checkpoint', 'loa
            'Checkpoints']
 
 # %% ../../nbs/20b_folder.ipynb #6701feb2
-import hashlib, json, math, os, shutil, warnings
+import errno, hashlib, json, math, os, shutil, warnings
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from fastcore.basics import patch
 
 from .. import checkpoint
 from ..errors import BadInput, require, number
-from ..files import atomic, save_tensors, saving
+from ..files import atomic, flush_to_disk, save_tensors, saving
 from ..distributed import agreed, processes
 
 # %% ../../nbs/20b_folder.ipynb #5ab1e012
@@ -150,8 +150,20 @@ def log(self:RunFolder, line:dict):
     self.lines.append(line)
     if not (self.out and self.chief): return
     path = self.out/'metrics.jsonl'
-    with not_fatal(), saving(path), open(path, 'a', encoding='utf-8') as f:
-        f.write(json.dumps(line) + '\n')
+    with not_fatal(), saving(path): _append(path, json.dumps(line) + '\n')
+
+def _append(path, line):
+    "Add a line to a file, or leave it as it was"
+    line = line.encode()
+    with open(path, 'ab', buffering=0) as f:
+        size = f.tell()
+        try: full = f.write(line) < len(line)
+        except OSError:
+            f.truncate(size)
+            raise
+        if full:
+            f.truncate(size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 # %% ../../nbs/20b_folder.ipynb #93bc8f35
 @contextmanager
@@ -174,18 +186,25 @@ def save(self:RunFolder,
             warnings.warn(f"{self.out}/recipe.json has vanished and is written again")
             self.write()
         size = path.stat().st_size if path.exists() else 0
+        if size:
+            with saving(path): flush_to_disk(path)
         checkpoint.save(self.out, at['images'], tensors, at | dict(plan=key_of_plan(self.plan), metrics=size))
 
 # %% ../../nbs/20b_folder.ipynb #353811d9
 @patch
 def restore(self:RunFolder) -> tuple[dict, dict] | None:
     "Tensors and counters of the last good checkpoint, or None"
-    if not self.out or not checkpoint.committed(self.out): return None
+    if not self.out or not self.out.exists(): return None
+    if not checkpoint.committed(self.out):
+        checkpoint.tell_passed_over(checkpoint.unfinished(self.out), "image 0")
+        return None
     tensors, at = load_checkpoint(self.out, self.plan)
     path, size = self.out/'metrics.jsonl', at.pop('metrics')
     if path.exists():
-        if self.chief and path.stat().st_size > size: os.truncate(path, size)
-        self.lines = _parsed(path.read_bytes()[:size])
+        text = path.read_bytes()[:size]
+        text = text[:text.rfind(b'\n') + 1]                                # a power cut may have left half a line
+        if self.chief and path.stat().st_size > len(text): os.truncate(path, len(text))
+        self.lines = _parsed(text)
     return tensors, at
 
 def _parsed(text):
