@@ -81,7 +81,7 @@ def test_a_recipe_holds_a_kernel_and_finds_it_again_beside_its_run(tmp_path):
     again = r.override({'corruption.sigma': .2, 'train.lr': 1e-4})
     assert torch.equal(again.corruption.op.kernel, eye) and torch.equal(r.override({'corruption.op.kernel': 2*eye}).corruption.op.kernel, 2*eye)
     for kw in ({}, dict(resume=True)): teacher = r.teacher(out=tmp_path/'T', quiet=True, **kw)
-    assert teacher.run['resumed_at'] == 64
+    assert teacher.cost['resumed_at'] == 64
     held = Teacher.load(tmp_path/'T').held
     assert Recipe.from_dict(teacher.about['recipe'], held) == r and torch.equal(Recipe.from_dict(r.to_dict(), held).corruption.op.kernel, eye)
     with pytest.raises(BadInput, match='op.kernel is a tensor that is not kept here'): Recipe.from_dict(r.to_dict())

@@ -95,8 +95,8 @@ def test_one_budget_replaces_the_other():
     r = recipe('digits-noise', **tiny)
     timed = Recipe(**vars(r) | dict(train={k: v for k, v in r.train.items() if k != 'images'} | dict(minutes=5)))
     ys = timed.measurements()
-    assert timed.teacher(ys, images=128, quiet=True).run['images'] == 128
-    assert r.teacher(ys, minutes=.005, quiet=True).run['images'] < 640_000
+    assert timed.teacher(ys, images=128, quiet=True).cost['images'] == 128
+    assert r.teacher(ys, minutes=.005, quiet=True).cost['images'] < 640_000
     with pytest.raises(BadInput, match='give one of the two'): r.teacher(ys, minutes=1, images=64, quiet=True)
 
 
@@ -119,7 +119,7 @@ def test_folders_of_a_version_that_said_less_go_on_in_their_own_words(tmp_path, 
     said = {name: (tmp_path/name/'recipe.json').read_text() for name in ('teacher', 'student')}
     assert json.loads(said['teacher'])['about']['recipe']['distill']['loss'] == dict(loss='SiD', alpha=.5)
     for model, before in zip(go(r, resume=True), first):
-        assert model.run['resumed_at'] == before.run['images'] and model.run['weights_sha256'] == before.run['weights_sha256']
+        assert model.cost['resumed_at'] == before.cost['images'] and model.cost['weights_sha256'] == before.cost['weights_sha256']
     for name, text in said.items(): assert (tmp_path/name/'recipe.json').read_text() == text
     assert Recipe.from_dict(Teacher.load(tmp_path/'teacher').about['recipe']) == r
     with pytest.raises(BadInput, match='was begun with about.recipe.distill.lr='): go(r.override({'distill.lr': .5}), resume=True)

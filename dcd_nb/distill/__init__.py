@@ -17,8 +17,8 @@ from ..machine import threads_set
 from ..distributed import join_processes
 from ..data import Measurements
 from ..networks import flops
-from ..training import at_checkpoints, averaged, check_kept, Checkpoints, chosen, fit, Hardware
-from ..training import known_settings, Learner, RunFolder, settled, shared_plan, speed_up, Teacher
+from ..training import at_checkpoints, averaged, check_kept, Checkpoints, fit, Hardware
+from ..training import known_settings, Learner, RunFolder, shared_plan, speed_up, Teacher
 from ..losses import Loss, SiD
 from .generator import Generator, load_pretrained, resized_copy, Student, with_dropout
 from .step import DistillationStep, mean_square, set_trainable, step_flops
@@ -85,14 +85,14 @@ def distill(
 
     frozen, nets, own = _networks(teacher, ys, student, fake, learn)
     work = step_flops(flops(frozen.net), flops(nets['generator']), loss, fake_steps)
-    hardware = settled(hardware, frozen.net, device, settings, work, out, resume)
+    hardware = hardware.settled(frozen.net, device, settings, work, out if resume else None)
     speed_up([frozen.net, *nets.values()], device, hardware)
     learners = {k: Learner(net.requires_grad_(), **own[k]) for k, net in nets.items()}
     corruption = ys.corruption.to_dict()
     about = settings['about'] | dict(corruption=corruption)
     G = student.generator(learners['generator'].ema.net, teacher.objective, about)
     plan = _plan(teacher, G, student, learners, loss, fake_steps, corruption) | settings
-    plan['hardware'] = chosen(hardware)
+    plan['hardware'] = hardware.to_dict()
     run = RunFolder(out, plan, resume, ys.corruption.tensors())
     G.held = run.held
     G.rule = run.rule

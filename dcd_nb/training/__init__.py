@@ -10,7 +10,6 @@ __all__ = ['data_scale', 'with_extra_channels', 'train', 'BatchFeed', 'check_kep
 
 # %% ../../nbs/20e_training.ipynb #f3acb1c5
 import inspect, math, warnings
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,17 +18,18 @@ from ..errors import choose, require, number
 from ..draws import newest, seeded
 from ..show.images import save_images
 from ..files import saving
-from ..machine import crowded, made_with, threads_set, usual_precision
-from ..distributed import agreed, join_processes, processes
+from ..machine import made_with, threads_set
+from ..distributed import join_processes
 from ..data import Measurements
 from ..networks import flops, Network, Precond
 from ..objectives import Objective, objective_for
 from .feed import BatchFeed, EpochOrder
-from .learner import Hardware, Learner, StepContext, MicroBatch, Step
+from .learner import Learner, StepContext, MicroBatch, Step
 from .folder import Checkpoints, in_new_words, load_checkpoint, load_weights, not_fatal
 from .folder import read_recipe, RunFolder
 from .loop import exploded, fit, Loop, utilisation
 from .model import check_kept, kept_inside, load_model, save_model, Teacher
+from .hardware import Hardware, speed_up
 
 _all_ = ['BatchFeed', 'check_kept', 'Checkpoints', 'EpochOrder', 'exploded', 'fit', 'Hardware', 'in_new_words',
          'kept_inside', 'Learner', 'load_checkpoint', 'load_model', 'load_weights', 'Loop', 'MicroBatch',
@@ -129,12 +129,12 @@ def train(
 
     net = _prepare(ys, net, objective)
     work = 3*flops(net)
-    hardware = settled(hardware, net, device, settings, work, out, resume)
+    hardware = hardware.settled(net, device, settings, work, out if resume else None)
     speed_up([net], device, hardware)
     learner = Learner(net, **averaged(learn))
     data = dict(corruption=ys.corruption.to_dict(), image=list(ys.shape), n=len(ys), hash=ys.hash)
     plan = dict(kind='train', data=data, objective=objective.to_dict(), net=net.to_dict(), flip=flip,
-                learn=learner.settings, hardware=chosen(hardware)) | settings
+                learn=learner.settings, hardware=hardware.to_dict()) | settings
     run = RunFolder(out, plan, resume, ys.corruption.tensors())
 
     teacher = Teacher(learner.ema.net, objective, checkpoints.about, data)
@@ -158,71 +158,6 @@ def _prepare(ys, net, objective):
     require(tuple(net.shape) == shape, f"net makes images of shape {tuple(net.shape)}, but the {lives} have shape {shape}: "
                                       "a teacher lives where the observations live, or, if it fills holes, where the images do")
     return net
-
-# %% ../../nbs/20e_training.ipynb #1e4555d1
-worth_compiling = 2e14  # floating-point operations of a run on a CPU: about half an hour on two cores
-
-def settled(
-    hardware,        # a `Hardware`
-    net,             # a `Precond`
-    device,
-    settings,        # what `shared_plan` says
-    work,            # floating-point operations for one image of the run
-    out,             # folder of the run, or None
-    resume,          # does it go on?
-):
-    "`hardware` with nothing left open: what was said, or else what the run in `out` began with, or else the usual"
-    def begun():
-        there = out and resume and (Path(out)/'recipe.json').exists()
-        return read_recipe(out).get('hardware', _before_it_was_noted(device)) if there else {}
-
-    kept = agreed(begun)
-    long = settings['images']*work > worth_compiling if settings['images'] else settings['minutes'] >= 30
-    precision = hardware.precision or kept.get('precision') or net.precision or net.net.precision
-    compile = kept.get('compile', device.type == 'cuda' or long) if hardware.compile == 'auto' else hardware.compile
-    return replace(hardware, precision=precision or usual_precision(device), compile=compile,
-                   threads=hardware.threads or kept.get('threads') or torch.get_num_threads())
-
-def _before_it_was_noted(device):
-    "What runs used whose recipe.json does not say it"
-    return dict(precision='fp32', compile=False) if device.type == 'cpu' else {}
-
-def chosen(hardware):
-    "What recipe.json says of a settled `hardware`"
-    return dict(precision=hardware.precision, compile=hardware.compile, threads=hardware.threads)
-
-def speed_up(nets, device, hardware):
-    "Move the networks of a run, each a `Precond`, to the device, and do there what makes them fast"
-    for net in nets:
-        net.to(device).precision = hardware.precision
-        if device.type == 'cuda':
-            net.net.to(memory_format=torch.channels_last)
-    crowd = device.type == 'cpu' and processes()[0] == 0 and crowded(hardware.threads)
-    if crowd: warnings.warn(crowd)
-    if hardware.compile:
-        limits = torch._dynamo.config
-        limits.recompile_limit = max(limits.recompile_limit, 128)
-        backend = compiled_if_possible()
-        for net in nets:
-            net.net.compile(backend=backend, dynamic=False)
-
-def compiled_if_possible():
-    "A backend of `torch.compile` that leaves networks as they are once the compiler has failed, and says so once"
-    failed = []
-
-    def backend(graph, inputs):
-        if failed: return graph.forward
-        try:
-            with torch._functorch.config.patch(force_non_lazy_backward_lowering=True):
-                return torch._inductor.compile(graph, inputs)
-        except Exception as e:
-            failed.append(e)
-            why = f'{type(e).__name__}: {e}'.split('\n')[0][:200]
-            warnings.warn(f"the network cannot be compiled here ({why}); training goes on without, slower: "
-                          "see that a C++ compiler is installed, or pass compile=False (--compile off)")
-            return graph.forward
-
-    return backend
 
 # %% ../../nbs/20e_training.ipynb #172a67ed
 def shared_plan(images, minutes, batch, seed, hardware, checkpoints):
