@@ -6,15 +6,16 @@
 __all__ = ['accuracy', 'Bootstrap', 'CifarClassifier', 'cleanfid_features', 'compare', 'copies', 'corrupted_anew',
            'density_coverage', 'DigitClassifier', 'Distances', 'evaluate', 'Evaluation', 'evenly_spaced',
            'feature_space', 'Features', 'features', 'fid', 'fit_classifier', 'frechet_distance', 'frechet_from_moments',
-           'frechet_interval', 'inception', 'inception_score', 'Interval', 'kid', 'labelled', 'lpips', 'moved',
-           'Nearest', 'nearest', 'neighbourhoods', 'Neighbourhoods', 'nmse', 'patch_directions', 'precision_recall',
-           'Proximal', 'proximal_fid', 'psnr', 'reference_statistics', 'sliced_wasserstein', 'ssim', 'stored']
+           'frechet_interval', 'HandwritingClassifier', 'imagenet', 'inception', 'inception_score', 'Interval', 'kid',
+           'labelled', 'lpips', 'moved', 'Nearest', 'nearest', 'neighbourhoods', 'Neighbourhoods', 'nmse',
+           'patch_directions', 'precision_recall', 'Proximal', 'proximal_fid', 'psnr', 'reference_statistics',
+           'sliced_wasserstein', 'ssim', 'stored']
 
 # %% ../../nbs/06h_metrics.ipynb #b4b39980
 from .frechet import frechet_distance, frechet_from_moments
-from .classifiers import CifarClassifier, DigitClassifier
+from .classifiers import CifarClassifier, DigitClassifier, HandwritingClassifier
 from .extractors import cleanfid_features, compare, Distances, Features, features
-from .extractors import evenly_spaced, inception, sliced_wasserstein
+from .extractors import evenly_spaced, imagenet, inception, sliced_wasserstein
 from .quality import copies, density_coverage, inception_score, Interval, kid, lpips
 from .quality import Nearest, nearest, Neighbourhoods, neighbourhoods, nmse
 from .quality import precision_recall, psnr, ssim
@@ -26,7 +27,7 @@ from .cifar import accuracy, fit_classifier, labelled, moved, patch_directions
 _all_ = ['accuracy', 'Bootstrap', 'CifarClassifier', 'cleanfid_features', 'compare', 'copies',
          'corrupted_anew', 'density_coverage', 'DigitClassifier', 'Distances', 'evaluate',
          'Evaluation', 'evenly_spaced', 'feature_space', 'Features', 'features', 'fid', 'fit_classifier',
-         'frechet_distance', 'frechet_from_moments', 'frechet_interval', 'inception',
+         'frechet_distance', 'frechet_from_moments', 'frechet_interval', 'HandwritingClassifier', 'imagenet', 'inception',
          'inception_score', 'Interval', 'kid', 'labelled', 'lpips', 'moved', 'Nearest', 'nearest',
          'neighbourhoods', 'Neighbourhoods', 'nmse', 'patch_directions', 'precision_recall',
          'Proximal', 'proximal_fid', 'psnr', 'reference_statistics', 'sliced_wasserstein',
