@@ -39,7 +39,8 @@ from .recipes import Recipe, recipe, recipes
 from .quickstart import quickstart
 from .restore import Anneal, Optimise, restore, Restored, Sample
 from .identify import fitting, identifiability, missing_rate, noise_patches
-from .runs import check_record, Record, run_recipe
+from .runs import check_record, run_recipe
+from .record import Record
 
 _all_ = ['AmbientFourier', 'AmbientInpainting', 'AmbientTweedie', 'Anneal', 'BadInput', 'Batch',
          'check_record', 'Checkpoints', 'ClampedLogNormal', 'compare', 'Compose', 'Consistency',

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from .errors import BadInput, choose, require, number
 from .show.images import axes, color_of, image_grid
+from .show.notebook import show_numbers
 from .files import atomic, saving
 from .machine import made_with
 from .data import digits
@@ -187,14 +188,17 @@ def picture(sets, results):
 # %% ../nbs/24_quickstart.ipynb #8e5c546c
 def summary(runs):
     "Print the distances of several runs of `quickstart`, one column each"
+    lines, tables = [], {}
     for space in runs[0]['fd']:
         rows = {k: [f['fd'][space][k] for f in runs] for k in runs[0]['fd'][space]}
         rows['best sampler'] = [f['every_sampler'][space][f['best_sampler'][space]] for f in runs]
         if runs[0]['equal_compute']:
             rows['equal compute'] = [f['equal_compute']['fd'][space] for f in runs]
-        print(f"{space}; half of the digits against the other half: {runs[0]['floor'][space]:.3f}")
+        tables[space] = rows
+        lines.append(f"{space}; half of the digits against the other half: {runs[0]['floor'][space]:.3f}")
         for k, values in rows.items():
-            print(f'    {k:18s}', '  '.join(f'{v:6.3f}' for v in values))
+            lines.append(f'    {k:18s} ' + '  '.join(f'{v:6.3f}' for v in values))
     faster = [f['seconds_per_1000']['teacher']/f['seconds_per_1000']['student'] for f in runs]
-    print('seconds in all', ', '.join(f"{f['seconds']:.0f}" for f in runs), '; student faster by',
-          ', '.join(f'{v:.0f}' for v in faster))
+    seconds, times = ', '.join(f"{f['seconds']:.0f}" for f in runs), ', '.join(f'{v:.0f}' for v in faster)
+    lines.append(f'seconds in all {seconds} ; student faster by {times}')
+    show_numbers('\n'.join(lines), corruption=runs[0]['corruption'], fd=tables)
