@@ -41,9 +41,10 @@ def rng(
 
 @contextmanager
 def seeded(seed:int):
-    "Within, what PyTorch draws on the CPU follows from `seed`; afterwards all goes on as if nothing had been drawn"
+    "Within, what PyTorch draws on the CPU follows from `seed`; afterwards all goes on as before"
     with torch.random.fork_rng([]):
-        torch.default_generator.manual_seed(seed)      # `torch.manual_seed` would reseed every GPU, too, and for good
+        # `torch.manual_seed` would reseed every GPU, too, and for good
+        torch.default_generator.manual_seed(seed)
         yield
 
 # %% ../nbs/00b_draws.ipynb #e4bf4a48
@@ -79,13 +80,15 @@ class Draws:
 
     def normal(self, x:Tensor) -> Tensor:
         "Normal noise like `x`"
-        def draw(g, rows): return torch.randn(x[rows].shape, generator=g, device=g.device, dtype=x.dtype)
+        def draw(g, rows):
+            return torch.randn(x[rows].shape, generator=g, device=g.device, dtype=x.dtype)
         return torch.cat(self.each(draw, len(x)))
 
     def uniform(self, n:int) -> Tensor:
         "`n` uniform numbers, float64"
         def draw(g, rows):
-            return torch.rand(rows.stop - rows.start, generator=g, device=g.device, dtype=torch.float64)
+            return torch.rand(rows.stop - rows.start, generator=g, device=g.device,
+                              dtype=torch.float64)
         return torch.cat(self.each(draw, n))
 
 # %% ../nbs/00b_draws.ipynb #3df8ffb1
@@ -99,7 +102,7 @@ def latents(
     require((index >= 0).all() and (index < 2**32).all(),
             f"index={index.tolist()[:4]} must be integers from 0 to 2**32 - 1")
     out, g = torch.empty(shape), torch.Generator()
-    seeds = scramble(scramble(index) ^ hash32(seed))                       # as hash32(seed, i), for all i at once
+    seeds = scramble(scramble(index) ^ hash32(seed))  # as hash32(seed, i), for all i at once
     for row, h in zip(out, seeds.tolist()): row.normal_(generator=g.manual_seed(h))
     return out
 

@@ -14,7 +14,8 @@ import torch
 from ..machine import is_kernel
 
 # %% ../../nbs/00h_notebook.ipynb #8d0d876f
-_told = 'Slow, or for a GPU that is not here: this is what the cell showed when it ran. %env DCD_SLOW=1 runs slow ones.'
+_told = ('Slow, or for a GPU that is not here: this is what the cell showed when it ran. '
+         '%env DCD_SLOW=1 runs slow ones.')
 
 def _shown(output):
     "What a stored output shows: a text, or a dict {MIME type: content}"
@@ -52,7 +53,8 @@ def _keep_slow(lines):
     "Cells flagged as slow, or for a GPU that is not there, become a call of `show_stored`"
     flags = {line.removeprefix('#|').strip() for line in lines if line.startswith('#|')}
     if not _waits(flags): return lines
-    return ['from dcd_nb.show.notebook import show_stored as _show_stored\n', f"_show_stored({''.join(lines)!r})\n"]
+    return ['from dcd_nb.show.notebook import show_stored as _show_stored\n',
+            f"_show_stored({''.join(lines)!r})\n"]
 
 def keep_slow_cells(ip):
     "Let the cells of a notebook's kernel pass through `_keep_slow`"
@@ -81,7 +83,8 @@ def show_numbers(
         print(text)
         return
     from IPython.display import publish_display_data
-    publish_display_data({'text/plain': text, numbers_type: json.loads(json.dumps(_plain(numbers)))})
+    numbers = json.loads(json.dumps(_plain(numbers)))
+    publish_display_data({'text/plain': text, numbers_type: numbers})
 
 def stored_numbers(
     path:str | Path, # of a notebook
