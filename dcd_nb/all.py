@@ -20,15 +20,17 @@ __all__ = ['AmbientFourier', 'AmbientInpainting', 'AmbientTweedie', 'Anneal', 'B
 from .errors import BadInput
 from .draws import Draws, rng
 from .show.images import save_images, show_images
-from .operators import (Batch, Compose, Corruption, Downsample, FourierMask, from_deepinv, GaussianBlur, Identity,
-                              Operator, Poisson, Quantise, RandomMask, Saturation, to_deepinv)
+from .operators import (Batch, Compose, Corruption, Downsample, FourierMask, from_deepinv,
+                              GaussianBlur, Identity, Operator, Poisson, Quantise, RandomMask,
+                              Saturation, to_deepinv)
 from .data import digits, load_images, Measurements, phantoms, show_points, toy, toy_distance
 from .mri import MultiCoilMRI
 from .diffusion import (ClampedLogNormal, KarrasLevels, Levels, LogNormal, LogUniform, sample,
                               TruncatedLogNormal)
 from .networks import EMA, MLP, Network, Precond, UNet
-from .metrics import (compare, evaluate, fid, frechet_distance, frechet_from_moments, inception_score, kid, lpips,
-                            nmse, precision_recall, Proximal, proximal_fid, psnr, sliced_wasserstein, ssim)
+from .metrics import (compare, evaluate, fid, frechet_distance, frechet_from_moments,
+                            inception_score, kid, lpips, nmse, precision_recall, Proximal,
+                            proximal_fid, psnr, sliced_wasserstein, ssim)
 from .baselines import gaussian, lmmse, moments
 from .objectives import (AmbientFourier, AmbientInpainting, AmbientTweedie, Consistency, Objective,
                                objective_for, Standard)
@@ -39,7 +41,8 @@ from .recipes import ImageSource, Recipe, recipe, recipes
 from .quickstart import quickstart
 from .restore import Anneal, Optimise, restore, Restored, Sample
 from .identify import fitting, identifiability, missing_rate, noise_patches
-from .runs import check_record, Record, run_recipe
+from .runs import check_record, run_recipe
+from .record import Record
 
 _all_ = ['AmbientFourier', 'AmbientInpainting', 'AmbientTweedie', 'Anneal', 'BadInput', 'Batch',
          'check_record', 'Checkpoints', 'ClampedLogNormal', 'compare', 'Compose', 'Consistency',

@@ -19,11 +19,13 @@ from .data import Measurements
 
 # %% ../nbs/06f_baselines.ipynb #b3a45c2d
 def matrix_and_masks(ys):
-    "The matrix D (None: identity) and the masks m (N, entries of y; None: all seen) with A x = m D x"
+    "D (None: identity) and masks m (N, entries of y; None: all seen) with A x = m D x"
     require(isinstance(ys, Measurements), f"ys must be Measurements, but is {type(ys).__name__}")
     require(ys.op.linear, f"{ys.op} is not linear: moments of x do not follow from those of y")
     d, seen = math.prod(ys.shape), ys.op.observed(ys.state)
-    require(d <= 4096, f"ys are of images of shape {ys.shape} with {d} values; covariances are made for at most 4096: "
+    require(d <= 4096,
+            f"ys are of images of shape {ys.shape} with {d} values; "
+            "covariances are made for at most 4096: "
                     "take smaller images")
     ones = map_state(lambda t: torch.ones_like(t[:1]).cpu(), ys.state)
     D = ys.op.matrix(ys.shape, ones)
@@ -32,7 +34,8 @@ def matrix_and_masks(ys):
     v = torch.randn(min(8, len(ys)), *ys.shape, generator=rng(0), dtype=torch.float64)
     hidden = (v.flatten(1)@D.T)*(1. if m is None else m[:8].cpu())
     require(torch.allclose(ys.op(v, few).flatten(1), hidden, atol=1e-6),
-         f"{ys.op} is more than a fixed linear map after which entries are hidden: its moments are not available")
+         f"{ys.op} is more than a fixed linear map after which entries are hidden: "
+         "its moments are not available")
     is_eye = D.shape[0] == D.shape[1] and torch.equal(D, torch.eye(d, dtype=D.dtype))
     return None if is_eye else D.to(ys.y.device), m
 
@@ -55,7 +58,7 @@ def pooled(
 
 # %% ../nbs/06f_baselines.ipynb #16c7acec
 Moments = namedtuple('Moments', 'mean cov kept')
-Moments.__doc__ = "Mean (d,) and covariance (d, d) of x, and the number of directions that y tells something about"
+Moments.__doc__ = "Mean (d,) and covariance (d, d) of x; of how many directions y tells something"
 
 # %% ../nbs/06f_baselines.ipynb #fa4f0a54
 def _kept(s, variance, sigma, n, tol=.3):
@@ -99,14 +102,19 @@ def lmmse(
     D, seen = matrix_and_masks(ys)
     m = moments(ys) if m is None else m
     require(seen is None or ys.y[0].numel() <= 1024,
-         f"ys hide entries of {ys.y[0].numel()} values, another matrix for each image: at most 1024 values")
+         f"ys hide entries of {ys.y[0].numel()} values, another matrix for each image: "
+         "at most 1024 values")
     cross = m.cov if D is None else m.cov@D.T                          # of x and z
     S, mean = (cross, m.mean) if D is None else (D@cross, D@m.mean)
     ridge = max(ys.sigma**2, 1e-6*S.trace().item()/len(S), 1e-30)
     out, I = [], torch.eye(len(S)).to(S)
     for y, q in _chunks(ys.y, seen, 4096 if seen is None else max(1, 2**23//len(S)**2)):
         r = (y - mean)*q
-        K = S + ridge*I if seen is None else S*q[:, :, None]*q[:, None] + torch.diag_embed(ridge*q + 1 - q)
-        w = torch.cholesky_solve(r.T if seen is None else r[..., None], torch.linalg.cholesky(K))
-        out.append(m.mean + (w.T if seen is None else w[..., 0])@cross.T)
+        if seen is None:                                       # one matrix for all
+            K = S + ridge*I
+            w = torch.cholesky_solve(r.T, torch.linalg.cholesky(K)).T
+        else:
+            K = S*q[:, :, None]*q[:, None] + torch.diag_embed(ridge*q + 1 - q)
+            w = torch.cholesky_solve(r[..., None], torch.linalg.cholesky(K))[..., 0]
+        out.append(m.mean + w@cross.T)
     return torch.cat(out).view(len(ys), *ys.shape).float()

@@ -54,13 +54,16 @@ def empirical_denoiser(
 # %% ../nbs/04_diffusion.ipynb #039ff018
 class Levels(Named, family='levels'):
     "How noise levels are drawn"
-    def quantile(self, u): "The level below which a fraction `u` lies; float64"; raise NotImplementedError
+    def quantile(self, u):
+        "The level below which a fraction `u` lies; float64"
+        raise NotImplementedError
     def draw(self,
         n:int,  # how many
         draws,  # the `Draws` of a training step, or a generator
     ):
         "`n` random levels, float64; both phases draw theirs here"
-        if isinstance(draws, torch.Generator): u = torch.rand(n, generator=draws, device=draws.device, dtype=torch.float64)
+        if isinstance(draws, torch.Generator):
+            u = torch.rand(n, generator=draws, device=draws.device, dtype=torch.float64)
         else: u = draws.uniform(n)
         return self.quantile(u.clamp(min=2**-54))
     def share_below(self, s:float) -> float:
@@ -81,7 +84,7 @@ def _bounds(lo, hi):
 class LogNormal(Levels):
     "ln s is normal: the levels of EDM"
     def __init__(self, mean=-1.2, std=1.2):
-        self.mean, self.std = number('mean', mean, lambda v: True, 'a finite number'), _positive('std', std)
+        self.mean, self.std = number('mean', mean), _positive('std', std)
     def quantile(self, u): return (self.mean + self.std*torch.special.ndtri(u)).exp()
 
 class LogUniform(Levels):
@@ -91,7 +94,8 @@ class LogUniform(Levels):
 
 # %% ../nbs/04_diffusion.ipynb #22a003b3
 class ClampedLogNormal(Levels):
-    "The larger of a log-normal level and sigma: the levels of the papers, many of which are sigma itself and teach nothing"
+    """The larger of a log-normal level and sigma: the levels of the papers.
+    Many of them are sigma itself and teach nothing"""
     def __init__(self, sigma, mean=-1.2, std=1.2):
         self.sigma = number('sigma', sigma, lambda v: v >= 0, 'at least 0')
         self.mean, self.std = LogNormal(mean, std).config().values()
@@ -137,7 +141,8 @@ def karras_grid(
     until=0.,  # leave out the nodes below
 ):
     "The levels that the sampler visits, falling, float64"
-    require(isinstance(steps, int) and steps >= 1, f"steps={steps!r} must be a whole number, at least 1")
+    require(isinstance(steps, int) and steps >= 1,
+            f"steps={steps!r} must be a whole number, at least 1")
     lo, hi = _bounds(lo, hi)
     until = number('until', until, lambda v: 0 <= v <= hi, f'between 0 and hi={hi:g}')
     s = karras(torch.linspace(1, 0, steps, dtype=torch.float64), lo, hi, _positive('rho', rho))
@@ -146,7 +151,7 @@ def karras_grid(
 
 # %% ../nbs/04_diffusion.ipynb #6bb1bb4f
 class KarrasLevels(Levels):
-    "Uniform along the Karras curve, from lo to the fraction `tmax` of the way to hi: the levels of SiD"
+    "Uniform along the Karras curve, from lo the fraction `tmax` of the way to hi: those of SiD"
     def __init__(self, tmax=.8, lo=.002, hi=80., rho=7.):
         self.tmax = number('tmax', tmax, lambda v: 0 < v <= 1, 'above 0 and at most 1')
         (self.lo, self.hi), self.rho = _bounds(lo, hi), _positive('rho', rho)
@@ -192,7 +197,7 @@ class Churn:
         amount=40.,   # gamma is amount/steps, but never above sqrt(2) - 1
         lo=.05,       # stir between these levels only
         hi=50.,
-        noise=1.003,  # size of the new noise; a little above 1 makes up for what a network removes too much
+        noise=1.003,  # size of the new noise; above 1, as networks remove a little too much
     ):
         self.amount, self.noise = _positive('amount', amount), _positive('noise', noise)
         self.lo, self.hi = _bounds(lo, hi)
@@ -232,7 +237,7 @@ def sample(
     until=0.,       # stop at the last node at or above this level
     solver='heun',  # or 'euler'
     churn=None,     # a `Churn`; None: no new noise on the way
-    state=None,     # N rows of what belongs to the images; if given, denoise is called as D(x, s, rows)
+    state=None, # N rows of what belongs to the images; if given, denoise is called as D(x, s, rows)
     index=None,     # which sample each one is; None: 0 to N-1
     batch=256,      # images at a time
     device=None,    # where to compute; None: where `denoise` is
@@ -243,12 +248,15 @@ def sample(
     n, *size = _shape(shape)
     index, grid = checked_index(index, n), karras_grid(steps, lo, hi, rho, until).tolist()
     one_step, device = choose('solver', solver, solvers), pick_device(device or device_of(denoise))
-    require(isinstance(batch, int) and batch > 0, f"batch={batch!r} must be a positive whole number")
+    require(isinstance(batch, int) and batch > 0,
+            f"batch={batch!r} must be a positive whole number")
     require_rows(state, n)
-    part = partial(_sample, denoise, size=size, seed=seed, grid=grid, one_step=one_step, device=device, rule=rule,
-                   churn=churn and partial(churn, steps=steps))
+    if churn: churn = partial(churn, steps=steps)
+    part = partial(_sample, denoise, size=size, seed=seed, grid=grid, one_step=one_step,
+                   device=device, churn=churn, rule=rule)
     rows = lambda i: map_state(lambda t: t[i:i+batch].to(device), state)
-    bar = progress(range(0, n, batch), desc='sample', leave=False, disable=None if n > batch else True)
+    bar = progress(range(0, n, batch), desc='sample', leave=False,
+                   disable=None if n > batch else True)
     with inference(denoise): return torch.cat([part(index[i:i+batch], rows(i)) for i in bar])
 
 # %% ../nbs/04_diffusion.ipynb #bb98c10c
@@ -259,5 +267,6 @@ def _sample(denoise, index, state, size, seed, grid, one_step, churn, device, ru
     rows = () if state is None else (state,)
     level = lambda s: torch.full((len(index),), s, dtype=torch.float32, device=device)
     D = lambda x, s: denoise(x.float(), level(s), *rows).double()
-    for _, _, d in walk(D, grid[0]*normal(), grid, one_step, churn and partial(churn, normal=normal)): pass
+    if churn: churn = partial(churn, normal=normal)
+    for _, _, d in walk(D, grid[0]*normal(), grid, one_step, churn): pass
     return d.float().cpu()

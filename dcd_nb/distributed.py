@@ -55,7 +55,8 @@ def _sent(message):
     size = torch.tensor([len(message)], device=device)
     dist.broadcast(size, 0)
     n = size.item()
-    sent = torch.tensor([*message.ljust(n)[:n]], dtype=torch.uint8, device=device)    # others bring room for as many
+    room = message.ljust(n)[:n]                                 # others bring as much
+    sent = torch.tensor([*room], dtype=torch.uint8, device=device)
     dist.broadcast(sent, 0)
     return bytes(sent.tolist())
 

@@ -41,9 +41,10 @@ def rng(
 
 @contextmanager
 def seeded(seed:int):
-    "Within, what PyTorch draws on the CPU follows from `seed`; afterwards all goes on as if nothing had been drawn"
+    "Within, what PyTorch draws on the CPU follows from `seed`; afterwards all goes on as before"
     with torch.random.fork_rng([]):
-        torch.default_generator.manual_seed(seed)      # `torch.manual_seed` would reseed every GPU, too, and for good
+        # `torch.manual_seed` would reseed every GPU, too, and for good
+        torch.default_generator.manual_seed(seed)
         yield
 
 # %% ../nbs/00b_draws.ipynb #e4bf4a48
@@ -98,12 +99,14 @@ class Draws:
 
     def normal(self, x:Tensor) -> Tensor:
         "Normal noise like `x`"
-        def draw(g, rows): return torch.randn(number_of(rows), *x.shape[1:], generator=g, device=g.device, dtype=x.dtype)
+        def draw(g, rows):
+            return torch.randn(number_of(rows), *x.shape[1:], generator=g, device=g.device, dtype=x.dtype)
         return torch.cat(self.each(draw, len(x)))
 
     def uniform(self, n:int) -> Tensor:
         "`n` uniform numbers, float64"
-        def draw(g, rows): return torch.rand(number_of(rows), generator=g, device=g.device, dtype=torch.float64)
+        def draw(g, rows):
+            return torch.rand(number_of(rows), generator=g, device=g.device, dtype=torch.float64)
         return torch.cat(self.each(draw, n))
 
 def number_of(rows:slice | Tensor) -> int:
@@ -114,7 +117,6 @@ def _part(drawn, rows):
     "Some rows of a tensor, of each tensor of a dict, or of None"
     if drawn is None: return None
     return {k: _part(t, rows) for k, t in drawn.items()} if isinstance(drawn, dict) else drawn[rows]
-
 
 # %% ../nbs/00b_draws.ipynb #f394f970
 def checked_index(index, n):
@@ -154,4 +156,3 @@ def latents(
 ) -> Tensor:
     "Normal noise; row i depends on the seed and on `index[i]` alone"
     return ImageDraws(seed, checked_index(index, shape[0]), rule).normal(tuple(shape[1:]))
-

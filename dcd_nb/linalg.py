@@ -10,7 +10,7 @@ import torch
 
 # %% ../nbs/00i_linalg.ipynb #e5bd4f6a
 def conjugate_gradients(
-    A,              # x -> A x for the whole batch; symmetric without negative eigenvalues, or anything linear with an `adjoint`
+    A,              # x -> A x of a batch; symmetric and not negative, or linear with an `adjoint`
     b,              # right-hand sides
     steps=1000,     # at most
     tol=1e-12,      # stop when every residual is so much smaller than at the start
@@ -19,7 +19,7 @@ def conjugate_gradients(
 ):
     "The smallest x with A x = b, for each system of a batch"
     inner = lambda u, v: (u*v).sum(dims, keepdim=True)
-    tiny = torch.finfo(b.dtype).tiny                        # a system that is solved already must not divide 0 by 0
+    tiny = torch.finfo(b.dtype).tiny  # a system that is solved already must not divide 0 by 0
     left = b
     r = p = left if adjoint is None else adjoint(left)
     x = torch.zeros_like(r)
@@ -38,7 +38,7 @@ def conjugate_gradients(
 
 # %% ../nbs/00i_linalg.ipynb #2feb7cba
 def covariance_with_gaps(
-    parts, # () -> parts of the rows: values (n, d), and 1 where they are shown, 0 where hidden (n, d); float64
+    parts, # () -> values (n, d) of some rows, and 1 where shown, 0 where hidden (n, d); float64
 ):
     "Mean (d,), covariance (d, d), and how often each pair was shown (d, d)"
     total = shown = 0

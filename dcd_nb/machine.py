@@ -39,15 +39,18 @@ def progress(
 
 # %% ../nbs/00e_machine.ipynb #3041d080
 def pick_device(
-    device:str | torch.device | None=None, # 'cpu', 'cuda', 'cuda:1', ...; None: a GPU if there is one
+    device:str | torch.device | None=None, # 'cpu', 'cuda:1', ...; None: a GPU if there is one
 ) -> torch.device:
     "The device to compute on"
     if device is None: return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     try: d = torch.device(device)
-    except RuntimeError: raise BadInput(f"device={device!r} is not known; use 'cpu', 'cuda' or 'cuda:0'") from None
-    require(d.type in ('cpu', 'cuda'), f"device={device!r} is not supported; use 'cpu', 'cuda' or 'cuda:0'")
+    except RuntimeError:
+        raise BadInput(f"device={device!r} is not known; use 'cpu', 'cuda' or 'cuda:0'") from None
+    require(d.type in ('cpu', 'cuda'),
+            f"device={device!r} is not supported; use 'cpu', 'cuda' or 'cuda:0'")
     require(d.type != 'cuda' or (d.index or 0) < torch.cuda.device_count(),
-            f"device={device!r} is not there: this machine has {torch.cuda.device_count()} CUDA devices")
+            f"device={device!r} is not there: "
+            f"this machine has {torch.cuda.device_count()} CUDA devices")
     return d
 
 def autocast(
@@ -118,7 +121,8 @@ def stamp(
 
 # %% ../nbs/00e_machine.ipynb #a04a3322
 peaks = {  # bf16 TFLOP/s, dense
-    'H200': 989, 'H100': 989, 'A100': 312, 'L40': 181, 'A6000': 155, '4090': 165, '3090': 71, 'V100': 125}
+    'H200': 989, 'H100': 989, 'A100': 312, 'L40': 181, 'A6000': 155, '4090': 165, '3090': 71,
+    'V100': 125}
 
 # %% ../nbs/00e_machine.ipynb #3c3126b7
 @contextmanager
@@ -129,7 +133,7 @@ def caught_signals():
         got.append(number)
         if len(got) > 1: raise KeyboardInterrupt
     old = {}
-    if threading.current_thread() is threading.main_thread():               # others cannot set handlers
+    if threading.current_thread() is threading.main_thread():  # others cannot set handlers
         for sign in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(sign) is not signal.SIG_IGN: old[sign] = signal.signal(sign, note)
     try: yield got

@@ -16,7 +16,7 @@ from .errors import BadInput, choose, require
 
 # %% ../nbs/00a_named.ipynb #2f411028
 class Named:
-    "Something that is made from plain values, printed as it is made, kept in files, and found by name"
+    "Made from plain values, printed as it is made, kept in files, and found by name"
     families = {}  # the first class of each family
     remade = True  # can it be made again from what `to_dict` and `tensors` say? If not, the object itself has to be passed
     def __init_subclass__(cls,
@@ -32,16 +32,18 @@ class Named:
             cls.known[cls.__name__] = cls
 
     def config(self) -> dict:
-        "The arguments that make this object again: attributes with the names of the constructor's arguments"
+        "The arguments that make this object again, which are attributes of their names"
         names = inspect.signature(type(self)).parameters
         for k in names:
-            require(hasattr(self, k), f"{type(self).__name__} must keep its argument {k!r} under that name "
-                                      f"(self.{k} = ...), to be printed and saved")
+            require(hasattr(self, k),
+                    f"{type(self).__name__} must keep its argument {k!r} under that name "
+                    f"(self.{k} = ...), to be printed and saved")
         return {k: getattr(self, k) for k in names}
 
     def to_dict(self) -> dict:
         "Name and arguments, as plain values"
-        return {self.family: type(self).__name__} | {k: to_plain(v) for k, v in self.config().items()}
+        plain = {k: to_plain(v) for k, v in self.config().items()}
+        return {self.family: type(self).__name__} | plain
 
     def replace(self, **changes):
         "A copy with some arguments changed"
@@ -63,15 +65,18 @@ class Named:
 
 # %% ../nbs/00a_named.ipynb #a1ade3eb
 def _several(make):
-    "The argument of `make` that takes any number of objects, as in `Compose(*ops)`, if there is one: a list of its name"
-    return [p.name for p in inspect.signature(make).parameters.values() if p.kind is p.VAR_POSITIONAL]
+    """The name of the argument that takes any number of objects, as in `Compose(*ops)`:
+    a list of one or none"""
+    parameters = inspect.signature(make).parameters.values()
+    return [p.name for p in parameters if p.kind is p.VAR_POSITIONAL]
 
 def to_plain(v):
     "`v` as values that JSON can hold"
     if isinstance(v, Named): return v.to_dict()
     if torch.is_tensor(v): return dict(tensor=_described(v))
     require(not isinstance(v, np.ndarray), f"an argument is a NumPy array of shape {np.shape(v)}, "
-                                           "which cannot be kept in a file: make it a tensor, by torch.from_numpy")
+                                           "which cannot be kept in a file: "
+                                           "make it a tensor, by torch.from_numpy")
     if isinstance(v, dict): return {k: to_plain(o) for k, o in v.items()}
     if isinstance(v, (tuple, list)): return [to_plain(o) for o in v]
     return v.item() if isinstance(v, np.generic) else v
@@ -79,11 +84,13 @@ def to_plain(v):
 def _described(t):
     "Type, shape and SHA-256 of a tensor"
     content = t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-    return dict(dtype=str(t.dtype).removeprefix('torch.'), shape=list(t.shape), sha256=hashlib.sha256(content).hexdigest())
+    return dict(dtype=str(t.dtype).removeprefix('torch.'), shape=list(t.shape),
+                sha256=hashlib.sha256(content).hexdigest())
 
 def _is_tensor(d):
     "Is this what `to_dict` writes in the place of a tensor?"
-    return isinstance(d, dict) and [*d] == ['tensor'] and isinstance(d['tensor'], dict) and 'sha256' in d['tensor']
+    if not isinstance(d, dict) or [*d] != ['tensor']: return False
+    return isinstance(d['tensor'], dict) and 'sha256' in d['tensor']
 
 def _sized(shape): return f"tensor({'x'.join(map(str, shape))})"
 
@@ -115,12 +122,15 @@ def from_plain(v,
     "What `to_plain` has made plain, with its objects; lists become tuples"
     tensors = tensors or {}
     if _is_tensor(v):
-        require(name in tensors, f"{name} is a tensor that is not kept here, only its hash: pass the object itself")
-        require(_described(tensors[name]) == v['tensor'], f"{name} is another tensor than the one that was described")
+        require(name in tensors,
+                f"{name} is a tensor that is not kept here, only its hash: pass the object itself")
+        require(_described(tensors[name]) == v['tensor'],
+                f"{name} is another tensor than the one that was described")
         return tensors[name]
     if family_of(v): return Named.from_dict(v, tensors, name)
     if isinstance(v, dict): return {k: from_plain(o, tensors, _dotted(name, k)) for k, o in v.items()}
-    if isinstance(v, list): return tuple(from_plain(o, tensors, _dotted(name, i)) for i, o in enumerate(v))
+    if isinstance(v, list):
+        return tuple(from_plain(o, tensors, _dotted(name, i)) for i, o in enumerate(v))
     return v
 
 @patch(cls_method=True)
@@ -134,7 +144,8 @@ def from_dict(cls:Named,
     require(family and isinstance(d, dict) and isinstance(d.get(family), str),
             f"{d!r} describes no {family or '/'.join(Named.families)}")
     try: make = choose(family, d[family], Named.families[family].known)
-    except BadInput as e: raise BadInput(f"{e}; if it is your own, import the module that defines it first") from None
+    except BadInput as e:
+        raise BadInput(f"{e}; if it is your own, import the module that defines it first") from None
     args = {k: from_plain(v, tensors, _dotted(name, k)) for k, v in d.items() if k != family}
     for k in args: choose(f'argument of {make.__name__}', k, inspect.signature(make).parameters)
     several = []
@@ -162,7 +173,8 @@ def written(d) -> str:
     parts = []
     for k, v in d.items():
         if k in (family, 'sha256'): continue
-        several = isinstance(v, list) and v and all(map(family_of, v))        # written without a name, as in Compose(*ops)
+        # several objects are written without a name, as in Compose(*ops)
+        several = isinstance(v, list) and v and all(map(family_of, v))
         parts.append(', '.join(map(written, v)) if several else f'{k}={written(v)}')
     return f"{d[family]}({', '.join(parts)})"
 
@@ -196,34 +208,43 @@ def _called(make, args, kw):
     "`make(*args, **kw)`, or why that cannot be"
     names = inspect.signature(make).parameters
     for k in kw:
-        if k not in names: raise _Unreadable(f'{make.__name__} got an unexpected keyword argument {k!r}')
+        if k not in names:
+            raise _Unreadable(f'{make.__name__} got an unexpected keyword argument {k!r}')
     try: return make(*args, **kw)
     except BadInput: raise
-    except (TypeError, ValueError, AttributeError) as e: raise _Unreadable(f'{make.__name__}: {e}') from e
+    except (TypeError, ValueError, AttributeError) as e:
+        raise _Unreadable(f'{make.__name__}: {e}') from e
 
 def _built(node, family, known, inside):
-    "The object or the value that a part of Python's syntax tree writes down; `inside` are the classes that its arguments may have"
+    """The object or value that a part of Python's syntax tree writes down;
+    `inside` are the classes that its arguments may have"""
     inner = lambda part: _built(part, family, inside, inside)
     match node:
         case ast.Name(id=name): return _called(choose(family, name, known), [], {})
         case ast.Tuple(elts=parts) | ast.List(elts=parts): return tuple(map(inner, parts))
         case ast.Call(func=ast.Name(id=name)):
             make = choose(family, name, known)
-            return _called(make, [inner(part) for part in node.args], {k.arg: inner(k.value) for k in node.keywords})
+            return _called(make, [inner(part) for part in node.args],
+                           {k.arg: inner(k.value) for k in node.keywords})
     try: return ast.literal_eval(node)
-    except (ValueError, TypeError): raise _Unreadable('only known names and plain values are understood') from None
+    except (ValueError, TypeError):
+        raise _Unreadable('only known names and plain values are understood') from None
 
 @patch(cls_method=True)
 def parse(cls:Named, text:str):
     "The object that `text` writes down, e.g. `Compose(GaussianBlur(), RandomMask(missing=.5))`"
     family, known = getattr(cls, 'family', 'name'), {}
     for first in Named.families.values(): known |= first.known
-    require(isinstance(text, str), f"{family}={text!r} must be a text, as in Python, e.g. 'RandomMask(missing=.6)'")
-    try: found = _built(ast.parse(text.strip(), mode='eval').body, family, getattr(cls, 'known', known), known)
+    require(isinstance(text, str),
+            f"{family}={text!r} must be a text, as in Python, e.g. 'RandomMask(missing=.6)'")
+    try:
+        found = _built(ast.parse(text.strip(), mode='eval').body, family,
+                       getattr(cls, 'known', known), known)
     except BadInput: raise
     except (SyntaxError, ValueError, _Unreadable) as e:
         why = e.msg if isinstance(e, SyntaxError) else e
         raise BadInput(f"{family}={text!r} cannot be read ({why}): write it as in Python, "
                        "e.g. 'RandomMask(missing=.6)'") from e
-    require(isinstance(found, cls), f"{family}={text!r} is none: write one as in Python, e.g. 'RandomMask(missing=.6)'")
+    require(isinstance(found, cls),
+            f"{family}={text!r} is none: write one as in Python, e.g. 'RandomMask(missing=.6)'")
     return found

@@ -17,7 +17,8 @@ from .losses import SiD
 from .distill import step_flops
 
 # %% ../nbs/56_planner.ipynb #f5cb04d4
-passes = dict(teacher=3, student=step_flops(1, 1, SiD()))   # forward passes that a step costs for one image, in Phase I and II
+# forward passes that a step costs for one image, in Phase I and II
+passes = dict(teacher=3, student=step_flops(1, 1, SiD()))
 
 # %% ../nbs/56_planner.ipynb #6616a52c
 bytes_each = dict(  # for a parameter
@@ -54,11 +55,14 @@ def kept(
     "Bytes that one image leaves behind on its way through, for the way back"
     from torch._subclasses.fake_tensor import FakeTensorMode
     rounds = choose('precision', precision, dict(bf16=True, fp32=False))
-    with torch.device('cpu'), FakeTensorMode(), torch.autocast('cpu', torch.bfloat16, enabled=rounds):
+    half = torch.autocast('cpu', torch.bfloat16, enabled=rounds)
+    with torch.device('cpu'), FakeTensorMode(), half:
         twin, call = twin_of(net)
         for m in twin.modules():
-            if isinstance(m, torch.nn.GroupNorm): m.register_forward_pre_hook(lambda m, x: (x[0].float(),))
-        return Kept(twin)(lambda: twin(*call).float().square().mean())
+            if isinstance(m, torch.nn.GroupNorm):
+                m.register_forward_pre_hook(lambda m, x: (x[0].float(),))
+        def error(): return twin(*call).float().square().mean()
+        return Kept(twin)(error)
 
 # %% ../nbs/56_planner.ipynb #f2d5d401
 room = {'H200': 141, 'A100': 80, '4090': 24}   # GB
@@ -80,7 +84,8 @@ def plan(
     "Work, hours by device, gigabytes by kind, and into how many parts a batch must be cut to fit"
     choose('phase', phase, passes)
     require(images > 0 and batch > 0 and 0 < use <= 1,
-            f"images={images!r} and batch={batch!r} must be positive, use={use!r} above 0 and at most 1")
+            f"images={images!r} and batch={batch!r} must be positive, "
+            f"use={use!r} above 0 and at most 1")
     work = images*passes[phase]*row['flops']
     fixed = {k: b*row['parameters']/1e9 for k, b in bytes_each[phase].items()}
     each = (3 if phase == 'student' else 1)*row['kept']/1e9                # GB of an image
@@ -89,4 +94,5 @@ def plan(
         fit = math.floor((.9*gb - sum(fixed.values()))/each)               # images at a time
         parts[k] = math.ceil(batch/fit) if fit > 0 else None
     return dict(pflop=work/1e15, hours={k: work/(peaks[k]*1e12*use)/3600 for k in room},
-                memory=fixed | dict(activations=batch*each), total=sum(fixed.values()) + batch*each, accumulate=parts)
+                memory=fixed | dict(activations=batch*each),
+                total=sum(fixed.values()) + batch*each, accumulate=parts)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from .errors import BadInput, choose, require, number
 from .show.images import axes, color_of, image_grid
+from .show.notebook import show_numbers
 from .files import atomic, saving
 from .machine import made_with
 from .data import digits
@@ -45,14 +46,15 @@ def baselines_of(ys, n):
     return found
 
 # %% ../nbs/24_quickstart.ipynb #c3f25c49
-kinds = [name.removeprefix('digits-') for name in recipes() if name.startswith('digits-') and name != 'digits-clean']
+kinds = [name.removeprefix('digits-') for name in recipes() if name.startswith('digits-')]
+kinds.remove('clean')
 
 def quickstart(
     corruption='noise', # 'noise', 'mask', 'blur' or 'saturation'
     sigma=None,         # of the noise; None: that of the recipe
-    images=None,        # seen by the teacher; the student's follow in proportion. None: those of the recipe
+    images=None,        # seen by the teacher; the student's in proportion. None: as in the recipe
     seed=0,
-    out='quickstart',   # folder for the picture, results.json and the generator; None: nothing is written
+    out='quickstart',   # folder for the picture, results.json and the generator; None: nothing
     n=5000,             # samples that are compared
     clean=True,         # also train a teacher on clean digits, to know what the corruption costs
     longer=True,        # also train a teacher with the computation of teacher and student together
@@ -63,7 +65,7 @@ def quickstart(
     r = _recipe(corruption, sigma, images, seed)
     require(isinstance(n, int) and n > 1, f"n={n!r} must be a whole number of samples, at least 2")
     if out:
-        with saving(Path(out)/'results.json'): pass                      # better now than after the work
+        with saving(Path(out)/'results.json'): pass  # better now than after the work
     tell = _silent if quiet else print
 
     ys = r.measurements(seed=seed)
@@ -95,7 +97,8 @@ def _contestants(r, ys, teacher, G, n, seed, clean, longer, tell, quiet):
     if clean:
         tell('a teacher that sees clean digits, for comparison')
         same = {'train.seed': seed, 'train.images': r.train['images'], 'network': r.network}
-        sets['clean_teacher'] = recipe('digits-clean').override(same).teacher(quiet=quiet).sample(n, seed)
+        other = recipe('digits-clean').override(same).teacher(quiet=quiet)
+        sets['clean_teacher'] = other.sample(n, seed)
     if longer:
         tell('a teacher as long as teacher and student together')
         longer = int(r.train['images']*(1 + G.cost['pflop']/teacher.cost['pflop']))
@@ -111,9 +114,11 @@ def _recipe(corruption, sigma, images, seed):
     changes = {'train.seed': seed, 'distill.seed': seed}
     if sigma is not None:
         good = lambda v: 0 < v < 5 or v == 0 and corruption == 'mask'
-        changes['corruption.sigma'] = number('sigma', sigma, good, 'above 0 and below 5; 0 for masks alone')
+        changes['corruption.sigma'] = number('sigma', sigma, good,
+                                             'above 0 and below 5; 0 for masks alone')
     if images is not None:
-        require(isinstance(images, int) and images > 0, f"images={images!r} must be a positive whole number")
+        require(isinstance(images, int) and images > 0,
+                f"images={images!r} must be a positive whole number")
         changes['train.images'] = images
         changes['distill.images'] = max(128, images*r.distill['images']//r.train['images'])
     return r.override(changes)
@@ -127,17 +132,21 @@ def _seconds(make):
 
 def _best(table, who):
     "In each space the least distance of those whose name begins with `who`, and its name"
-    return {space: min((v, k) for k, v in d.items() if k.startswith(who)) for space, d in table['fd'].items()}
+    found = {}
+    for space, distances in table['fd'].items():
+        found[space] = min((v, k) for k, v in distances.items() if k.startswith(who))
+    return found
 
 # %% ../nbs/24_quickstart.ipynb #9f1bc163
 def _results(r, ys, teacher, G, sets, table, longer, seed):
     "Distances and costs, as results.json says them"
     best = _best(table, 'teacher_')
-    fd = {}
+    fd, every = {}, {}
     for space, distances in table['fd'].items():
-        fd[space] = {k: v for k, v in distances.items() if not k.startswith(('teacher_mask', 'longer_'))}
-        fd[space].setdefault('teacher_full', best[space][0])          # with masks: the better of its samplers
-    every = {space: {k: v for k, v in d.items() if k.startswith('teacher_')} for space, d in table['fd'].items()}
+        every[space] = {k: v for k, v in distances.items() if k.startswith('teacher_')}
+        left_out = ('teacher_mask', 'longer_')
+        fd[space] = {k: v for k, v in distances.items() if not k.startswith(left_out)}
+        fd[space].setdefault('teacher_full', best[space][0])    # with masks: the best sampler
 
     full = {} if teacher.objective.extra_channels else dict(until=0.)
     seconds = dict(teacher=_seconds(lambda n: teacher.sample(n, batch=1000, **full)),
@@ -145,13 +154,16 @@ def _results(r, ys, teacher, G, sets, table, longer, seed):
 
     equal = False
     if longer:
-        equal = dict(images=longer, fd={space: v for space, (v, _) in _best(table, 'longer_').items()})
+        equal = dict(images=longer,
+                     fd={space: v for space, (v, _) in _best(table, 'longer_').items()})
     return dict(
         fd=fd, floor=table['floor'], reference=table['reference'], n=len(sets['student']),
-        best_sampler={space: name for space, (_, name) in best.items()}, every_sampler=every, equal_compute=equal,
+        best_sampler={space: name for space, (_, name) in best.items()}, every_sampler=every,
+        equal_compute=equal,
         nfe=dict(teacher=teacher.nfe(**full), student=1), seconds_per_1000=seconds,
         images=dict(teacher=teacher.cost['images'], student=G.cost['images']),
-        seed=seed, corruption=r.name.removeprefix('digits-'), sigma=ys.sigma, made_with=made_with())
+        seed=seed, corruption=r.name.removeprefix('digits-'), sigma=ys.sigma,
+        made_with=made_with())
 
 def _write(folder, sets, results):
     "results.json and the picture"
@@ -164,10 +176,12 @@ def picture(sets, results):
     "Digits of everybody, with distances and seconds"
     import matplotlib.pyplot as plt
     best = results['best_sampler']['classifier']
-    panels = {'clean': digits()[:64], 'corrupted': sets.get('corrupted'), 'teacher, full': sets.get('teacher_full', sets.get(best)),
+    panels = {'clean': digits()[:64], 'corrupted': sets.get('corrupted'),
+              'teacher, full': sets.get('teacher_full', sets.get(best)),
               'teacher, truncated': sets.get('teacher_truncated'), 'student': sets['student']}
     panels = {k: x for k, x in panels.items() if x is not None}
-    seconds = {'teacher, full': results['seconds_per_1000']['teacher'], 'student': results['seconds_per_1000']['student']}
+    seconds = {'teacher, full': results['seconds_per_1000']['teacher'],
+               'student': results['seconds_per_1000']['student']}
     fig, axs = axes(len(panels), 2.3)
     for ax, (name, x) in zip(fig.axes, panels.items()):
         ax.imshow(image_grid(x[:64]), interpolation='nearest')
@@ -176,10 +190,12 @@ def picture(sets, results):
         key = name.replace(', ', '_')
         lines = [f'{space} {d[key]:.2f}' for space, d in results['fd'].items() if key in d]
         if seconds.get(name): lines.append(f'{1000*seconds[name]:.0f} ms for 1000')
-        ax.text(.5, -.04, '\n'.join(lines), transform=ax.transAxes, ha='center', va='top', fontsize=7)
+        ax.text(.5, -.04, '\n'.join(lines), transform=ax.transAxes, ha='center', va='top',
+                fontsize=7)
     if more := results['equal_compute']:
         reached = ', '.join(f'{space} {v:.2f}' for space, v in more['fd'].items())
-        fig.supxlabel(f"\nThe teacher saw {results['images']['teacher']:,} images. One that sees {more['images']:,}, with the computation of "
+        fig.supxlabel(f"\nThe teacher saw {results['images']['teacher']:,} images. "
+                      f"One that sees {more['images']:,}, with the computation of "
                       f'teacher and student together,\nreaches at best {reached}.', fontsize=7)
     plt.close(fig)
     return fig
@@ -187,14 +203,19 @@ def picture(sets, results):
 # %% ../nbs/24_quickstart.ipynb #8e5c546c
 def summary(runs):
     "Print the distances of several runs of `quickstart`, one column each"
+    lines, tables = [], {}
     for space in runs[0]['fd']:
         rows = {k: [f['fd'][space][k] for f in runs] for k in runs[0]['fd'][space]}
         rows['best sampler'] = [f['every_sampler'][space][f['best_sampler'][space]] for f in runs]
         if runs[0]['equal_compute']:
             rows['equal compute'] = [f['equal_compute']['fd'][space] for f in runs]
-        print(f"{space}; half of the digits against the other half: {runs[0]['floor'][space]:.3f}")
+        tables[space] = rows
+        lines.append(f"{space}; half of the digits against the other half: "
+                     f"{runs[0]['floor'][space]:.3f}")
         for k, values in rows.items():
-            print(f'    {k:18s}', '  '.join(f'{v:6.3f}' for v in values))
+            lines.append(f'    {k:18s} ' + '  '.join(f'{v:6.3f}' for v in values))
     faster = [f['seconds_per_1000']['teacher']/f['seconds_per_1000']['student'] for f in runs]
-    print('seconds in all', ', '.join(f"{f['seconds']:.0f}" for f in runs), '; student faster by',
-          ', '.join(f'{v:.0f}' for v in faster))
+    seconds = ', '.join(f"{f['seconds']:.0f}" for f in runs)
+    times = ', '.join(f'{v:.0f}' for v in faster)
+    lines.append(f'seconds in all {seconds} ; student faster by {times}')
+    show_numbers('\n'.join(lines), corruption=runs[0]['corruption'], fd=tables)

@@ -21,7 +21,7 @@ from dcd_nb.networks import MLP, Precond, UNet
 from dcd_nb.objectives import AmbientInpainting, AmbientTweedie, Consistency, Objective, Standard, objective_for
 from dcd_nb.operators import Corruption, Downsample, FourierMask, GaussianBlur, Identity, Poisson, Quantise, RandomMask, Saturation
 from dcd_nb.recipes import Recipe, recipe, recipes
-from dcd_nb.runs import Record
+from dcd_nb.record import Record
 from dcd_nb.training import Checkpoints, Hardware, Learner, Loop, RunFolder, Teacher, train
 
 change = 'loss=SiD(alpha=.5) lr=1e-3 fake.lr=1e-3'

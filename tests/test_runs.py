@@ -22,7 +22,8 @@ from dcd_nb.operators import Compose, Corruption, FourierMask, Identity, Operato
 from dcd_nb.quickstart import ways_to_sample
 from dcd_nb.recipes import recipe, recipes
 from dcd_nb.recipes.library import _library
-from dcd_nb.runs import Record, _reconstructed, check_record, keep_record, run_recipe
+from dcd_nb.record import Record
+from dcd_nb.runs import _reconstructed, check_record, keep_record, run_recipe
 from dcd_nb.training import Teacher
 
 small = 'network=MLP(shape=(1,8,8),width=32,blocks=1) train.images=6400 train.batch=64 train.checkpoint_every=1600 distill.images=3200 distill.batch=64 distill.checkpoint_every=800'

@@ -40,16 +40,18 @@ def train(
     "Phase I: train a teacher on measurements alone"
     changes = {}
     for k, v in changes_of(set).items():
-        of_recipe = '.' in k or k in ('network', 'objective')              # the others are arguments of `train`
+        of_recipe = '.' in k or k in ('network', 'objective')  # the others are arguments of `train`
         changes[k if of_recipe else f'train.{k}'] = v
     given = settings(minutes=minutes, images=images, batch=batch, accumulate=accumulate, seed=seed,
-                     checkpoint_every=checkpoint_every, device=device, precision=precision, compile=compile)
+                     checkpoint_every=checkpoint_every, device=device, precision=precision,
+                     compile=compile)
     changes |= {f'train.{k}': given[k] for k in ('seed', 'batch') if k in given}
     r = make(recipe).override(changes)
     ys = r.measurements(data)
     if any(k.startswith('corruption') for k in changes):
         require(r.corruption and r.corruption.is_described(ys.corruption.to_dict()),
-                f"set={set!r} asks for {r.corruption}, but the data were made by {ys.corruption}: "
+                f"set={set!r} asks for {r.corruption}, "
+                f"but the data were made by {ys.corruption}: "
                 "leave it out")
     teacher = r.teacher(ys, out=out or f'runs/{recipe}', resume=resume, quiet=json, **given)
     finished(teacher.cost, json)
@@ -59,7 +61,9 @@ def train(
 @polite
 def distill(
     run:str,         # folder of a run of dcd_train, or a teacher's weights
-    data:str=None,   # measurements or images, if the recipe needs them; only their corruption and shape are used, and by the monitors
+    # measurements or images, if the recipe needs them;
+    # only their corruption and shape are used, and by the monitors
+    data:str=None,
     out:str=None,    # folder of the new run; default: RUN-student
     minutes:float=None, # budget in minutes, turned once into images
     images:int=None, # budget in images
@@ -96,12 +100,14 @@ def quickstart(
     out:str='quickstart', # folder for the picture, results.json and the generator
     n:int=5000,      # samples that are compared
     no_clean:bool=False, # do without the teacher that sees clean digits
-    no_longer:bool=False, # do without the teacher with the computation of teacher and student together
+    no_longer:bool=False, # do without the teacher that computes as much as teacher and student
     json:bool=False, # print one line of JSON
 ):
     "The whole method on digits, on a CPU, in minutes"
-    results = run_quickstart(corruption, sigma, images, seed, out, n, clean=not no_clean, longer=not no_longer, quiet=json)
-    told = ('fd', 'nfe', 'seconds_per_1000', 'seconds', 'n', 'reference', 'seed', 'corruption', 'sigma')
+    results = run_quickstart(corruption, sigma, images, seed, out, n, clean=not no_clean,
+                             longer=not no_longer, quiet=json)
+    told = ('fd', 'nfe', 'seconds_per_1000', 'seconds', 'n', 'reference', 'seed', 'corruption',
+            'sigma')
     if json: report({k: results[k] for k in told}, json)
 
 # %% ../../nbs/90b_learn.ipynb #8843bb74
@@ -119,7 +125,8 @@ def run(
     json:bool=False, # print one line of JSON
 ):
     "Train, distil, compare, and write OUT/record"
-    found = run_recipe(make(recipe).override(changes_of(set)), out, minutes, data, None, warm, n, device, quiet=json)
+    found = run_recipe(make(recipe).override(changes_of(set)), out, minutes, data, None, warm, n,
+                       device, quiet=json)
     if json: return report(found, json)
     short = {k: found[k] for k in ('recipe', 'images', 'nfe', 'n', 'reference')}
     for space, distances in found['fd'].items():
@@ -141,7 +148,8 @@ def check(
         print(f"{k:12s} recorded {d['recorded']:.4f}, found {d['found']:.4f} "
               f"({d['low']:.4f} to {d['high']:.4f}): {'yes' if d['agree'] else 'NO'}")
     require(all(d['agree'] for d in found.values()),
-            f"record={record!r} says something else than its weights: they are not the ones that were measured")
+            f"record={record!r} says something else than its weights: "
+            "they are not the ones that were measured")
 
 # %% ../../nbs/90b_learn.ipynb #c27bee41
 @call_parse
@@ -162,12 +170,15 @@ def list_recipes(
         return
     print(r)
     if not cost: return
-    print(f"cost               {cost['parameters']/1e6:.2f} M parameters, {cost['gflop_per_image']:.3g} GFLOP for an image; "
+    print(f"cost               {cost['parameters']/1e6:.2f} M parameters, "
+          f"{cost['gflop_per_image']:.3g} GFLOP for an image; "
           "the times are estimates at a third of the peak")
     _print_phase('train', cost)
     if cost['student']: _print_phase('distill', cost['student'])
 
 def _print_phase(name, card):
     "One line of what a phase costs"
-    times = ', '.join(f'{k} {60*h:.0f} min' if h < 1 else f'{k} {h:.3g} h' for k, h in card['hours'].items())
-    print(f"    {name:14s} {card['images']:_} images, {card['pflop']:.3g} PFLOP: {times}")
+    times = []
+    for gpu, h in card['hours'].items():
+        times.append(f'{gpu} {60*h:.0f} min' if h < 1 else f'{gpu} {h:.3g} h')
+    print(f"    {name:14s} {card['images']:_} images, {card['pflop']:.3g} PFLOP: {', '.join(times)}")

@@ -18,7 +18,8 @@ from ..checkpoint import committed
 # %% ../../nbs/90_options.ipynb #6fa0b52b
 def polite(f):
     "A command that ends in a sentence, not in a stack of lines"
-    goes_on = '; the same command with --resume goes on' if 'resume' in signature(f).parameters else ''
+    resumes = 'resume' in signature(f).parameters
+    goes_on = '; the same command with --resume goes on' if resumes else ''
     @wraps(f)
     def wrapped(*args, **kw):
         try: return f(*args, **kw)
@@ -28,7 +29,7 @@ def polite(f):
         except KeyboardInterrupt:
             print('interrupted' + goes_on, file=sys.stderr)
             sys.exit(130)
-        except BrokenPipeError:                                            # `| head` has seen enough
+        except BrokenPipeError:  # `| head` has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             sys.exit(141)
         except SystemExit as e:
@@ -50,9 +51,12 @@ def changes_of(
     for word in re.split(r'\s+(?=[\w.]+=)', (text or '').strip()):
         if not word: continue
         name, eq, value = word.partition('=')
-        require(eq, f"set={text!r} must be NAME=VALUE, several with a space between them, e.g. 'train.lr=1e-4'")
+        require(eq,
+                f"set={text!r} must be NAME=VALUE, several with a space between them, "
+                "e.g. 'train.lr=1e-4'")
         try: found[name] = ast.literal_eval(value)
-        except (SyntaxError, ValueError): found[name] = Named.parse(value) if '(' in value else value
+        except (SyntaxError, ValueError):
+            found[name] = Named.parse(value) if '(' in value else value
     return found
 
 def settings(compile:str | None=None, **given) -> dict:
@@ -64,6 +68,7 @@ def finished(cost:dict, json:bool):
     "Report the cost of a run that is on the disk"
     if processes()[0] != 0: return
     require(committed(cost['run'])[:1] == [cost['images']],
-            f"the last checkpoint of {cost['run']} could not be written: make room, and go on by --resume")
+            f"the last checkpoint of {cost['run']} could not be written: make room, "
+            "and go on by --resume")
     told = ('run', 'images', 'seconds', 'img_per_s', 'resumed_at', 'weights_sha256')
     report({k: cost[k] for k in told}, json)

@@ -21,12 +21,15 @@ from .options import polite, report
 # %% ../../nbs/90a_prepare.ipynb #2d82c24f
 def _free(out, source, overwrite, resume=False):
     "Complain if measurements cannot be written to `out`"
-    require(Path(out).name not in ('', '.', '..'), f"out={out!r} must be the name of a file to write")
+    require(Path(out).name not in ('', '.', '..'),
+            f"out={out!r} must be the name of a file to write")
     data, info = file_pair(out)
     there = [p for p in (data, info) if p.exists()]
-    killed = resume and hidden_path(data, 'part.json').exists() and not info.exists()      # between its two files
+    between = hidden_path(data, 'part.json').exists() and not info.exists()     # its two files
+    killed = resume and between
     require(overwrite or killed or not there,
-            f"out={out!r} would replace {', '.join(p.name for p in there)}: choose another name, or pass --overwrite")
+            f"out={out!r} would replace {', '.join(p.name for p in there)}: choose another name, "
+            "or pass --overwrite")
     is_source = any(p.resolve() == Path(source).resolve() for p in there)
     require(not is_source, f"out={out!r} would replace the source: choose another name")
 
@@ -35,9 +38,10 @@ def _free(out, source, overwrite, resume=False):
 def corrupt(
     source:str,      # images: a folder, zip, tar, npy, npz, or a name such as digits or cifar10
     out:str,         # writes OUT.safetensors and OUT.json
-    op:str='Identity()', # the operator, as in Python: 'RandomMask(missing=.6)', 'Compose(GaussianBlur(), RandomMask(.5))'
+    # the operator, as in Python: 'RandomMask(missing=.6)', 'Compose(GaussianBlur(), RandomMask(.5))'
+    op:str='Identity()',
     sigma:float=0.,  # level of the Gaussian noise, for pixels in [-1, 1]
-    seed:int=0,      # of the experiment; if you hand on the data, keep it secret: it undoes the noise
+    seed:int=0,      # of the experiment; keep it secret with the data: it undoes the noise
     size:int=None,   # crop the centre to a square and resize it to so many pixels
     channels:int=None, # 1 for grey, 3 for colour
     resume:bool=False, # go on with an interrupted run
@@ -50,8 +54,9 @@ def corrupt(
     _free(out, source, overwrite, resume)
     x = load_images(source, size, channels, dtype=None)
     ys = measure_to(A, x, out, seed, resume)
-    report(dict(out=str(file_pair(out)[0]), n=len(ys), image=list(ys.shape), op=repr(A.op), sigma=A.sigma,
-                seed=seed, hash=ys.hash, seconds=round(time.monotonic() - start, 2)), json)
+    report(dict(out=str(file_pair(out)[0]), n=len(ys), image=list(ys.shape),
+                op=repr(A.op), sigma=A.sigma, seed=seed, hash=ys.hash,
+                seconds=round(time.monotonic() - start, 2)), json)
 
 # %% ../../nbs/90a_prepare.ipynb #bcc56bc4
 @call_parse
@@ -60,7 +65,7 @@ def fastmri(
     source:str,      # an HDF5 file of fastMRI, or a folder of them
     out:str,         # writes OUT.safetensors and OUT.json, and shards into OUT-shards
     R:float=4,       # acceleration: one line in R is kept
-    acs:int=None,    # lines in the centre that are kept, and show the maps; default: a sixteenth of all
+    acs:int=None,    # lines in the centre that are kept, and show the maps; default: W/16
     lines:str='random', # the others: random or equispaced
     height:int=384,  # of the images, in pixels
     width:int=320,   # of the images: lines of k-space
@@ -74,15 +79,17 @@ def fastmri(
     overwrite:bool=False, # replace measurements that are already there
     json:bool=False, # print one line of JSON
 ):
-    "Raw multi-coil scans of fastMRI to measurements: crop, compress, find the coil maps, hide lines"
+    "Raw scans of fastMRI to measurements: crop, compress, find the coil maps, hide lines"
     start = time.monotonic()
     _free(out, source, overwrite)
     shards = shards or f'{out}-shards'
-    made = prepare_scans(source, shards, (height, width), coils, acs, slices, files, acquisition, quiet=json)
+    made = prepare_scans(source, shards, (height, width), coils, acs, slices, files, acquisition,
+                         quiet=json)
     ys = hide_lines(shards, out, int(R) if R == int(R) else R, acs, lines, seed, made)
     if whole:
         x = scan_images(shards, made)
         x = x/x.norm(dim=1, keepdim=True).clamp(min=1)
         save_tensors(whole, dict(images=x), dict(kind='images', source=str(source)))
-    report(dict(out=str(file_pair(out)[0]), n=len(ys), image=list(ys.shape), op=repr(ys.op), volumes=len(made),
-                seed=seed, hash=ys.hash, seconds=round(time.monotonic() - start, 2)), json)
+    report(dict(out=str(file_pair(out)[0]), n=len(ys), image=list(ys.shape),
+                op=repr(ys.op), volumes=len(made), seed=seed, hash=ys.hash,
+                seconds=round(time.monotonic() - start, 2)), json)

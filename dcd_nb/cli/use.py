@@ -29,7 +29,7 @@ from .options import polite, report
 @call_parse
 @polite
 def sample(
-    model:str,       # folder of a run, weights, or the name of a generator that comes with the package
+    model:str,       # folder of a run, weights, or the name of a generator of the package
     out:str,         # a .png grid, an .npz (images as bytes), or a folder for single PNG files
     n:int=64,        # images
     seed:int=0,      # image i depends on seed and i alone
@@ -40,7 +40,8 @@ def sample(
 ):
     "Images of a generator or a teacher"
     start, path = time.monotonic(), Path(out)
-    require(path.suffix in ('.png', '.npz', ''), f"out={out!r} must end in .png or .npz, or be a folder")
+    require(path.suffix in ('.png', '.npz', ''),
+            f"out={out!r} must end in .png or .npz, or be a folder")
     require(zoom >= 0, f"zoom={zoom} must be at least 1, or 0")
     m = load_pretrained(model, pick_device(device))
     x = m.sample(n, seed) if isinstance(m, Generator) else m.sample(n, seed, steps=steps)
@@ -51,7 +52,8 @@ def sample(
             path.mkdir(exist_ok=True)
             for i, im in enumerate(x.split(1)): save_images(im, path/f'{i:06d}.png')
     nfe = 1 if isinstance(m, Generator) else m.nfe(steps)
-    report(dict(out=str(path), n=n, seed=seed, nfe=nfe, seconds=round(time.monotonic() - start, 2)), json)
+    seconds = round(time.monotonic() - start, 2)
+    report(dict(out=str(path), n=n, seed=seed, nfe=nfe, seconds=seconds), json)
 
 # %% ../../nbs/90c_use.ipynb #178f44a8
 def _model(source, device):
@@ -63,10 +65,11 @@ def _model(source, device):
     try: return load_pretrained(source, pick_device(device))
     except BadInput as e:
         if saved: raise
-        raise BadInput(f"{str(e).replace('model=', 'source=', 1)}, nor of a data set ({', '.join(known_images)})") from None
+        raise BadInput(f"{str(e).replace('model=', 'source=', 1)}, "
+                       f"nor of a data set ({', '.join(known_images)})") from None
 
 def _in_y(found, x, path, seed):
-    "Add what the measurements at `path` can tell: the proximal distance, and how many samples are copies"
+    "Add what the measurements at `path` tell: the proximal distance, and the share of copies"
     ys, near = Measurements.load(path), metrics.proximal_fid(x, path, seed=seed)
     floats = x.float() if x.is_floating_point() else x/127.5 - 1
     again = ys.corruption.recorrupt(floats[metrics.evenly_spaced(len(x), 1000)], Draws(seed))
@@ -80,16 +83,21 @@ def _in_y(found, x, path, seed):
 @call_parse
 @polite
 def evaluate(
-    source:str,      # what to judge: a run, weights, the name of a generator; or images as a folder, zip, npz, or a name
-    reference:str=None, # clean images: a folder, zip, npz, or a name; default: the images of the run's recipe
-    extractor:str=None, # classifier (digits, photographs of 32x32), inception, inception-legacy, random, pca or pixels; default: the first of them that can be used
+    # what to judge: a run, weights, the name of a generator; or images as a folder, zip, npz, or a name
+    source:str,
+    # clean images: a folder, zip, npz, or a name; default: the images of the run's recipe
+    reference:str=None,
+    # classifier (digits, photographs of 32x32), inception, inception-legacy, random, pca or pixels;
+    # default: the first of them that can be used
+    extractor:str=None,
     n:int=5000,      # samples of a model; of images: all are taken
     seed:int=0,      # of samples and bootstrap
     reps:int=20,     # draws of the bootstrap; 0: no interval
     size:int=None,   # crop images of a folder to a square and resize them to so many pixels
     channels:int=None, # 1 for grey, 3 for colour
     find_copies:bool=False, # are samples copies of images of the reference?
-    measurements:str=None, # made by dcd_corrupt: proximal distance to them, and are samples copies of what is behind them?
+    # made by dcd_corrupt: proximal distance to them, and are samples copies of what is behind them?
+    measurements:str=None,
     device:str=None, # cpu, cuda, cuda:1, ...
     json:bool=False, # print one line of JSON
 ):
@@ -97,9 +105,11 @@ def evaluate(
     model = _model(source, device)
     if reference is None and model is not None:
         data = (model.about.get('recipe') or {}).get('data') or {}
-        reference, size, channels = data.get('source'), size or data.get('size'), channels or data.get('channels')
+        reference = data.get('source')
+        size, channels = size or data.get('size'), channels or data.get('channels')
     require(reference or measurements,
-            f"reference is missing: {source!r} does not say which clean images it should be compared with; "
+            f"reference is missing: {source!r} does not say "
+            "which clean images it should be compared with; "
             "without any, pass --measurements")
     x = load_images(source, size, channels, None) if model is None else model.sample(n, seed)
     found = metrics.Evaluation()
@@ -108,7 +118,8 @@ def evaluate(
             clean = load_images(reference, size, channels, None)
             found = metrics.evaluate(x, clean, extractor, reps, find_copies, seed)
         if measurements: found = _in_y(found, x, measurements, seed)
-    for text in {str(w.message) for w in said if w.category is UserWarning}: print(f'warning: {text}', file=sys.stderr)
+    for text in {str(w.message) for w in said if w.category is UserWarning}:
+        print(f'warning: {text}', file=sys.stderr)
     if json: report(found | dict(source=source), json)
     else: print(found)
 
@@ -122,8 +133,9 @@ def save_restored(
     with saving(path):
         if path.suffix == '.npz':
             low, high = r.interval(.9)
-            np.savez_compressed(path, mean=r.mean.numpy(), std=r.std.numpy(), low=low.numpy(), high=high.numpy(),
-                                residual=r.residual.numpy(), samples=r.samples.half().numpy())
+            arrays = dict(mean=r.mean, std=r.std, low=low, high=high, residual=r.residual,
+                          samples=r.samples.half())
+            np.savez_compressed(path, **{k: t.numpy() for k, t in arrays.items()})
         elif path.suffix == '.png':
             pairs = torch.stack([r.mean, spread], 1).flatten(0, 1)
             ncol = 2*max(1, round((len(r.mean)/2)**.5))
@@ -138,13 +150,18 @@ def save_restored(
 @call_parse
 @polite
 def restore(
-    model:str,       # folder of a run, weights, or the name of a generator that comes with the package
+    model:str,       # folder of a run, weights, or the name of a generator of the package
     measurements:str,# made by dcd_corrupt
-    out:str,         # an .npz (mean, std, 90 % interval, samples), a .png grid (means and maps of the standard deviation), or a folder for PNG files
-    method:str=None, # as in Python: 'Sample(leaps=8)', 'Optimise()', 'Anneal(steps=60)'; default: Sample() for a generator, Anneal() for a teacher
+    # an .npz (mean, std, 90 % interval, samples), a .png grid (means and maps of the standard deviation),
+    # or a folder for PNG files
+    out:str,
+    # as in Python: 'Sample(leaps=8)', 'Optimise()', 'Anneal(steps=60)';
+    # default: Sample() for a generator, Anneal() for a teacher
+    method:str=None,
     n:int=32,        # samples for each measurement
     images:int=None, # restore only the first ones
-    learn:str=None,  # measurements from which the generator's misfit is learned; default: those that are restored
+    # measurements from which the generator's misfit is learned; default: those that are restored
+    learn:str=None,
     seed:int=0,
     device:str=None, # cpu, cuda, cuda:1, ...
     json:bool=False, # print one line of JSON
@@ -152,7 +169,8 @@ def restore(
     "Restore measurements, with the generator as prior"
     start, path = time.monotonic(), Path(out)
     ys = Measurements.load(measurements)
-    require(path.suffix in ('.png', '.npz', ''), f"out={out!r} must end in .png or .npz, or be a folder")
+    require(path.suffix in ('.png', '.npz', ''),
+            f"out={out!r} must end in .png or .npz, or be a folder")
     require(images is None or images > 0, f"images={images} must be a positive whole number")
     prior = load_pretrained(model, pick_device(device))
     method = Method.parse(method) if method else None
@@ -165,5 +183,6 @@ def restore(
     r = run_restore(prior, ys, method, n, seed)
     save_restored(r, path)
     report(dict(out=str(path), n=len(ys), samples=n, method=repr(method) if method else None,
-                residual=r.residual.square().mean().sqrt().item(), sigma=ys.sigma, std=r.std.mean().item(),
-                **r.diagnostics, seed=seed, seconds=round(time.monotonic() - start, 2)), json)
+                residual=r.residual.square().mean().sqrt().item(), sigma=ys.sigma,
+                std=r.std.mean().item(), **r.diagnostics, seed=seed,
+                seconds=round(time.monotonic() - start, 2)), json)

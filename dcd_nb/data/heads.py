@@ -16,7 +16,8 @@ from ..operators import from_complex
 
 # %% ../../nbs/02a_heads.ipynb #51cc5c4a
 def _ellipses(u):
-    "What to add up for heads described by uniform numbers `u` (n, 64): values, and centre, axes and angle, each (n, 8, 1, 1)"
+    """The ellipses that make heads described by uniform numbers `u` (n, 64):
+    value, centre, axes and angle of each, (n, 8, 1, 1)"""
     v = 2*u[:, :56].view(-1, 7, 8) - 1
     def row(skull, brain, left, right, spot):
         "A value for each ellipse"
@@ -31,14 +32,16 @@ def _ellipses(u):
 
 def pixel_grid(h, w, like):
     "Coordinates of the pixels; the longer side runs from -1 to 1"
-    def line(n): return (torch.arange(n, device=like.device, dtype=like.dtype) - (n - 1)/2)*2/max(h, w)
+    def line(n):
+        return (torch.arange(n, device=like.device, dtype=like.dtype) - (n - 1)/2)*2/max(h, w)
     return line(h)[:, None], line(w)[None]
 
 # %% ../../nbs/02a_heads.ipynb #6179b8dd
 def _render(u, h, w):
     "Heads (n, 2, h, w) described by `u`"
     v, t = pixel_grid(h, w, u), 2*u[:, 56:64, None, None] - 1
-    cos, sin, size = (.35*t[:, 0]).cos(), (.35*t[:, 0]).sin(), 1 + .1*t[:, 1]      # turn and size of the whole head
+    turn, size = .35*t[:, 0], 1 + .1*t[:, 1]                    # of the whole head
+    cos, sin = turn.cos(), turn.sin()
     y, x = (cos*v[0] - sin*v[1])/size, (sin*v[0] + cos*v[1])/size
     value, cx, cy, a, b, angle = _ellipses(u)
     y, x = y[:, None] - cy, x[:, None] - cx

@@ -34,7 +34,8 @@ def toy_curve(
     def moons():
         a = 2*math.pi*t
         up = torch.stack([a.cos() - .5, a.sin() - .25], 1)
-        return .6*torch.where((a < math.pi)[:, None], up, torch.stack([a.cos() + .5, a.sin() + .25], 1))
+        return .6*torch.where((a < math.pi)[:, None], up,
+                              torch.stack([a.cos() + .5, a.sin() + .25], 1))
     def blobs():
         a = 2*math.pi*(8*t).floor().clamp(max=7)/8
         return .75*torch.stack([a.cos(), a.sin()], 1)
@@ -83,5 +84,6 @@ def low_rank(
     "Samples x = E a, (n, d, 1, 1), and the orthonormal directions E (d, r)"
     g = rng(seed)
     E = torch.linalg.qr(torch.randn(d, len(lam), generator=g, dtype=torch.float64)).Q
-    a = torch.randn(n, len(lam), generator=g, dtype=torch.float64)*torch.tensor(lam, dtype=torch.float64).sqrt()
+    a = torch.randn(n, len(lam), generator=g, dtype=torch.float64)
+    a = a*torch.tensor(lam, dtype=torch.float64).sqrt()
     return (a@E.T).float()[..., None, None], E.float()

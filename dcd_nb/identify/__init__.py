@@ -13,6 +13,6 @@ from .report import cosine_gain, cosines, coverage, frequency_snr, identifiabili
 from .unknown import fitting, missing_rate, noise_detail, noise_patches, noise_range
 from .unknown import patch_covariance
 
-_all_ = ['cosine_gain', 'coverage', 'sees_all', 'cosines', 'determined', 'fitting', 'frequency_snr', 'identifiability', 'missing_rate',
-         'noise_detail', 'noise_patches', 'noise_range', 'normal_matrices', 'patch_covariance',
-         'Report']
+_all_ = ['cosine_gain', 'coverage', 'sees_all', 'cosines', 'determined', 'fitting', 'frequency_snr',
+         'identifiability', 'missing_rate', 'noise_detail', 'noise_patches', 'noise_range',
+         'normal_matrices', 'patch_covariance', 'Report']

@@ -38,7 +38,7 @@ def determined(
     steps=200,  # of conjugate gradients
     seed=0,
 ):
-    "The share of a random covariance that the A's determine: 1 if all of it; at least that much if CG ran out of steps"
+    "The share of a random covariance that the A's determine; at least that, if steps ran out"
     L = lambda S: (Q@S@Q).mean(0)
     S = torch.randn(Q.shape[1:], generator=rng(seed), dtype=Q.dtype)
     S = S + S.T

@@ -39,16 +39,17 @@ def frequency_snr(
         Q = normal_matrices(corruption.op, shape)
         basis = torch.einsum('ai,bj->abij', cosines(h), cosines(w)).reshape(h*w, h*w)
         gain = ((basis@Q.mean(0)[:h*w, :h*w])*basis).sum(1)                # of the first channel
-    vertical, horizontal = torch.meshgrid(torch.arange(h)/(2*h), torch.arange(w)/(2*w), indexing='ij')
+    vertical, horizontal = torch.meshgrid(torch.arange(h)/(2*h), torch.arange(w)/(2*w),
+                                          indexing='ij')
     f = torch.hypot(vertical, horizontal).flatten()
     power = 1/(f*max(h, w) + .5)**2
-    power *= .25*h*w/power.sum()                                           # pixels have variance 1/4
+    power *= .25*h*w/power.sum()  # pixels have variance 1/4
     sigma = max(corruption.sigma, 2/255/12**.5)
     return f, gain*power/sigma**2
 
 # %% ../../nbs/26a_report.ipynb #4860a6af
 def _small(op, shape, real, cplx):
-    "The largest image that `op` takes, with at most so many values, and one channel if channels do not matter"
+    "The largest image that `op` takes with so many values; one channel, if they do not matter"
     most, side = cplx if shape[0] == 2 else real
     c = shape[0] if shape[0] == 2 or not op.channelwise else 1
     for n in range(side, 0, -1):
@@ -92,7 +93,7 @@ def coverage(
     op,    # an operator
     state, # of several observations
 ):
-    "What each state sees, (N, coordinates), of an operator that only hides coordinates; None for others"
+    "What each state sees, (N, coordinates), if the operator only hides coordinates; else None"
     return None
 
 @coverage.register
@@ -126,7 +127,7 @@ def _hides(op):
     return coverage.dispatch(type(op)) is not coverage.dispatch(object)
 
 def _states(op, shape, seed, ys):
-    "States to look at: those of the measurements, or else some drawn for smaller images, of an operator that hides"
+    "States to look at: those of the measurements, or some for smaller images if `op` hides"
     if ys is not None: return ys.state
     if not _hides(op): return None
     c, h, w = shape
@@ -144,7 +145,8 @@ class Report:
         if M is not None: self._from_masks(op, M, exact=ys is None and op.shows_all_pairs)
         else: self._from_matrices(op, shape, draws, seed)
         self.chance = sees_all(op, shape)
-        if ys is not None and op.random and self.determined < 1: self.chance = None      # what counts is what was seen
+        # what counts is what was seen
+        if ys is not None and op.random and self.determined < 1: self.chance = None
         self.frequency, self.snr = frequency_snr(corruption, self.shape, self.gain)
         self.drowned = (self.snr < 1).double().mean().item()
 
@@ -169,7 +171,7 @@ def _from_matrices(self:Report, op, shape, draws, seed):
     U = torch.linalg.eigh(Q).eigenvectors
     self.worst = U[:, :9].T.reshape(-1, *self.shape)[:, :1].float()
     if op.random: self.spectrum, lowest = torch.linalg.eigvalsh(Q).flip(0).clamp(min=0), 1e-10
-    else: self.spectrum, lowest = op.spectrum(self.shape)**2, 1e-26        # an SVD reaches further down
+    else: self.spectrum, lowest = op.spectrum(self.shape)**2, 1e-26  # an SVD reaches further down
     self.d = len(self.spectrum)
     self.rank = int((self.spectrum > self.spectrum[0]*lowest).sum())
     if op.random:
@@ -184,7 +186,8 @@ def identifiable(self:Report):
     if self.afresh: return None
     if self.chance is not None: return True
     if self.determined > .999: return 'second moments'
-    all_known = not self.corruption.op.random or self.worst is None        # not only some draws were looked at
+    # not only some draws were looked at
+    all_known = not self.corruption.op.random or self.worst is None
     return False if self.rank < self.d or all_known else None
 
 @patch(as_prop=True)
@@ -198,32 +201,39 @@ def verdict(self:Report) -> str:
         return (f"p(x) is identifiable: A is invertible with probability 1e{self.chance:.0f}, "
                 "and small groups of pixels are seen together often.")
     if self.identifiable is True:
-        paper, condition = ' on paper' if self.drowned > .25 else '', (self.spectrum[0]/self.spectrum[-1])**.5
-        return f"p(x) is identifiable{paper}: A is invertible, with condition number {condition:.1g}."
+        paper = ' on paper' if self.drowned > .25 else ''
+        condition = (self.spectrum[0]/self.spectrum[-1])**.5
+        return (f"p(x) is identifiable{paper}: A is invertible, "
+                f"with condition number {condition:.1g}.")
     if self.identifiable == 'second moments':
         return ("p(x) is identifiable up to second moments: the covariance is determined. "
-                "Whether all of p(x) is, is not decided here; no draw of A is known to see everything.")
+                "Whether all of p(x) is, is not decided here; "
+                "no draw of A is known to see everything.")
     if hidden:
-        return (f"p(x) is not identifiable: {hidden} of {self.d} directions ({hidden/self.d:.0%}) are invisible "
-                "to every A. It is identifiable up to these; what a method returns there is its own habit.")
+        return (f"p(x) is not identifiable: {hidden} of {self.d} directions ({hidden/self.d:.0%}) "
+                "are invisible to every A. It is identifiable up to these; "
+                "what a method returns there is its own habit.")
     if self.identifiable is None:
         return (f"Not decided: every direction is seen, and at least {self.determined:.0%} "
                 "of the covariance is determined by the draws looked at.")
-    return (f"p(x) is not identifiable from these: every direction is seen, but only {self.determined:.1%} of all pairs of directions "
+    return ("p(x) is not identifiable from these: every direction is seen, "
+            f"but only {self.determined:.1%} of all pairs of directions "
             "are ever seen together.")
 
 # %% ../../nbs/26a_report.ipynb #2f62f800
 @patch(as_prop=True)
 def noise(self:Report) -> str:
     "How much a single observation shows, in words"
-    what = f"At sigma = {self.corruption.sigma:g}" if self.corruption.sigma else "With the rounding of 8-bit data"
+    sigma = self.corruption.sigma
+    what = f"At sigma = {sigma:g}" if sigma else "With the rounding of 8-bit data"
     return (f"{what}, {self.drowned:.0%} of the frequencies of natural images "
             "are below the noise of a single observation.")
 
 @patch
 def __repr__(self:Report):
-    looked = f", {self.n} observations" if self.n else ''
-    return f"{self.corruption}{looked}, looked at on {'x'.join(map(str, self.shape))}\n{self.verdict}\n{self.noise}"
+    count = f", {self.n} observations" if self.n else ''
+    size = 'x'.join(map(str, self.shape))
+    return f"{self.corruption}{count}, looked at on {size}\n{self.verdict}\n{self.noise}"
 
 # %% ../../nbs/26a_report.ipynb #98b3249d
 def identifiability(
@@ -233,8 +243,10 @@ def identifiability(
     seed=0,
 ) -> Report:
     "Is p(x) determined by such measurements? In words, numbers and pictures"
-    require(isinstance(what, (Corruption, Measurements)), f"what={what!r} must be a Corruption or Measurements")
-    require(isinstance(draws, int) and draws > 1, f"draws={draws!r} must be a whole number, 2 or more")
+    require(isinstance(what, (Corruption, Measurements)),
+            f"what={what!r} must be a Corruption or Measurements")
+    require(isinstance(draws, int) and draws > 1,
+            f"draws={draws!r} must be a whole number, 2 or more")
     if isinstance(what, Measurements): return Report(what.corruption, what.shape, draws, seed, what)
     if shape is None: shape = getattr(what.op, 'shape', None) or (1, 16, 16)
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
@@ -247,9 +259,11 @@ def identifiability(
 def show(self:Report):
     "Spectrum, frequencies against noise, and the directions that are seen worst"
     fig, (a, b, c) = axes(3, height=2.3)
-    a.semilogy(torch.linspace(0, 1, self.d), self.spectrum.clamp(min=1e-12), color=colors['corrupted'])
+    a.semilogy(torch.linspace(0, 1, self.d), self.spectrum.clamp(min=1e-12),
+               color=colors['corrupted'])
     a.set(xlabel='fraction of directions', ylabel='eigenvalue of $E[A^TA]$', ylim=(1e-11, 3))
-    b.semilogy(self.frequency[1:], self.snr[1:].clamp(min=1e-8), '.', ms=3, color=colors['corrupted'])
+    b.semilogy(self.frequency[1:], self.snr[1:].clamp(min=1e-8), '.', ms=3,
+               color=colors['corrupted'])
     b.axhline(1, color='black', lw=1, ls='--')
     b.set(xlabel='cycles a pixel', ylabel='signal to noise')
     if self.worst is None:

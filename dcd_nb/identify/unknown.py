@@ -24,8 +24,10 @@ def noise_detail(
 
 def _pictures(y, size):
     given = f'{y.dtype} of shape {tuple(y.shape)}' if torch.is_tensor(y) else type(y).__name__
-    require(torch.is_tensor(y) and y.ndim == 4 and y.is_floating_point() and min(y.shape[2:]) >= size,
-            f"y must be a float tensor of images (N, C, H, W) of {size}x{size} pixels or more, but is {given}")
+    good = torch.is_tensor(y) and y.ndim == 4 and y.is_floating_point()
+    require(good and min(y.shape[2:]) >= size,
+            f"y must be a float tensor of images (N, C, H, W) of {size}x{size} pixels or more, "
+            f"but is {given}")
     require(y.isfinite().all(), "y holds NaN or infinity")
 
 # %% ../../nbs/26b_unknown.ipynb #16d045a0
@@ -38,12 +40,14 @@ def patch_covariance(
     "Covariance of patches (C size size), float64"
     per = (y.shape[2] - size + 1)*(y.shape[3] - size + 1)
     def patches(t):
-        windows = t.double().unfold(2, size, 1).unfold(3, size, 1)         # (N, C, rows, columns, size, size)
+        # (N, C, rows, columns, size, size)
+        windows = t.double().unfold(2, size, 1).unfold(3, size, 1)
         return windows.permute(0, 2, 3, 1, 4, 5).reshape(len(t)*per, -1)
     def parts():
         for rows in evenly_spaced(len(y), max(2, most//per)).split(max(1, 50_000//per)):
-            shown = torch.ones_like(y[rows]) if seen is None else (seen[rows] != 0).expand_as(y[rows])
-            yield patches(y[rows]), patches(shown)
+            v = y[rows]
+            shown = torch.ones_like(v) if seen is None else (seen[rows] != 0).expand_as(v)
+            yield patches(v), patches(shown)
     return covariance_with_gaps(parts)[1]
 
 # %% ../../nbs/26b_unknown.ipynb #429427f3
@@ -59,10 +63,14 @@ def noise_patches(
     require(sizes, f"y holds {n} images, too few to tell noise from image: "
                    "their patches are fewer than four times their entries")
     lam = torch.linalg.eigvalsh(patch_covariance(y, seen, sizes[-1]))
-    m = next(m for m in range(len(lam), 0, -1) if lam[:m].quantile(.5) >= lam[:m].mean()*(1 - 1e-9) or m == 1)
+    def noise_alone(m):
+        "Have the m smallest eigenvalues no tail of the images above them?"
+        return lam[:m].quantile(.5) >= lam[:m].mean()*(1 - 1e-9) or m == 1
+    m = next(m for m in range(len(lam), 0, -1) if noise_alone(m))
     var = lam[:m].mean().item()
     require(seen is None or var > 0 and lam[0] > 0,
-            f"the smallest eigenvalue of the covariance is {lam[0]:.2g}, so its entries are known too badly "
+            f"the smallest eigenvalue of the covariance is {lam[0]:.2g}, "
+            "so its entries are known too badly "
             f"to find the noise in it: too few of the {n} images show the same pixels")
     return max(var, 0.)**.5
 
@@ -94,6 +102,6 @@ def fitting(
     "The candidates and the proximal distance that each of them leaves, best first"
     require(len(corruptions), "corruptions is empty: give one candidate or more")
     def left(A):
-        state = (y != 0).to(y) if A.op.random else None                     # what the distance needs is its shape
+        state = (y != 0).to(y) if A.op.random else None  # what the distance needs is its shape
         return proximal_fid(x, Measurements(y, A, state), **kw)['proximal']
     return sorted(((A, left(A)) for A in corruptions), key=lambda o: o[1])

@@ -35,13 +35,14 @@ def labelled(
     "Images, the number of the class of each, and the names of the classes"
     names = [Path(name).parent.name for name, _ in image_files(path)]
     classes = sorted(set(names))
-    require(len(classes) > 1, f"path={str(path)!r} must have one folder for each class, but has {len(classes)}")
+    require(len(classes) > 1,
+            f"path={str(path)!r} must have one folder for each class, but has {len(classes)}")
     return load_images(path), torch.tensor([classes.index(k) for k in names]), classes
 
 def moved(
     x:Tensor,        # images
     mirrored:Tensor, # those to mirror: one truth for each
-    by=2,            # pixels by which each is shifted at most; new pixels at the border are mirrored ones
+    by=2,            # pixels by which each is shifted at most; what is new is mirrored
     generator:torch.Generator | None=None,
 ) -> Tensor:
     "Images as a classifier should also know them"
@@ -67,7 +68,7 @@ def _descent(net, lr, decay, steps):
     return opt, torch.optim.lr_scheduler.LambdaLR(opt, factor)
 
 def _go_back(net, mean, part):
-    "Update the average weights and set those of `net` to them; `part` is what stays of the average so far"
+    "Set the weights of `net` to their average, of which `part` stays as it was before"
     for k, t in net.state_dict().items():
         if t.is_floating_point(): t.copy_(mean[k].lerp_(t, 1 - part))
 
@@ -86,7 +87,7 @@ def fit_classifier(
     steps, done = epochs*math.ceil(len(x)/batch), 0
     torch.manual_seed(seed)
     net = CifarClassifier(width)
-    side = torch.rand(len(x), generator=g) < .5                     # mirrored in even epochs; the others in odd ones
+    side = torch.rand(len(x), generator=g) < .5  # mirrored in even epochs; the others in odd ones
     net.body[0].weight.copy_(patch_directions(x[:5000]))
     net = net.train().to(device, memory_format=layout)
     x, labels = x.to(device), labels.to(device)
@@ -96,8 +97,10 @@ def fit_classifier(
         total = 0.
         for i in torch.randperm(len(x), generator=g).split(batch):
             rows = i.to(device)
-            p = moved(x[rows], side[i] ^ (epoch % 2 == 1), generator=g).contiguous(memory_format=layout)
-            with autocast(device, precision): loss = F.cross_entropy(net(p), labels[rows], label_smoothing=.2)
+            p = moved(x[rows], side[i] ^ (epoch % 2 == 1), generator=g)
+            p = p.contiguous(memory_format=layout)
+            with autocast(device, precision):
+                loss = F.cross_entropy(net(p), labels[rows], label_smoothing=.2)
             opt.zero_grad()
             loss.backward()
             opt.step()

@@ -16,13 +16,13 @@ from ..errors import require
 from ..files import load_tensors
 
 # %% ../../nbs/06a_classifiers.ipynb #32977c42
-class DigitClassifier(torch.nn.Module):
+class DigitClassifier(nn.Module):
     "Names a digit of 8x8 pixels; for evaluation only"
     label = 'digit classifier'
     def __init__(self):
         super().__init__()
-        self.conv1, self.conv2 = torch.nn.Conv2d(1, 32, 3, padding=1), torch.nn.Conv2d(32, 64, 3, padding=1)
-        self.hidden, self.out = torch.nn.Linear(64*4*4, 32), torch.nn.Linear(32, 10)
+        self.conv1, self.conv2 = nn.Conv2d(1, 32, 3, padding=1), nn.Conv2d(32, 64, 3, padding=1)
+        self.hidden, self.out = nn.Linear(64*4*4, 32), nn.Linear(32, 10)
     def features(self, x):
         h = F.max_pool2d(self.conv2(self.conv1(x).relu()).relu(), 2)
         return self.hidden(h.flatten(1)).tanh()
@@ -70,8 +70,9 @@ class CifarClassifier(nn.Module):
     def __init__(self, width=64):
         super().__init__()
         w, first = width, nn.Conv2d(3, 24, 2, bias=False).requires_grad_(False)
-        pairs = [m for i, o in ((24, w), (w, 2*w), (2*w, 4*w)) for m in (_conv(i, o, halve=True), _conv(o, o))]
-        self.body = nn.Sequential(first, nn.SiLU(), *pairs, nn.AdaptiveMaxPool2d(1))
+        convs = []
+        for i, o in ((24, w), (w, 2*w), (2*w, 4*w)): convs += [_conv(i, o, halve=True), _conv(o, o)]
+        self.body = nn.Sequential(first, nn.SiLU(), *convs, nn.AdaptiveMaxPool2d(1))
         self.hidden, self.out = nn.Linear(4*w, 64), nn.Linear(64, 10)
     def once(self, x): return self.hidden(self.body(x).flatten(1)).tanh()
     def features(self, x): return (self.once(x) + self.once(x.flip(-1)))/2
@@ -81,7 +82,12 @@ class CifarClassifier(nn.Module):
     def trained(cls):
         "The classifier with the weights of this package"
         path = files('dcd_nb')/'weights'/'cifar10'
-        require(path.with_suffix('.json').exists(), "the classifier of images of 32x32 pixels has no weights in this package yet: use spaces=('random', 'pca')")
+        require(path.with_suffix('.json').exists(),
+                "the classifier of images of 32x32 pixels has no weights in this package yet: "
+                "use spaces=('random', 'pca')")
         net = cls().requires_grad_(False)
-        net.load_state_dict({k: t.float() if t.is_floating_point() else t for k, t in load_tensors(path)[0].items()})
+        weights = load_tensors(path)[0]
+        for k, t in weights.items():
+            if t.is_floating_point(): weights[k] = t.float()    # kept in half precision
+        net.load_state_dict(weights)
         return net.eval()

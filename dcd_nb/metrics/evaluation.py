@@ -17,7 +17,8 @@ from torch import Tensor
 from ..errors import BadInput, require
 from ..draws import rng
 from ..files import content_hash, load_tensors, save_tensors
-from ..data.loading import bytes_to_floats, shape_in_words
+from ..data.measurements import shape_in_words
+from ..data.loading import bytes_to_floats
 from ..data import cache_dir, load_images
 from .frechet import frechet_of_factors, factor_of, to_tensor, warn_of_few, frechet_distance
 from .extractors import cleanfid_features, Features, features, sliced_wasserstein
@@ -37,16 +38,18 @@ def stored(
     if x.dtype == torch.uint8: return x
     require(x.is_floating_point(), f"{name}: give bytes or finite floats in [-1, 1], not {x.dtype}")
     top = x.abs().max().item()
-    require(math.isfinite(top), f"{name}: give bytes or finite floats in [-1, 1], not NaN or infinity")
+    require(math.isfinite(top),
+            f"{name}: give bytes or finite floats in [-1, 1], not NaN or infinity")
     if x[0, 0].numel() == 1: return x.float()
-    if x.shape[1] == 2: x = 2*x.norm(dim=1, keepdim=True) - 1         # complex: magnitudes, of which 1 is white
+    if x.shape[1] == 2: x = 2*x.norm(dim=1, keepdim=True) - 1    # magnitudes, of which 1 is white
     require(top < 10, f"{name}: give bytes or floats in [-1, 1], not values up to {top:.3g}")
     return (x*127.5 + 128).clamp(0, 255).to(torch.uint8)
 
 def require_alike(x, reference):
     "Complain about images of another shape than the reference"
     require(x.shape[1:] == reference.shape[1:],
-            f"images have {shape_in_words(x.shape[1:])}, but the reference has {shape_in_words(reference.shape[1:])}: "
+            f"images have {shape_in_words(x.shape[1:])}, "
+            f"but the reference has {shape_in_words(reference.shape[1:])}: "
             "load both with the same size and channels")
 
 def to_floats(x):
@@ -59,7 +62,7 @@ def features_in_parts(f, x):
 
 # %% ../../nbs/06d_evaluation.ipynb #e5b69059
 def feature_space(
-    extractor, # a name, see `features`; `Features`; or a function as in `cleanfid_features`. None: the best that is at hand
+    extractor, # a name, `Features`, or a function as in `cleanfid_features`; None: the best there is
     reference, # the reference images
 ) -> Features:
     "The feature space that `extractor` means"
@@ -114,7 +117,8 @@ def bootstrap_distance(a, mu, R, reps, seed):
         again.append(frechet_of_factors(*factor_of(a[rows]), mu, R))
     again = torch.tensor(again).double()
     half = 1.645*again.std().item()
-    return Bootstrap(value, max(value - half, 0.), value + half, max(again.mean().item() - value, 0.))
+    return Bootstrap(value, max(value - half, 0.), value + half,
+                     max(again.mean().item() - value, 0.))
 
 # %% ../../nbs/06d_evaluation.ipynb #420c8eb9
 def reference_statistics(
@@ -122,15 +126,17 @@ def reference_statistics(
     f:Features,
 ) -> dict:
     "What distances need of a reference: mean, factor of the covariance, some features; cached"
-    name, of_two = content_hash(reference), content_hash(features_in_parts(f, reference[:2]))    # the second names the features
+    name = content_hash(reference)
+    of_two = content_hash(features_in_parts(f, reference[:2]))  # names the features
     path = cache_dir()/f'reference-{name[:16]}-{of_two[:16]}'
     try: return load_tensors(path)[0] | dict(hash=name)
     except BadInput: pass                                              # not there, or damaged
     h = features_in_parts(f, reference)
     mu, R = factor_of(h)
     found = dict(mu=mu, R=R, some=h[evenly_spaced(len(h), 10_000)])
-    try: save_tensors(path, found, dict(kind='statistics', reference=name, extractor=f.name, n=len(reference)))
-    except BadInput: pass                                              # a full disk is no reason to stop
+    meta = dict(kind='statistics', reference=name, extractor=f.name, n=len(reference))
+    try: save_tensors(path, found, meta)
+    except BadInput: pass                                       # a full disk is no reason to stop
     return found | dict(hash=name)
 
 # %% ../../nbs/06d_evaluation.ipynb #00d64435
@@ -145,13 +151,14 @@ class Evaluation(dict):
             text = f'   90 %: {interval[0]:.4f} to {interval[1]:.4f}' if interval else ''
             lines.append(f"{label:<24}{self[k]:>12.4f}{text}")
         for k, v in self.get('copies', {}).items():
-            lines.append(f"copies, {k:<16}{v['share']:>12.1%}   "
-                         f"{v['expected']:.0%} of honest images would be as near to a training image")
+            honest = f"{v['expected']:.0%} of honest images would be as near to a training image"
+            lines.append(f"copies, {k:<16}{v['share']:>12.1%}   {honest}")
         return '\n'.join(lines)
 
 _labels = dict(
-    fd='Fréchet distance', fd_bias='  of which bias', kid='kernel distance', precision='precision', recall='recall',
-    density='density', coverage='coverage', sliced_wasserstein='sliced Wasserstein', inception_score='Inception score',
+    fd='Fréchet distance', fd_bias='  of which bias', kid='kernel distance',
+    precision='precision', recall='recall', density='density', coverage='coverage',
+    sliced_wasserstein='sliced Wasserstein', inception_score='Inception score',
     proximal='proximal distance', floor='  its floor')
 
 # %% ../../nbs/06d_evaluation.ipynb #f2e0c3c4

@@ -56,7 +56,7 @@ class Features:
 
 # %% ../../nbs/06b_extractors.ipynb #cbeb14de
 def evenly_spaced(n:int, most:int) -> Tensor:
-    "At most `most` of the numbers below `n`, evenly evenly_spaced"
+    "At most `most` of the numbers below `n`, evenly spaced"
     return torch.linspace(0, n - 1, min(n, most), dtype=torch.float64).long()
 
 def _pixels(reference):
@@ -65,7 +65,8 @@ def _pixels(reference):
 
 def _pca(reference, k=32, most=2048):
     "The first `k` principal components of at most `most` images of `reference`"
-    require(reference is not None, "reference is missing: the features 'pca' are fitted to a reference set")
+    require(reference is not None,
+            "reference is missing: the features 'pca' are fitted to a reference set")
     x = reference.flatten(1)[evenly_spaced(len(reference), most).to(reference.device)].double()
     V = torch.linalg.svd(x - x.mean(0), full_matrices=False).Vh[:k].T
     def f(x): return x.flatten(1).double()@V.to(x.device)
@@ -76,12 +77,15 @@ def _random(reference):
     "A fixed convolutional network without training: 64 features"
     require(reference is not None, "reference is missing: the features 'random' need its shape")
     c, *size = reference.shape[1:]
-    require(min(size) >= 8, f"reference has images of {size[0]}x{size[1]} pixels, but the features 'random' need 8x8 or more")
+    require(min(size) >= 8,
+            f"reference has images of {size[0]}x{size[1]} pixels, "
+            "but the features 'random' need 8x8 or more")
     halvings = int(math.log2(min(size)/4))                             # until about 4x4 are left
     widths = [c, 32] + [64]*halvings + [16]
     def uniform(layer, *shape): return 2*torch.rand(*shape, generator=rng(0, layer)) - 1
     sizes = list(zip(widths, widths[1:]))
-    W = [uniform(i, o, k, 3, 3)*(6/(9*k))**.5 for i, (k, o) in enumerate(sizes)]                   # keeps the scale
+    # the factor keeps the scale
+    W = [uniform(i, o, k, 3, 3)*(6/(9*k))**.5 for i, (k, o) in enumerate(sizes)]
     b = [uniform(100 + i, o)*.5 for i, o in enumerate(widths[1:])]
     def f(x):
         x = x.float()
@@ -97,8 +101,10 @@ known_classifiers = {(1, 8, 8): DigitClassifier, (1, 28, 28): HandwritingClassif
 def _classifier(reference):
     "Hidden units of the classifier for images of that shape"
     shape = (1, 8, 8) if reference is None else tuple(reference.shape[1:])
-    require(shape in known_classifiers, f"reference has images of shape {shape}, but the features 'classifier' know images "
-                                   f"of shape {' and '.join(map(str, known_classifiers))} only: use spaces=('random', 'pca')")
+    require(shape in known_classifiers,
+            f"reference has images of shape {shape}, but the features 'classifier' know images "
+            f"of shape {' and '.join(map(str, known_classifiers))} only: "
+            "use spaces=('random', 'pca')")
     net = known_classifiers[shape].trained()
     def f(x): return net.to(x.device).features(x.float())
     return Features('classifier', f, shape, net.out, net.label)
@@ -108,7 +114,7 @@ def cleanfid_features(
     f,             # float images (B, 3, 299, 299) from 0 to 255 -> features (B, d)
     shape:tuple,   # (C, H, W) of the images
     name='custom', # shown in tables
-    mode='clean',  # how clean-fid resizes: 'clean', 'legacy_pytorch', or 'legacy_tensorflow': not at all
+    mode='clean',  # how to resize: 'clean', 'legacy_pytorch', or 'legacy_tensorflow': not at all
     head=None,     # features -> logits
 ) -> Features:
     "Features of images that clean-fid has resized"
@@ -124,30 +130,37 @@ def cleanfid_features(
 
 # %% ../../nbs/06b_extractors.ipynb #5f5e4ee9
 _inception = 'inception-2015-12-05.pt'
-_inception_url = 'https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/' + _inception
+_inception_url = ('https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/'
+                  + _inception)
 
 def _inception_path(weights):
     "Where the file is: in one of several places, of which each may be the file or its folder"
-    places = [weights] if weights else [os.getenv('DCD_INCEPTION') or cache_dir(), cache_dir(), tempfile.gettempdir()]
+    usual = [os.getenv('DCD_INCEPTION') or cache_dir(), cache_dir(), tempfile.gettempdir()]
+    places = [weights] if weights else usual
     files = [p/_inception if p.is_dir() else p for p in map(Path, places)]
     for p in files:
         if p.is_file() and p.name == _inception: return p
     missing = ' or '.join(dict.fromkeys(map(str, files)))
-    raise BadInput(f"the features 'inception' need the file {_inception}, which is not at {missing}: "
-                   f"download it once from {_inception_url} and set DCD_INCEPTION to its path, or choose other features")
+    raise BadInput(f"the features 'inception' need the file {_inception}, "
+                   f"which is not at {missing}: "
+                   f"download it once from {_inception_url} and set DCD_INCEPTION to its path, "
+                   "or choose other features")
 
 def inception(
     shape:tuple,                    # (C, H, W) of the images
-    weights:str | Path | None=None, # the file, or its folder; None: $DCD_INCEPTION, this package's cache, or clean-fid's
+    weights:str | Path | None=None, # the file, or its folder; None: $DCD_INCEPTION, or a cache
     mode='clean',                   # as in `cleanfid_features`
     device:str | torch.device | None=None,
 ) -> Features:
     "The 2048 features of Inception"
-    path, device, legacy = _inception_path(weights), pick_device(device), mode == 'legacy_tensorflow'
+    path, device = _inception_path(weights), pick_device(device)
+    legacy = mode == 'legacy_tensorflow'
     from cleanfid.inception_torchscript import InceptionV3W
-    try: net = InceptionV3W(str(path.parent), download=False, resize_inside=legacy).to(device).eval()
+    try:
+        net = InceptionV3W(str(path.parent), download=False, resize_inside=legacy).to(device).eval()
     except (RuntimeError, AttributeError) as e:
-        raise BadInput(f"{path} cannot be read ({str(e).splitlines()[0][:80]}): download it again") from e
+        why = str(e).splitlines()[0][:80]
+        raise BadInput(f"{path} cannot be read ({why}): download it again") from e
     def f(x): return net(x.to(device))
     def head(h): return F.linear(h, net.base.output.weight.detach().cpu())
     return cleanfid_features(f, shape, 'inception-legacy' if legacy else 'inception', mode, head)
@@ -155,7 +168,8 @@ def inception(
 def _inception_for(mode):
     "How to make these features, given a reference"
     def make(reference):
-        require(reference is not None, "reference is missing: the features 'inception' need its shape")
+        require(reference is not None,
+                "reference is missing: the features 'inception' need its shape")
         return inception(reference.shape[1:], mode=mode)
     return make
 
@@ -208,15 +222,16 @@ _spaces = {
     'imagenet': _imagenet_for, 'inception': _inception_for('clean'), 'inception-legacy': _inception_for('legacy_tensorflow')}
 
 def features(
-    name:str,       # 'classifier', 'random', 'pca', 'pixels', 'imagenet', 'inception' or 'inception-legacy'
-    reference=None, # the reference images (N, C, H, W): 'pca' is fitted to them, 'random' and 'pixels' take their shape
+    name:str,       # 'classifier', 'random', 'pca', 'pixels', 'imagenet', 'inception', 'inception-legacy'
+    reference=None, # images (N, C, H, W): 'pca' is fitted to them, others take their shape
 ) -> Features:
     "A feature space by name"
     make, reference = choose('name', name, _spaces), to_tensor(reference)
     if reference is not None:
         require(torch.is_tensor(reference) and reference.ndim == 4 and len(reference) > 1,
                 "reference must be images (N, C, H, W) with N > 1")
-    require(reference is not None or name != 'pixels', "reference is missing: the features 'pixels' need its shape")
+    require(reference is not None or name != 'pixels',
+            "reference is missing: the features 'pixels' need its shape")
     f = make(reference)
     return f if isinstance(f, Features) else Features(name, f, reference.shape[1:])
 
@@ -225,9 +240,11 @@ class Distances(dict):
     "What `compare` measured: a dict that prints as a table and that JSON can hold"
     def __repr__(self):
         spaces = list(self['fd'])
-        def line(name, n, values): return f'{name:<24}{n:>8}' + ''.join(f'{v:>12.4f}' for v in values)
+        def line(name, n, values):
+            return f'{name:<24}{n:>8}' + ''.join(f'{v:>12.4f}' for v in values)
         rows = [line(k, n, [self['fd'][s][k] for s in spaces]) for k, n in self['n'].items()]
-        floor = line('floor: half and half', self['n_reference']//2, [self['floor'][s] for s in spaces])
+        floor = line('floor: half and half', self['n_reference']//2,
+                     [self['floor'][s] for s in spaces])
         head = f"{'':<24}{'n':>8}" + ''.join(f'{s:>12}' for s in spaces)
         title = f"Fréchet distances to {self['n_reference']} images {self['reference'][:8]}"
         return '\n'.join([title, head, *rows, floor])
@@ -240,7 +257,8 @@ def compare(
     seed=0,                                 # of the halves
 ) -> Distances:
     "Fréchet distances of several sets to one reference, in several spaces"
-    require(isinstance(sets, dict) and sets, "sets must be a dict {name: images} with at least one entry")
+    require(isinstance(sets, dict) and sets,
+            "sets must be a dict {name: images} with at least one entry")
     sets, reference = {name: to_tensor(x) for name, x in sets.items()}, to_tensor(reference)
     halves = torch.randperm(len(reference), generator=rng(seed)).to(reference.device).chunk(2)
     fd, floor = {}, {}
@@ -248,7 +266,9 @@ def compare(
         f = features(space, reference) if isinstance(space, str) else space
         ref = f(reference)
         mu, R = factor_of(ref)
-        fd[f.name] = {name: frechet_of_factors(*factor_of(f(images)), mu, R) for name, images in sets.items()}
+        fd[f.name] = {}
+        for name, images in sets.items():
+            fd[f.name][name] = frechet_of_factors(*factor_of(f(images)), mu, R)
         few = min(sets.values(), key=len)
         if len(few) <= R.shape[1]: warn_of_few(f(few), mu, R)
         floor[f.name] = frechet_of_factors(*factor_of(ref[halves[0]]), *factor_of(ref[halves[1]]))
@@ -265,12 +285,14 @@ def sliced_wasserstein(
     "Root mean square, over random directions, of the Wasserstein-2 distance of the projections"
     a, b = (to_tensor(t).flatten(1).double() for t in (a, b))
     require(a.shape[1] == b.shape[1], f"a has {a.shape[1]} coordinates, but b has {b.shape[1]}")
-    require(n_proj >= 1 and len(a) and len(b), f"n_proj={n_proj} must be at least 1, and a and b must not be empty")
+    require(n_proj >= 1 and len(a) and len(b),
+            f"n_proj={n_proj} must be at least 1, and a and b must not be empty")
     w = torch.randn(a.shape[1], n_proj, generator=rng(seed), dtype=torch.float64).to(a.device)
     w = w/w.norm(dim=0)
     n, m = len(a), len(b)
-    q = torch.cat([torch.arange(n)*m, torch.arange(m)*n, torch.tensor([n*m])]).sort().values.to(a.device)
-    left, width = q[:-1], q.diff().double()/(n*m)                      # where one of the two quantiles jumps
+    q = torch.cat([torch.arange(n)*m, torch.arange(m)*n, torch.tensor([n*m])])
+    q = q.sort().values.to(a.device)
+    left, width = q[:-1], q.diff().double()/(n*m)  # where one of the two quantiles jumps
     left = left.clamp(max=n*m - 1)
     gap = (a@w).sort(0).values[left//m] - (b@w).sort(0).values[left//n]
     return (width@gap.square()).mean().sqrt().item()

@@ -21,8 +21,9 @@ def to_tensor(x):
     try: a = np.ascontiguousarray(x)
     except (TypeError, ValueError, RuntimeError): return x
     if a.dtype.kind not in 'fiub': return x
-    a = a.astype(a.dtype.newbyteorder('='), copy=not a.flags.writeable)     # PyTorch takes no foreign bytes
-    return torch.from_numpy(a)                                              # and nothing that must not be written
+    # PyTorch takes no foreign bytes, and nothing that must not be written
+    a = a.astype(a.dtype.newbyteorder('='), copy=not a.flags.writeable)
+    return torch.from_numpy(a)
 
 # %% ../../nbs/06_frechet.ipynb #fc8a5aa4
 def frechet_of_factors(mu1, R1, mu2, R2):
@@ -47,11 +48,13 @@ def frechet_from_moments(
 # %% ../../nbs/06_frechet.ipynb #e701bfe2
 def _check_moments(i, mu, S):
     require(mu.ndim == 1 and S.shape == (len(mu), len(mu)),
-         f"mu{i} and S{i} must be (d,) and (d, d), but have shapes {tuple(mu.shape)} and {tuple(S.shape)}")
+         f"mu{i} and S{i} must be (d,) and (d, d), "
+         f"but have shapes {tuple(mu.shape)} and {tuple(S.shape)}")
     require(mu.isfinite().all() and S.isfinite().all(), f"mu{i} or S{i} holds NaN or infinity")
     size = S.abs().max()
     require((S - S.T).abs().max() <= 1e-6*size, f"S{i} is not symmetric: a covariance is")
-    require(torch.linalg.eigvalsh(S).min() >= -1e-6*size, f"S{i} has a negative eigenvalue: a covariance has none")
+    require(torch.linalg.eigvalsh(S).min() >= -1e-6*size,
+            f"S{i} has a negative eigenvalue: a covariance has none")
 
 # %% ../../nbs/06_frechet.ipynb #2812315b
 def factor_of(
@@ -62,7 +65,8 @@ def factor_of(
          "features must be a tensor (n, d) with n > 1, but are "
          f"{f'of shape {tuple(x.shape)}' if torch.is_tensor(x) else type(x).__name__}")
     mu, (n, d) = x.mean(0, dtype=torch.float64), x.shape
-    require(mu.isfinite().all(), "features hold NaN or infinity: look at the images, or at the network that made them")
+    require(mu.isfinite().all(),
+            "features hold NaN or infinity: look at the images, or at the network that made them")
     R = mu.new_empty(0, d)
     for part in x.split(4*d):
         R = torch.cat([R, part - mu])
@@ -83,10 +87,12 @@ def frechet_distance(
 
 # %% ../../nbs/06_frechet.ipynb #5efdb242
 def warn_of_few(x, mu, R):
-    "Say what too few features `x` do to their distance to the Gaussian of `mu` and `R`: roughly what half as many do once more"
+    "Say what too few features `x` do to a distance: roughly what half as many do once more"
     n, d = x.shape
     if n > d or n < 4: return
     value = frechet_of_factors(*factor_of(x), mu, R)
-    bias = min(value, sum(frechet_of_factors(*factor_of(h), mu, R) for h in (x[::2], x[1::2]))/2 - value)
-    warnings.warn(f"n={n} samples for d={d} features: the covariance is singular and the distance too large, by roughly {bias:.2g}; "
+    of_half = sum(frechet_of_factors(*factor_of(h), mu, R) for h in (x[::2], x[1::2]))/2
+    bias = min(value, of_half - value)
+    warnings.warn(f"n={n} samples for d={d} features: the covariance is singular and the distance "
+                  f"too large, by roughly {bias:.2g}; "
                   "compare it only with distances at the same n, or use more samples", stacklevel=3)

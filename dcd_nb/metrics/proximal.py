@@ -30,10 +30,11 @@ def corrupted_anew(
     as_files=True, # round and clip the images first
 ) -> Tensor:
     "Images with new state and new noise"
-    is_complex = torch.is_tensor(x) and x.ndim == 4 and x.shape[1] == 2    # no file holds such images
+    is_complex = torch.is_tensor(x) and x.ndim == 4 and x.shape[1] == 2  # no file holds such images
     if as_files and not is_complex: x = stored(x)
     parts = to_floats(x).split(512)
-    return torch.cat([corruption.batch(part, rng(seed, k, 9)).y for k, part in enumerate(parts)]).float()
+    observed = [corruption.batch(part, rng(seed, k, 9)).y for k, part in enumerate(parts)]
+    return torch.cat(observed).float()
 
 # %% ../../nbs/06e_proximal.ipynb #29ef7628
 def _observations(ys, corruption):
@@ -42,7 +43,8 @@ def _observations(ys, corruption):
         _, info = file_pair(ys)
         if info.exists() and not Path(ys).is_dir(): ys = Measurements.load(ys)
     if isinstance(ys, Measurements):
-        require(corruption is None, f"corruption={corruption!r} must be left out: the measurements know theirs")
+        require(corruption is None,
+                f"corruption={corruption!r} must be left out: the measurements know theirs")
         return ys.y.cpu(), ys.corruption
     require(isinstance(corruption, Corruption),
             f"corruption={corruption!r} must be the Corruption that made the images in ys, "
@@ -54,13 +56,14 @@ class Proximal:
     "Observations, ready to be compared with images that are corrupted as they were"
     def __init__(self,
         ys,              # `Measurements`, or where they are; or corrupted images
-        extractor=None,  # as in `feature_space`, but None: 'random', or 'pixels' if there are too few for it
+        extractor=None,  # as in `feature_space`; None: 'random', or 'pixels' of tiny images
         seed=0,          # of samples and corruption
         corruption=None, # of corrupted images; measurements know theirs
         most=10_000,     # observations that are looked at
     ):
         y, self.corruption = _observations(ys, corruption)
-        require(len(y) > 3, f"ys hold {len(y)} observation{'s'*(len(y) > 1)}: a distance needs 4 or more")
+        require(len(y) > 3,
+                f"ys hold {len(y)} observation{'s'*(len(y) > 1)}: a distance needs 4 or more")
         y = y[evenly_spaced(len(y), most)]
         self.n = len(y)
         self.one = y[:1]
@@ -70,7 +73,8 @@ class Proximal:
         h = features_in_parts(self.f, y)
         half, other = torch.randperm(len(y), generator=rng(seed)).chunk(2)
         self.moments = factor_of(h)
-        self.apart = frechet_of_factors(*factor_of(h[half]), *factor_of(h[other]))      # of two halves of the observations
+        # of two halves of the observations
+        self.apart = frechet_of_factors(*factor_of(h[half]), *factor_of(h[other]))
 
 def _within(x):
     "Images without values that cannot be; points stay"
@@ -94,7 +98,8 @@ def __call__(self:Proximal,
     warn_of_few(h, *self.moments)
     return Evaluation(n=len(h), n_reference=m, reference=self.hash,
                       extractor=self.f.name, dimensions=h.shape[1], seed=self.seed,
-                      proximal=frechet_of_factors(*factor_of(h), *self.moments), floor=self.apart*m/4*(1/len(h) + 1/m))
+                      proximal=frechet_of_factors(*factor_of(h), *self.moments),
+                      floor=self.apart*m/4*(1/len(h) + 1/m))
 
 # %% ../../nbs/06e_proximal.ipynb #4f36ddad
 def proximal_fid(
@@ -106,5 +111,5 @@ def proximal_fid(
     corruption=None, # of corrupted images; measurements know theirs
     as_files=True,   # round and clip images first
 ) -> Evaluation:
-    "Fréchet distance of observations and images that are corrupted as they were: no clean image is needed"
+    "Fréchet distance of observations and images corrupted alike: no clean image is needed"
     return Proximal(ys, extractor, seed, corruption)(x, n, as_files)

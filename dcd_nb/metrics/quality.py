@@ -62,7 +62,8 @@ def kid(
 # %% ../../nbs/06c_quality.ipynb #9255c53c
 def _radii(b, k):
     "Distance of each point to its k-th neighbour"
-    return torch.cat([torch.cdist(u, b).topk(k + 1, largest=False).values[:, k] for u in _parts(b, len(b))])
+    def of(u): return torch.cdist(u, b).topk(k + 1, largest=False).values[:, k]
+    return torch.cat([of(u) for u in _parts(b, len(b))])
 
 Neighbourhoods = namedtuple('Neighbourhoods', 'precision recall density coverage')
 
@@ -74,12 +75,13 @@ def neighbourhoods(
     "Precision, recall, density and coverage, from one table of distances"
     a, b = _both(a, b)
     few = min(len(a), len(b))
-    require(isinstance(k, int) and 1 <= k < few, f"k={k!r} must be a whole number from 1 to {few - 1}: "
-                                                 f"there are {len(a)} samples and {len(b)} images in the reference")
+    require(isinstance(k, int) and 1 <= k < few,
+            f"k={k!r} must be a whole number from 1 to {few - 1}: "
+            f"there are {len(a)} samples and {len(b)} images in the reference")
     ra, rb = _radii(a, k), _radii(b, k)
-    found = b.new_zeros(len(b), dtype=torch.bool)                          # is an image in the ball of some sample?
-    density = []                                                           # in how many balls is a sample?
-    nearest = torch.full_like(rb, torch.inf)                               # how far is an image from the samples?
+    found = b.new_zeros(len(b), dtype=torch.bool)  # is an image in the ball of some sample?
+    density = []  # in how many balls is a sample?
+    nearest = torch.full_like(rb, torch.inf)  # how far is an image from the samples?
     for u, r in zip(_parts(a, len(b)), _parts(ra, len(b))):
         d = torch.cdist(u, b)
         density.append((d <= rb).sum(1))
@@ -110,8 +112,8 @@ def inception_score(
     require(isinstance(splits, int) and 1 <= splits <= len(p),
             f"splits={splits!r} must be a whole number from 1 to n={len(p)}")
     def entropy(q): return -torch.special.xlogy(q, q).sum(-1)
-    scores = [(entropy(part.mean(0)) - entropy(part).mean()).exp() for part in p.double().tensor_split(splits)]
-    s = torch.stack(scores)
+    def score(part): return (entropy(part.mean(0)) - entropy(part).mean()).exp()
+    s = torch.stack([score(part) for part in p.double().tensor_split(splits)])
     value = s.mean().item()
     error = 1.645*s.std().item()/splits**.5 if splits > 1 else float('nan')
     return Interval(value, value - error, value + error)
@@ -142,12 +144,14 @@ def nearest(
     a, b, seen_a, seen_b, skip = map(to_tensor, (a, b, seen_a, seen_b, skip))
     require(a.shape[1:] == b.shape[1:],
             f"a holds images of shape {tuple(a.shape[1:])}, but b of shape {tuple(b.shape[1:])}")
-    require(len(b) > (skip is not None), f"there are {len(b)} images to search for neighbours, which is not enough")
+    require(len(b) > (skip is not None),
+            f"there are {len(b)} images to search for neighbours, which is not enough")
     gap, index = torch.full((len(a),), torch.inf).double(), torch.zeros(len(a)).long()
     for i in range(0, len(a), 4096):
         for j in range(0, len(b), 4096):
             d = _gaps(*_flat(a, seen_a, i), *_flat(b, seen_b, j)).cpu()
-            if skip is not None: d[skip[i:i + 4096, None] == torch.arange(j, j + d.shape[1])] = torch.inf
+            if skip is not None:
+                d[skip[i:i + 4096, None] == torch.arange(j, j + d.shape[1])] = torch.inf
             v, k = d.min(1)
             closer = v < gap[i:i + 4096]
             gap[i:i + 4096][closer] = v[closer]
@@ -180,7 +184,8 @@ def _pairs(x, ref):
     x, ref = to_tensor(x), to_tensor(ref)
     shapes = [tuple(getattr(t, 'shape', ())) for t in (x, ref)]
     require(torch.is_tensor(x) and torch.is_tensor(ref) and x.shape == ref.shape and x.ndim == 4,
-            f"x and ref must be images (N, C, H, W) of one shape, but have {shapes[0]} and {shapes[1]}")
+            "x and ref must be images (N, C, H, W) of one shape, "
+            f"but have {shapes[0]} and {shapes[1]}")
     require(x.isfinite().all() and ref.isfinite().all(), "x or ref holds NaN or infinity")
     return x.double(), ref.double()
 
@@ -219,14 +224,19 @@ def lpips(
     "Perceptual distance of each image (N,) to its reference"
     package = optional('lpips', 'lpips')
     x, ref = _pairs(x, ref)
-    require(min(x.shape[2:]) >= 32, f"images have {x.shape[3]}x{x.shape[2]} pixels, but LPIPS needs 32x32 or more")
+    require(min(x.shape[2:]) >= 32,
+            f"images have {x.shape[3]}x{x.shape[2]} pixels, but LPIPS needs 32x32 or more")
     path = Path(torch.hub.get_dir())/'checkpoints'/_alexnet
     require(path.is_file(), f"LPIPS needs AlexNet's weights, which are not at {path}: "
                             f"download them once to that place from {_alexnet_url}")
     try:
-        with warnings.catch_warnings(action='ignore'): net = package.LPIPS(net='alex', verbose=False).to(x.device)
+        with warnings.catch_warnings(action='ignore'):
+            net = package.LPIPS(net='alex', verbose=False).to(x.device)
     except Exception as e:
-        raise BadInput(f"{path} cannot be read ({str(e).splitlines()[0][:80]}): download it again") from e
+        why = str(e).splitlines()[0][:80]
+        raise BadInput(f"{path} cannot be read ({why}): download it again") from e
+    found = []
     with torch.no_grad():
-        found = [net(a.float(), b.float()).flatten() for a, b in zip(x.split(batch), ref.split(batch))]
+        for a, b in zip(x.split(batch), ref.split(batch)):
+            found.append(net(a.float(), b.float()).flatten())
     return torch.cat(found)

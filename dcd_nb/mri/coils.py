@@ -29,8 +29,11 @@ def patch_projection(
     cut=.02,   # singular values below `cut` times the largest are noise
 ):
     "The projection onto the patches of `c`, (B, N*k*k, N*k*k), and the singular values"
-    if min(c.shape[2:]) <= kernel: raise BadInput(f"kernel={kernel} needs more than {kernel} lines in the centre, but there are {min(c.shape[2:])}: take a smaller kernel or a larger acs")
-    p = c.unfold(2, kernel, 1).unfold(3, kernel, 1).permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)     # (B, patches, N*k*k)
+    if min(c.shape[2:]) <= kernel:
+        raise BadInput(f"kernel={kernel} needs more than {kernel} lines in the centre, "
+                       f"but there are {min(c.shape[2:])}: take a smaller kernel or a larger acs")
+    p = c.unfold(2, kernel, 1).unfold(3, kernel, 1)
+    p = p.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)    # (B, patches, N*k*k)
     s2, V = torch.linalg.eigh(p.mT@p.conj())
     s = s2.clamp(min=0).sqrt().flip(-1)
     V = V*(s.flip(-1) >= cut*s[:, :1])[:, None]
@@ -39,7 +42,8 @@ def patch_projection(
 # %% ../../nbs/03a_coils.ipynb #aec55510
 def _lags(P, n, k):
     "Sum the entries of projections (B, n*k*k, n*k*k) by lag: (B, n, n, 2k-1, 2k-1)"
-    P = P.view(-1, n, k, k, n, k, k).permute(0, 1, 4, 2, 5, 3, 6)             # rows of both, then columns of both
+    # rows of both, then columns of both
+    P = P.view(-1, n, k, k, n, k, k).permute(0, 1, 4, 2, 5, 3, 6)
     i = torch.arange(k, device=P.device)
     hot = torch.nn.functional.one_hot(i[None] - i[:, None] + k - 1, 2*k - 1).to(P)
     return torch.einsum('xcdabef,abl,efm->xcdlm', P, hot, hot)/k**2
@@ -51,7 +55,7 @@ def espirit(
     cut=.02,   # singular values of patches below `cut` times the largest are noise
     crop=.9,   # eigenvalues below it mean that there is nothing
 ):
-    "Sensitivity maps (B, 2*coils, H, W), 0 where there is nothing, and the eigenvalues (B, 1, H, W)"
+    "Sensitivity maps (B, 2*coils, H, W), 0 where nothing is, and eigenvalues (B, 1, H, W)"
     c, (h, w), k = acs_of(y, acs), y.shape[2:], kernel
     n = c.shape[1]
     w_lag = _lags(patch_projection(c, kernel, cut)[0], n, k)
@@ -60,7 +64,8 @@ def espirit(
     field[..., at(h)[:, None], at(w)] = w_lag
     G = torch.fft.fftshift(torch.fft.fft2(field), dim=(-2, -1)).permute(0, 3, 4, 1, 2)
     lam, V = torch.linalg.eigh((G + G.mH)/2)
-    lead = torch.linalg.eigh(c.flatten(2)@c.flatten(2).mH)[1][..., -1]                 # the mixture of coils that sees most
+    flat = c.flatten(2)
+    lead = torch.linalg.eigh(flat@flat.mH)[1][..., -1]    # the mixture of coils that sees most
     lead = lead*torch.sgn(lead.gather(1, lead.abs().argmax(1, keepdim=True))).conj()
     S = V[..., -1]*torch.sgn((V[..., -1].conj()*lead[:, None, None]).sum(-1, keepdim=True))
     keep = (lam[..., -1:] > crop)
@@ -72,11 +77,15 @@ def compress_coils(
     coils,   # how many virtual coils to make
     acs=24,  # lines in the middle to learn from
 ):
-    "k-space of virtual coils (B, 2*coils, H, W), and the part of the middle's energy they hold (B,)"
+    "k-space of virtual coils (B, 2*coils, H, W), and their part of the middle's energy (B,)"
     c = acs_of(y, acs).flatten(2)
-    if not 0 < coils <= c.shape[1]: raise BadInput(f"coils={coils} cannot be made of {c.shape[1]}: take at most as many as there are")
+    if not 0 < coils <= c.shape[1]:
+        raise BadInput(f"coils={coils} cannot be made of {c.shape[1]}: "
+                       "take at most as many as there are")
     s, V = torch.linalg.eigh(c@c.mH)
-    return from_coils(torch.einsum('bnc,bnhw->bchw', V[..., -coils:].flip(-1).conj(), to_coils(y))), s[:, -coils:].sum(1)/s.sum(1)
+    lead = V[..., -coils:].flip(-1).conj()
+    virtual = torch.einsum('bnc,bnhw->bchw', lead, to_coils(y))
+    return from_coils(virtual), s[:, -coils:].sum(1)/s.sum(1)
 
 # %% ../../nbs/03a_coils.ipynb #5778aca3
 def acs_scale(

@@ -55,27 +55,38 @@ def write_fastmri(
 def open_scan(
     path,  # an HDF5 file of fastMRI
 ):
-    "Its k-space (slices, coils, H, W), read when indexed, and its attributes with `recon`, the size of the image"
+    "Its k-space (slices, coils, H, W), read when indexed; and attributes, with the size `recon`"
     h5py, path = optional('h5py', 'mri'), Path(path)
     bad = lambda why: require(False, f"{path} {why}")
     if not path.exists(): bad('does not exist: give an HDF5 file of fastMRI')
     try:
         with h5py.File(path, 'r') as f:
-            if 'kspace' not in f: bad(f"holds no 'kspace' ({', '.join(list(f)[:5]) or 'nothing'}), so it is no raw scan of fastMRI: leave it out")
+            if 'kspace' not in f:
+                bad(f"holds no 'kspace' ({', '.join(list(f)[:5]) or 'nothing'}), "
+                    "so it is no raw scan of fastMRI: leave it out")
             k = f['kspace']
-            if k.ndim != 4 or k.dtype.kind != 'c': bad(f"holds a 'kspace' of shape {k.shape} and type {k.dtype}, not complex (slices, coils, H, W): take the multi-coil files")
-            if 'mask' in f: bad("was under-sampled by its makers (it holds a 'mask'): take the files of the training or validation set")
+            if k.ndim != 4 or k.dtype.kind != 'c':
+                bad(f"holds a 'kspace' of shape {k.shape} and type {k.dtype}, "
+                    "not complex (slices, coils, H, W): take the multi-coil files")
+            if 'mask' in f:
+                bad("was under-sampled by its makers (it holds a 'mask'): "
+                    "take the files of the training or validation set")
             yield k, dict(f.attrs) | dict(recon=_recon_size(f, path))
-    except OSError as e: bad(f"cannot be read as HDF5 ({str(e).split(' (')[-1].rstrip(')')[:80]}): it was cut short, or is no HDF5 file; copy it again or leave it out")
+    except OSError as e:
+        bad(f"cannot be read as HDF5 ({str(e).split(' (')[-1].rstrip(')')[:80]}): "
+            "it was cut short, or is no HDF5 file; copy it again or leave it out")
 
 def _recon_size(f, path):
     "Height and width of the image, by the header; None if there is none"
     if 'ismrmrd_header' not in f: return None
     try:
-        m = ElementTree.fromstring(f['ismrmrd_header'][()]).find('.//{*}encoding/{*}reconSpace/{*}matrixSize')
+        header = ElementTree.fromstring(f['ismrmrd_header'][()])
+        m = header.find('.//{*}encoding/{*}reconSpace/{*}matrixSize')
         return int(m.find('{*}x').text), int(m.find('{*}y').text)
     except (ElementTree.ParseError, AttributeError, TypeError, ValueError) as e:
-        require(False, f"{path} has an 'ismrmrd_header' that cannot be read ({str(e)[:60]}): repair it or leave it out")
+        require(False,
+                f"{path} has an 'ismrmrd_header' that cannot be read ({str(e)[:60]}): "
+                "repair it or leave it out")
 
 # %% ../../nbs/03b_fastmri.ipynb #46fb6553
 def fit_to(
@@ -83,7 +94,10 @@ def fit_to(
     size,  # height and width
 ):
     "The middle of `z`, or `z` in the middle of zeros"
-    pad = [n for m, k in zip(reversed(z.shape[-2:]), reversed(size)) for n in ((k - m)//2, k - m - (k - m)//2)]
+    pad = []
+    for m, k in zip(reversed(z.shape[-2:]), reversed(size)):
+        before = (k - m)//2
+        pad += [before, k - m - before]
     return F.pad(z, pad)
 
 def prepare_slice(
@@ -99,7 +113,8 @@ def prepare_slice(
     require(0 < scale < float('inf'), "the middle of k-space is 0 or not finite: leave it out")
     y = compress_coils(y/scale, coils, acs)[0]
     maps = espirit(y, acs)[0]
-    require(maps.any(), f"acs={acs} lines in the centre were not enough to find coil maps: take more")
+    require(maps.any(),
+            f"acs={acs} lines in the centre were not enough to find coil maps: take more")
     return y, maps
 
 # %% ../../nbs/03b_fastmri.ipynb #0e8bbd02
@@ -128,30 +143,39 @@ def prepare_scans(
     "One shard for each volume; returns their paths"
     source, out = Path(source), Path(out)
     found = sorted(source.glob('*.h5')) if source.is_dir() else [source]
-    require(found, f"source={str(source)!r} holds no .h5 file: give a folder of fastMRI, e.g. multicoil_train")
+    require(found,
+            f"source={str(source)!r} holds no .h5 file: give a folder of fastMRI, "
+            "e.g. multicoil_train")
     settings, shards = dict(size=list(size), coils=coils, acs=acs, slices=slices), []
-    for path in progress(found, desc='prepare', leave=False, **(dict(disable=True) if quiet else {})):
+    hidden = dict(disable=True) if quiet else {}
+    for path in progress(found, desc='prepare', leave=False, **hidden):
         if len(shards) == files: break
         shard = _prepare_volume(path, out/path.stem, settings, acquisition)
         if shard: shards.append(shard)
-    require(shards, f"acquisition={acquisition!r} is the kind of no file in {str(source)!r}: leave it out to take all")
+    require(shards,
+            f"acquisition={acquisition!r} is the kind of no file in {str(source)!r}: "
+            "leave it out to take all")
     return shards
 
 # %% ../../nbs/03b_fastmri.ipynb #209655c6
 def _prepare_volume(path, shard, settings, acquisition):
     "Make a shard, if it is not there; None if the file is of another kind"
     kind = lambda attributes: str(attributes.get('acquisition', '')).startswith(acquisition)
-    if path.exists() and _done(shard, _sign(path, settings)): return shard if kind(load_meta(shard)['meta']) else None
+    if path.exists() and _done(shard, _sign(path, settings)):
+        return shard if kind(load_meta(shard)['meta']) else None
     with open_scan(path) as (k, attributes):
         if not kind(attributes): return None
-        n, args = min(settings['slices'] or len(k), len(k)), {k: settings[k] for k in ('size', 'coils', 'acs')}
+        n = min(settings['slices'] or len(k), len(k))
+        args = {name: settings[name] for name in ('size', 'coils', 'acs')}
         parts = []
         for i in range(n):
             try: parts.append(prepare_slice(torch.from_numpy(k[i]), attributes['recon'], **args))
             except BadInput as e: raise BadInput(f"{path}, slice {i}: {e}") from None
     y, maps = map(torch.cat, zip(*parts))
     require(y.isfinite().all(), f"{path} holds values that are not finite: leave it out")
-    save_tensors(shard, dict(kspace=y, maps=maps), dict(kind='scans', acquisition=str(attributes.get('acquisition', '')), sign=_sign(path, settings)))
+    acquisition = str(attributes.get('acquisition', ''))
+    meta = dict(kind='scans', acquisition=acquisition, sign=_sign(path, settings))
+    save_tensors(shard, dict(kspace=y, maps=maps), meta)
     return shard
 
 # %% ../../nbs/03b_fastmri.ipynb #60e63f57
@@ -163,7 +187,9 @@ def _shards(folder, only=None):
     require(found, f"folder={str(folder)!r} holds no prepared scans: make them by dcd_fastmri")
     same = lambda m: (m['size'], m['coils'])
     odd = next((p.name for p, m in found if same(m) != same(found[0][1])), None)
-    require(odd is None, f"folder={str(folder)!r} holds scans of several sizes or numbers of coils ({odd} differs from {found[0][0].name}): prepare them into an empty folder")
+    require(odd is None,
+            f"folder={str(folder)!r} holds scans of several sizes or numbers of coils "
+            f"({odd} differs from {found[0][0].name}): prepare them into an empty folder")
     return [p for p, _ in found], found[0][1]
 
 # %% ../../nbs/03b_fastmri.ipynb #c712432c
@@ -182,16 +208,20 @@ def hide_lines(
     fresh = MultiCoilMRI(R, acs, 1, lines)
     count, (h, w) = [load_tensors(p)[0]['kspace'].shape[0] for p in shards], settings['size']
     n, each = sum(count), (2*settings['coils'], h, w)
-    spec, tmp, i = {'y': (torch.float32, (n, *each)), 'state.mask': (torch.float32, (n, 1, 1, w)), 'state.maps': (torch.float32, (n, *each))}, hidden_path(data), 0
+    shapes = {'y': (n, *each), 'state.mask': (n, 1, 1, w), 'state.maps': (n, *each)}
+    tmp, i = hidden_path(data), 0
     try:
-        t = allocate(tmp, spec)
+        t = allocate(tmp, {name: (torch.float32, shape) for name, shape in shapes.items()})
         for p in shards:
             shard = load_tensors(p)[0]
             for k, S in zip(shard['kspace'], shard['maps']):
                 mask = fresh.draw(1, (2, h, w), rng(seed, i))['mask'][0]
-                t['state.mask'][i], t['state.maps'][i], t['y'][i] = mask, S, k.masked_fill(mask == 0, 0.)
+                t['state.mask'][i] = mask
+                t['state.maps'][i] = S
+                t['y'][i] = k.masked_fill(mask == 0, 0.)
                 i += 1
-        ys = Measurements(t['y'], A, dict(mask=t['state.mask'], maps=t['state.maps']), about=dict(scans=str(folder), seed=seed))
+        ys = Measurements(t['y'], A, dict(mask=t['state.mask'], maps=t['state.maps']),
+                          about=dict(scans=str(folder), seed=seed))
         with saving(data): commit(tmp, out, ys.meta())
     finally: tmp.unlink(missing_ok=True)
     return Measurements.load(out, A)

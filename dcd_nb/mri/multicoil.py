@@ -26,10 +26,11 @@ def coil_maps(
     size,       # height and width
     generator,
 ):
-    "Random sensitivity maps (n, 2*coils, H, W), first all real parts, then all imaginary parts; the sum of squares is 1"
+    "Random sensitivity maps (n, 2*coils, H, W), real parts first; the sum of squares is 1"
     u = 2*torch.rand(n, 3, coils, generator=generator, device=generator.device)[..., None, None] - 1
     y, x = pixel_grid(*size, u)
-    at = 2*math.pi*(torch.arange(coils, device=u.device)[:, None, None]/coils + u[:, 0, :1]/2) + u[:, 1]/coils
+    turn = torch.arange(coils, device=u.device)[:, None, None]/coils + u[:, 0, :1]/2
+    at = 2*math.pi*turn + u[:, 1]/coils
     radius = 1.25 + .15*u[:, 2]
     to = torch.complex(x - radius*at.cos(), y - radius*at.sin())
     S = to.conj()/(to.abs()**2 + .1)
@@ -45,7 +46,7 @@ def to_coils(t):
 
 # %% ../../nbs/03_multicoil.ipynb #f8af55a8
 class MultiCoilMRI(Operator):
-    "Multi-coil MRI: each coil's map, the Fourier transform, `W//R` vertical lines; the state holds `mask` and `maps`"
+    "Multi-coil MRI: each coil's map, Fourier transform, `W//R` lines; the state: `mask` and `maps`"
     random = True
     hides = 'lines'
     in_kspace = True
@@ -54,10 +55,11 @@ class MultiCoilMRI(Operator):
         acs=None,       # lines in the centre that are always measured; None: a sixteenth of all
         coils=4,
         lines='random', # the others: 'random' or 'equispaced'
-        maps='ring',    # of fresh scans: 'ring' draws them, else a file of measurements that has some
+        maps='ring',    # of fresh scans: 'ring' draws them; else a file of measurements with some
     ):
         self.one, self.R, self.acs = FourierMask(R, acs), R, acs
-        require(isinstance(coils, int) and coils > 0, f"coils={coils!r} must be a positive whole number")
+        require(isinstance(coils, int) and coils > 0,
+                f"coils={coils!r} must be a positive whole number")
         self.coils, self.maps = coils, str(maps)
         self.lines = choose('lines', lines, ['random', 'equispaced'])
     def out_shape(self, shape): return (2*self.coils, *shape[1:])
@@ -73,7 +75,8 @@ class MultiCoilMRI(Operator):
     def _join(self, z, state): return from_complex((self._maps(state).conj()*z).sum(1))
     def _maps(self, state):
         S = to_coils(state['maps'])
-        require(S.shape[1] == self.coils, f"state of {self} has {S.shape[1]} maps, but coils={self.coils}")
+        require(S.shape[1] == self.coils,
+                f"state of {self} has {S.shape[1]} maps, but coils={self.coils}")
         return S
 
 # %% ../../nbs/03_multicoil.ipynb #a054f9f6
@@ -110,7 +113,8 @@ def _pool(self:MultiCoilMRI, n, shape, generator):
     if '_kept' not in vars(self): self._kept = Measurements.load(self.maps).state['maps']
     pool = self._kept
     require(pool.shape[1] == 2*self.coils and pool.shape[2:] == tuple(shape[1:]),
-            f"maps={self.maps!r} holds {pool.shape[1]//2} maps of {tuple(pool.shape[2:])} for each image, "
+            f"maps={self.maps!r} holds {pool.shape[1]//2} maps of {tuple(pool.shape[2:])} "
+            "for each image, "
             f"but {self.coils} of {tuple(shape[1:])} are needed")
     i = torch.randint(len(pool), (n,), generator=generator, device=generator.device)
     return pool[i.cpu()].to(generator.device)
@@ -135,7 +139,8 @@ def sense(
 # %% ../../nbs/03_multicoil.ipynb #4f294e0d
 @patch
 def inverse(self:MultiCoilMRI, y, state, rcond=None):
-    require(rcond is None, f"rcond={rcond} cannot be used: {self} has no singular value decomposition at hand")
+    require(rcond is None,
+            f"rcond={rcond} cannot be used: {self} has no singular value decomposition at hand")
     state = {k: t.double() for k, t in state.items()}
     return sense(self, y.double(), state, steps=500, tol=1e-7).to(y)
 
@@ -149,9 +154,10 @@ def to_fftmod(
     y,      # k-space (B, 2*coils, H, W)
     state,  # with `maps`
 ):
-    "Centred k-space and its state as codes with a plain FFT, a centred mask and modulated maps want it; and back"
+    "k-space and its state for codes with a plain FFT, a centred mask and modulated maps; and back"
     h, w = y.shape[2:]
-    require(h%2 == 0 and w%2 == 0, f"y has {h}x{w} pixels: only even sizes have the other convention")
+    require(h%2 == 0 and w%2 == 0,
+            f"y has {h}x{w} pixels: only even sizes have the other convention")
     Q = chessboard(h, w, y)
     return y*Q*(-1)**(h//2 + w//2), state | dict(maps=state['maps']*Q)
 

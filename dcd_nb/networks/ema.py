@@ -20,7 +20,8 @@ class EMA:
         halflife=500_000, # in images
         rampup=.05,       # at most this fraction of the images seen so far; None or 0: no limit
     ):
-        for k, v in dict(halflife=halflife, rampup=rampup or 1).items(): require(v > 0, f"{k}={v!r} must be positive")
+        for k, v in dict(halflife=halflife, rampup=rampup or 1).items():
+            require(v > 0, f"{k}={v!r} must be positive")
         self.halflife, self.rampup, self.live = halflife, rampup, net
         self.net = copy.deepcopy(net).float().eval().requires_grad_(False)
 

@@ -19,7 +19,8 @@ class MLPBlock(nn.Module):
     def __init__(self, width, dropout):
         super().__init__()
         linear = lambda gain=1.: xavier(nn.Linear(width, width), gain)
-        self.norm, self.lin0, self.affine, self.lin1 = nn.LayerNorm(width), linear(), linear(), linear(1e-5)
+        self.norm, self.lin0 = nn.LayerNorm(width), linear()
+        self.affine, self.lin1 = linear(), linear(1e-5)
         self.drop = nn.Dropout(dropout)
     def forward(self, x, emb):
         h = F.silu(self.lin0(self.norm(x)) + self.affine(emb))
@@ -44,9 +45,11 @@ class MLP(Conditioned):
         require(width >= 4 and width % 2 == 0, f"width={width} must be even, at least 4")
         self.shape, self.in_channels, self.out_channels = shape, in_channels, c
         self._condition(min(width, 64), width, augment_dim, classes)
-        self.first, self.gain = xavier(nn.Linear(in_channels*h*w, width)), xavier(nn.Linear(width, width)) if linear else None
+        self.first = xavier(nn.Linear(in_channels*h*w, width))
+        self.gain = xavier(nn.Linear(width, width)) if linear else None
         if linear:
-            self.lin0, self.lin1 = xavier(nn.Linear(in_channels*h*w, width, bias=False)), xavier(nn.Linear(width, c*h*w, bias=False), 1e-5)
+            self.lin0 = xavier(nn.Linear(in_channels*h*w, width, bias=False))
+            self.lin1 = xavier(nn.Linear(width, c*h*w, bias=False), 1e-5)
             nn.init.ones_(self.gain.bias)
         self.blocks = nn.ModuleList(MLPBlock(width, dropout) for _ in range(blocks))
         self.norm, self.last = nn.LayerNorm(width), xavier(nn.Linear(width, c*h*w), 1e-5)

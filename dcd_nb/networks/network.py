@@ -19,7 +19,7 @@ from ..named import Named
 
 # %% ../../nbs/05_network.ipynb #cb431277
 class Network(nn.Module, Named, family='network'):
-    "A function of images (B, in_channels, H, W) and noise labels (B,), with values (B, out_channels, H, W)"
+    "(B, out_channels, H, W) of images (B, in_channels, H, W) and noise labels (B,)"
     def __init__(self, args): # the `locals()` of the constructor
         super().__init__()
         self.args = {k: args[k] for k in inspect.signature(type(self)).parameters}
@@ -52,19 +52,23 @@ class Conditioned(Network, abstract=True):
     frequency = 1.  # the noise label is multiplied by it
     def _condition(self, noise, emb, augment_dim, classes):
         self.map_label = xavier(nn.Linear(classes, noise)) if classes else None
-        self.map_augment = xavier(nn.Linear(augment_dim, noise, bias=False)) if augment_dim else None
-        self.map_layer0, self.map_layer1 = xavier(nn.Linear(noise, emb)), xavier(nn.Linear(emb, emb))
+        self.map_augment = None
+        if augment_dim: self.map_augment = xavier(nn.Linear(augment_dim, noise, bias=False))
+        self.map_layer0 = xavier(nn.Linear(noise, emb))
+        self.map_layer1 = xavier(nn.Linear(emb, emb))
 
     def embed(self, noise_label, class_labels=None, augment_labels=None):
         "The vector (B, emb)"
         e = positional(self.frequency*noise_label, self.map_layer0.in_features)
         if self.map_label is not None:
             k = self.map_label.in_features
-            require(class_labels is not None, f"class_labels=None: the network has {k} classes, give that of each image")
+            require(class_labels is not None,
+                    f"class_labels=None: the network has {k} classes, give that of each image")
             one_hot = F.one_hot(class_labels, k) if class_labels.ndim == 1 else class_labels
             e = e + self.map_label(one_hot.to(e)*k**.5)
         if self.map_augment is not None:
-            if augment_labels is None: augment_labels = e.new_zeros(len(e), self.map_augment.in_features)
+            if augment_labels is None:
+                augment_labels = e.new_zeros(len(e), self.map_augment.in_features)
             e = e + self.map_augment(augment_labels.to(e))
         return F.silu(self.map_layer1(F.silu(self.map_layer0(e))))
 
@@ -73,8 +77,10 @@ class Conditioned(Network, abstract=True):
 def _fits(self:Network, x, factor=1):
     "Complain about images of the wrong shape"
     c, h, w = x.shape[1:]
-    if c != self.in_channels: raise BadInput(f"the network takes {self.in_channels} channels, but x has {c}")
-    if h % factor or w % factor: raise BadInput(f"images of {h}x{w} pixels do not fit: use multiples of {factor}")
+    if c != self.in_channels:
+        raise BadInput(f"the network takes {self.in_channels} channels, but x has {c}")
+    if h % factor or w % factor:
+        raise BadInput(f"images of {h}x{w} pixels do not fit: use multiples of {factor}")
 
 def require_whole(**kw):
     "Check that all are positive whole numbers"
@@ -104,4 +110,5 @@ def flops(
     from torch.utils.flop_counter import FlopCounterMode
     with torch.device('meta'): twin, call = twin_of(net)
     with FlopCounterMode(display=False) as count: twin(*call)
-    return {k: sum(v.values()) for k, v in count.get_flop_counts().items()} if each else count.get_total_flops()
+    if not each: return count.get_total_flops()
+    return {k: sum(v.values()) for k, v in count.get_flop_counts().items()}

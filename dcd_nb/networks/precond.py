@@ -24,7 +24,8 @@ class Precond(nn.Module):
         precision=None,  # of the network: 'fp32' or 'bf16'; None: its own, or the usual one of the device
     ):
         super().__init__()
-        require(isinstance(net, Network), f"net={type(net).__name__} must be a Network, e.g. UNet.named('small')")
+        require(isinstance(net, Network),
+                f"net={type(net).__name__} must be a Network, e.g. UNet.named('small')")
         sigma_d = number('sigma_d', sigma_d, lambda v: v > 0, 'a positive number')
         autocast('cpu', precision)       # complains about unknown names
         self.net, self.sigma_d, self.precision = net, sigma_d, precision
@@ -49,7 +50,7 @@ def scales(self:Precond, s):
 def forward(self:Precond,
     x,            # noisy images (B, C, H, W)
     s,            # their level: a number, or one for each image (B,)
-    mask=None,    # what is seen: 1 or 0 for each pixel, (B, 1 or C, H, W), or a function that keeps the seen part of images
+    mask=None,    # 1 where a pixel is seen, 0 elsewhere; or a function: images -> what is seen
     extra=None,   # further channels for the network; None: the mask, if the network has room for it
     labels=None,  # augmentation labels
     classes=None, # class labels
@@ -59,9 +60,10 @@ def forward(self:Precond,
     s = per_image(s, x)
     c_skip, c_out, c_in = self.scales(s)
     inputs = torch.cat([c_in*x, *self._extra(x, mask if extra is None else extra)], 1)
-    with autocast(x.device, self.precision or self.net.precision): out = self.net(inputs, s.flatten().log()/4, classes, labels)
+    with autocast(x.device, self.precision or self.net.precision):
+        out = self.net(inputs, s.flatten().log()/4, classes, labels)
     if mask is None: return c_skip*x + c_out*out.float()
-    shown = mask if callable(mask) else mask.to(x).mul                      # images -> what is seen of them
+    shown = mask if callable(mask) else mask.to(x).mul  # images -> what is seen of them
     alone = self.sigma_d*out.float()                                        # where nothing is seen
     return shown(c_skip*x + c_out*out.float()) + (alone - shown(alone))
 
@@ -71,9 +73,12 @@ def _extra(self:Precond, x, extra):
     "The channels beside the image, as a list of none or one"
     room = self.net.in_channels - self.net.out_channels
     if not room: return []
-    require(extra is not None, f"mask=None: the network takes {room} channels beside the image; pass mask= or extra=")
+    require(extra is not None,
+            f"mask=None: the network takes {room} channels beside the image; pass mask= or extra=")
     k = extra.shape[1]
-    if k not in (1, room): raise BadInput(f"mask or extra has {k} channels, but the network takes {room} beside the image")
+    if k not in (1, room):
+        raise BadInput(f"mask or extra has {k} channels, "
+                       f"but the network takes {room} beside the image")
     return [extra.to(x).expand(len(x), room, *x.shape[2:])]
 
 # %% ../../nbs/05c_precond.ipynb #daddefbe

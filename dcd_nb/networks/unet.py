@@ -64,7 +64,8 @@ class Block(nn.Module):
 
     def attend(self, x):
         b, c, h, w = x.shape
-        q, k, v = self.qkv(self.norm2(x)).reshape(b, 1, c, 3, h*w).permute(3, 0, 1, 4, 2)  # (b, 1 head, pixel, c)
+        qkv = self.qkv(self.norm2(x)).reshape(b, 1, c, 3, h*w)
+        q, k, v = qkv.permute(3, 0, 1, 4, 2)                    # (b, 1 head, pixel, c)
         a = F.scaled_dot_product_attention(q, k, v)
         return self.proj(a.transpose(2, 3).reshape(b, c, h, w))
 
@@ -78,13 +79,14 @@ class UNet(Conditioned):
         out_channels=None,  # of the image; None: as many as go in
         channels=128, mult=(2, 2, 2), # channels at each size: channels*mult
         blocks=4,           # at each size
-        attn=(16,),         # attention where images have this height; the smallest size always has it
+        attn=(16,),  # attention where images have this height; the smallest size always has it
         dropout=0., augment_dim=0, classes=0,
         gated=False,        # 3x3 convolutions with gates, for images with holes
     ):
         out_channels, mult, attn = out_channels or in_channels, tuple(mult), tuple(attn)
         super().__init__(locals())
-        self.in_channels, self.out_channels, self.halvings = in_channels, out_channels, len(mult) - 1
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.halvings = len(mult) - 1
         self.shape = (out_channels, *height_and_width(resolution))
         self._check(**self.args)
         self._condition(channels, 4*channels, augment_dim, classes)
@@ -117,9 +119,11 @@ def _decoder(self:UNet, make, skips, resolution, out_channels, channels, mult, b
         if level < self.halvings: layers[f'{r}x{r}_up'] = make(c, c, resample='up')
         else: layers |= {f'{r}x{r}_in0': make(c, c, attn=True), f'{r}x{r}_in1': make(c, c)}
         for i in range(blocks + 1):
-            layers[f'{r}x{r}_block{i}'] = make(c + skips.pop(), channels*m, attn=i == blocks and r in attn)
+            layers[f'{r}x{r}_block{i}'] = make(c + skips.pop(), channels*m,
+                                               attn=i == blocks and r in attn)
             c = channels*m
-    layers |= {f'{r}x{r}_aux_norm': group_norm(c), f'{r}x{r}_aux_conv': Conv(c, out_channels, gain=1e-5)}
+    layers |= {f'{r}x{r}_aux_norm': group_norm(c),
+               f'{r}x{r}_aux_conv': Conv(c, out_channels, gain=1e-5)}
     return nn.ModuleDict(layers)
 
 # %% ../../nbs/05a_unet.ipynb #945e5f76
@@ -131,7 +135,8 @@ def forward(self:UNet, x, noise_label, class_labels=None, augment_labels=None):
         x = layer(x, emb)
         skips.append(x)
     *body, (_, norm), (_, conv) = self.dec.items()
-    for name, block in body: x = block(torch.cat([x, skips.pop()], 1) if 'block' in name else x, emb)
+    for name, block in body:
+        x = block(torch.cat([x, skips.pop()], 1) if 'block' in name else x, emb)
     return conv(F.silu(norm(x)))
 
 # %% ../../nbs/05a_unet.ipynb #dec6299a
@@ -143,7 +148,8 @@ def _check(self:UNet, resolution, in_channels, out_channels, channels, mult, blo
     good = mult and all(isinstance(m, int) and m > 0 for m in mult)
     require(good, f"mult={mult} must be positive whole numbers, one for each size of the image")
     f = 2**self.halvings
-    require(not any(r % f for r in height_and_width(resolution)), f"resolution={resolution} cannot be halved {self.halvings} times, "
+    require(not any(r % f for r in height_and_width(resolution)),
+            f"resolution={resolution} cannot be halved {self.halvings} times, "
                               f"as mult={mult} asks: use a multiple of {f}, or a shorter mult")
     good = isinstance(channels, int) and channels >= 4 and channels % 2 == 0
     require(good, f"channels={channels!r} must be even, at least 4")
@@ -155,8 +161,10 @@ UNet.sizes = dict(
     tiny    = dict(resolution=32, in_channels=3, channels=32, mult=(2, 2, 2), blocks=2),
     small   = dict(resolution=32, in_channels=3, channels=64, mult=(1, 2, 2), blocks=2),
     medium  = dict(resolution=32, in_channels=3, channels=64, mult=(2, 2, 2), blocks=4),
-    cifar10 = dict(resolution=32, in_channels=3, channels=128, mult=(2, 2, 2), blocks=4, augment_dim=9),
-    ffhq64  = dict(resolution=64, in_channels=3, channels=128, mult=(1, 2, 2, 2), blocks=4, augment_dim=9))
+    cifar10 = dict(resolution=32, in_channels=3, channels=128, mult=(2, 2, 2), blocks=4,
+                   augment_dim=9),
+    ffhq64  = dict(resolution=64, in_channels=3, channels=128, mult=(1, 2, 2, 2), blocks=4,
+                   augment_dim=9))
 
 @patch(cls_method=True)
 def named(cls:UNet, name, **overrides):

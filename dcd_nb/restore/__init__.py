@@ -42,7 +42,8 @@ def restore(
     require(isinstance(method, Method),
             f"method={method!r} must be a Method, e.g. {', '.join(f'{k}()' for k in Method.known)}")
     require(isinstance(prior, method.needs),
-            f"method={method!r} needs a {method.needs.__name__} as prior, but this is a {type(prior).__name__}")
+            f"method={method!r} needs a {method.needs.__name__} as prior, "
+            f"but this is a {type(prior).__name__}")
     device = device_of(prior.net)
     ys = ys.to(device)
     require(rows is None or isinstance(rows, int) and rows > 0 and rows%16 == 0,
@@ -51,9 +52,11 @@ def restore(
     method, found = method.prepared(prior, ys, seed), []
     for i in range(0, len(ys), rows):
         part = rows_of(ys, slice(i, i + rows))
-        states = map_state(lambda t: t.to(device), prior.conditions(range(i*n, (i + len(part))*n), seed))
+        states = map_state(lambda t: t.to(device),
+                           prior.conditions(range(i*n, (i + len(part))*n), seed))
         found.append(method(prior, part, n, Draws(seed, start=i, device=device, rule=1), states))
     samples, means, numbers = zip(*found)
-    require(all(s.isfinite().all() for s in samples), "prior makes NaN or infinity: look at its weights")
+    require(all(s.isfinite().all() for s in samples),
+            "prior makes NaN or infinity: look at its weights")
     diagnostics = {k: sum(a[k]*len(m) for a, m in zip(numbers, means))/len(ys) for k in numbers[0]}
     return Restored(torch.cat(samples).cpu(), ys.to('cpu'), torch.cat(means).cpu(), diagnostics)

@@ -25,14 +25,17 @@ class Anneal(Method):
         hi=10.,    # the first of them
     ):
         self.steps, self.hi = steps, number('hi', hi, lambda v: v > 0, 'a positive number')
-        require(isinstance(steps, int) and steps > 1, f"steps={steps!r} must be a whole number, at least 2")
+        require(isinstance(steps, int) and steps > 1,
+                f"steps={steps!r} must be a whole number, at least 2")
 
     def prepared(self, T, ys, seed):
         op = T.data['corruption']['op'] if T.data.get('corruption') else None
         require(T.objective.makes_images(op),
-                f"prior is a teacher of images behind {written(op)}, not of images: distil it, and pass the generator")
+                f"prior is a teacher of images behind {written(op)}, not of images: distil it, "
+                "and pass the generator")
         require(T.objective.lowest_level < self.hi,
-                f"hi={self.hi} must be above {T.objective.lowest_level}, the lowest level that the teacher has learned")
+                f"hi={self.hi} must be above {T.objective.lowest_level}, "
+                "the lowest level that the teacher has learned")
         return self
 
 # %% ../../nbs/25c_anneal.ipynb #ff116446
@@ -40,7 +43,9 @@ class Anneal(Method):
 @torch.no_grad()
 def __call__(self:Anneal, T, ys, n, draws, states):
     try: whole = T.objective.whole_condition(states)
-    except BadInput as e: raise BadInput(f"prior cannot be annealed ({e}): distil it, and pass the generator") from None
+    except BadInput as e:
+        why = f"prior cannot be annealed ({e})"
+        raise BadInput(f"{why}: distil it, and pass the generator") from None
     lo = max(T.objective.lowest_level, .01)
     x0 = torch.zeros(len(ys), n, *ys.shape, device=ys.y.device)
     def D(x, s):

@@ -45,7 +45,8 @@ class Dense(Evidence):
         B = (I if D is None else D.to(I)).expand(len(ys), -1, -1)
         self.B, self.y = B if m is None else m.to(I)[..., None]*B, ys.y.flatten(1).float()
         cov = torch.as_tensor(cov, device=I.device).double()
-        self.half = torch.linalg.cholesky(cov + 1e-9*I) if cov.ndim == 2 else cov.sqrt().view(-1, 1, 1)*I
+        if cov.ndim == 2: self.half = torch.linalg.cholesky(cov + 1e-9*I)
+        else: self.half = cov.sqrt().view(-1, 1, 1)*I
         self.cov, self.noise = (self.half@self.half.mT).float(), _floor(ys.sigma)
         K = (self.B@self.cov@self.B.mT).double()
         K.diagonal(dim1=1, dim2=2).add_(self.noise)
@@ -59,7 +60,7 @@ class Dense(Evidence):
         return -.5*(e@self.Kinv*e).sum(-1)
     def back(self, e): return e@self.gain.mT
     def prior(self, eps): return eps.flatten(2)@self.half.mT.float()
-    def observed_part(self, e): return e                                  # `back` does not look at hidden entries
+    def observed_part(self, e): return e  # `back` does not look at hidden entries
 
 # %% ../../nbs/25a_evidence.ipynb #e70de561
 @patch
@@ -75,8 +76,10 @@ class Iterative(Evidence):
     def __init__(self, ys, cov, steps=50):
         self.ys, self.steps, self.noise = ys, steps, _floor(ys.sigma)
         self.cov = torch.as_tensor(cov, device=ys.y.device).float()
-        require(self.cov.ndim < 2, f"misfit has a matrix of shape {tuple(self.cov.shape)}, which only fits small images "
-                                   "and operators that hide entries of a fixed linear map: pass a number")
+        require(self.cov.ndim < 2,
+                f"misfit has a matrix of shape {tuple(self.cov.shape)}, "
+                "which only fits small images and operators "
+                "that hide entries of a fixed linear map: pass a number")
 
     def _run(self, f, v):
         "`f` of (N, n, C, H, W), with the state of each measurement"
@@ -97,7 +100,7 @@ class Iterative(Evidence):
 @patch
 def log(self:Iterative, x):
     e = self.error(x)
-    both = (e*self.solve(e.detach())).flatten(2).sum(2)               # with half of the gradient of e K^-1 e
+    both = (e*self.solve(e.detach())).flatten(2).sum(2)  # with half of the gradient of e K^-1 e
     return .5*both.detach() - both
 
 @patch

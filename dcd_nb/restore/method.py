@@ -38,7 +38,8 @@ class Restored:
 
     def __repr__(self):
         residual = self.residual.square().mean().sqrt()
-        return f"{len(self.mean)} restored images, {self.samples.shape[1]} samples each; residual {residual:.3f}; {self.diagnostics}"
+        images = f"{len(self.mean)} restored images, {self.samples.shape[1]} samples each"
+        return f"{images}; residual {residual:.3f}; {self.diagnostics}"
 
 # %% ../../nbs/25_method.ipynb #aeb6b482
 @patch
@@ -64,13 +65,17 @@ class Method(Named, family='method'):
 def require_restorable(prior, ys, n, seed):
     "Border control"
     require(isinstance(prior, (Generator, Teacher)),
-            f"prior={type(prior).__name__} must be a Generator, a Teacher, or a path or name of one")
+            f"prior={type(prior).__name__} must be a Generator, a Teacher, "
+            "or a path or name of one")
     require(isinstance(ys, Measurements),
-            f"ys={type(ys).__name__} must be Measurements, e.g. Measurements(y, Corruption(RandomMask(.5), .1), masks)")
+            f"ys={type(ys).__name__} must be Measurements, e.g. "
+            "Measurements(y, Corruption(RandomMask(.5), .1), masks)")
     require(tuple(prior.shape) == tuple(ys.shape),
-            f"ys are of images of shape {tuple(ys.shape)}, but the prior makes images of shape {tuple(prior.shape)}")
+            f"ys are of images of shape {tuple(ys.shape)}, "
+            f"but the prior makes images of shape {tuple(prior.shape)}")
     require(not ys.op.own_noise,
-            f"ys come from {ys.op}, whose noise is not Gaussian: only Gaussian noise can be weighed here")
+            f"ys come from {ys.op}, whose noise is not Gaussian: "
+            "only Gaussian noise can be weighed here")
     require(isinstance(n, int) and not isinstance(n, bool) and n > 0,
             f"n={n!r} must be a positive whole number of samples")
     hash32(seed)
@@ -111,14 +116,15 @@ class Optimise(Method):
     "Move latents downhill until the residual has the size of the noise"
     def __init__(self, steps=300, lr=.05):
         self.steps, self.lr = steps, number('lr', lr, lambda v: v > 0, 'a positive number')
-        require(isinstance(steps, int) and steps > 0, f"steps={steps!r} must be a positive whole number")
+        require(isinstance(steps, int) and steps > 0,
+                f"steps={steps!r} must be a positive whole number")
 
 # %% ../../nbs/25_method.ipynb #48d51843
 @patch
 def __call__(self:Optimise, G, ys, n, draws, states):
     chains, (y, state) = Chains(G, ys, n, draws, states), repeated(ys, n)
     seen = ys.op.observed(state)
-    total = lambda t: t.flatten(1).sum(1).view(-1, n)              # over the entries of an observation
+    total = lambda t: t.flatten(1).sum(1).view(-1, n)  # over the entries of an observation
     m = total(torch.ones_like(y) if seen is None else (seen != 0).expand_as(y))
     error = lambda z: total((y - ys.op(chains.images(z).flatten(0, 1), state)).square())
     z, final = chains.z.clone().requires_grad_(), chains.z.clone()

@@ -45,9 +45,10 @@ def heat(self:Walk):
         enough = share(mid) >= .5
         lo, hi = torch.where(enough, mid, lo), torch.where(enough, torch.maximum(hi, mid), mid)
     weights = ((lo - self.beta)[:, None]*self.log).softmax(1)
-    at = (self.draws.uniform(len(lo)).to(lo)[:, None] + torch.arange(self.n, device=lo.device))/self.n
+    chains = torch.arange(self.n, device=lo.device)
+    at = (self.draws.uniform(len(lo)).to(lo)[:, None] + chains)/self.n
     i = torch.searchsorted(weights.cumsum(1), at).clamp(max=self.n - 1)
-    i = torch.where((self.beta < 1)[:, None], i, torch.arange(self.n, device=lo.device))
+    i = torch.where((self.beta < 1)[:, None], i, chains)
     self.z, self.beta = self.resample(self.z, i), lo
     self.log, self.grad = self.look(self.z)
 
@@ -78,14 +79,15 @@ def move(self:Walk, leaps, adapt):
 class Sample(Method):
     "Sample latents from the posterior, with a misfit of the generator"
     def __init__(self,
-        misfit=None, # a `Misfit`, or the standard deviation of a pixel; None: learned from what is to be restored
+        misfit=None, # a `Misfit`, or the standard deviation of a pixel; None: learned from `ys`
         leaps=5,     # of a move
         moves=2,     # at each temperature
         last=6,      # times as many moves at the end
     ):
         self.misfit, self.leaps, self.moves, self.last = misfit, leaps, moves, last
         if misfit is not None and not isinstance(misfit, Misfit):
-            number('misfit', misfit, lambda v: v >= 0, 'a Misfit, or a standard deviation of at least 0')
+            number('misfit', misfit, lambda v: v >= 0,
+                   'a Misfit, or a standard deviation of at least 0')
         for name, v in dict(leaps=leaps, moves=moves, last=last).items():
             require(isinstance(v, int) and v > 0, f"{name}={v!r} must be a positive whole number")
 
@@ -111,7 +113,8 @@ def __call__(self:Sample, G, ys, n, draws, states):
         r = walk.evidence.draw(x, draws)
         mean = (x + walk.evidence.mean(x)).mean(1)
     accepted = torch.stack(rates[len(rates)//2:]).mean().item()
-    return x + r, mean, dict(accepted=accepted, misfit=self.misfit.sd if known else float(self.misfit))
+    misfit = self.misfit.sd if known else float(self.misfit)
+    return x + r, mean, dict(accepted=accepted, misfit=misfit)
 
 # %% ../../nbs/25b_sampler.ipynb #c58a52a6
 class Misfit:
@@ -124,7 +127,8 @@ class Misfit:
     def check(self, G):
         d = math.prod(G.shape)
         require(self.cov.ndim < 2 or len(self.cov) == d,
-                f"misfit has a matrix for images of {len(self.cov)} values, but the prior makes images of {d}")
+                f"misfit has a matrix for images of {len(self.cov)} values, "
+                f"but the prior makes images of {d}")
     def __repr__(self): return f"Misfit(sd={self.sd:.3f})"
 
 # %% ../../nbs/25b_sampler.ipynb #79af48f6

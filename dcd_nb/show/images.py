@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import require
@@ -54,11 +55,14 @@ def photos(
     china, flower = (torch.from_numpy(im.copy()).permute(2, 0, 1)[None]/127.5 - 1 for im in raw)
     crops = [china[..., 40:360, 160:480], china[..., 220:420, 430:630],
              flower[..., 40:400, 180:540], flower[..., 90:310, 240:460]]
-    resize = torch.nn.functional.interpolate
-    return torch.cat([resize(c, (size, size), mode='bicubic', antialias=True) for c in crops]).clamp(-1, 1)
+    small = []
+    for crop in crops:
+        small.append(F.interpolate(crop, (size, size), mode='bicubic', antialias=True))
+    return torch.cat(small).clamp(-1, 1)
 
 # %% ../../nbs/00c_images.ipynb #18703f8c
-colors = dict(clean='#009E73', corrupted='#8C8C8C', teacher='#0072B2', student='#D55E00', baseline='#CC79A7')
+colors = dict(  # of the roles
+    clean='#009E73', corrupted='#8C8C8C', teacher='#0072B2', student='#D55E00', baseline='#CC79A7')
 
 def color_of(label) -> str:
     "The colour of the role that `label` names, black if it names none"
@@ -73,7 +77,8 @@ def axes(
 ):
     "A figure and its axes in the style of these notebooks"
     import matplotlib.pyplot as plt
-    fig, axs = plt.subplots(nrow, ncol, figsize=(width, height), dpi=100, layout='constrained', **kw)
+    size = (width, height)
+    fig, axs = plt.subplots(nrow, ncol, figsize=size, dpi=100, layout='constrained', **kw)
     for ax in fig.axes:
         ax.spines[['top', 'right']].set_visible(False)
         ax.tick_params(labelsize=8)

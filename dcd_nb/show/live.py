@@ -19,11 +19,18 @@ def _base64(t, dtype): return base64.b64encode(t.numpy().astype(dtype).tobytes()
 
 @torch.no_grad()
 def _levels(net, levels):
-    "What the network needs to know of each level: preconditioning, and a shift for each block with a gain for the linear path"
+    "What each level needs: preconditioning; shifts of the blocks, and a gain of the linear path"
     s = torch.as_tensor(levels, dtype=torch.float64)
     emb = net.net.embed(s.float().log()/4)
-    scales = [dict(s=v.item(), **{k: c.item() for k, c in zip(('skip', 'out', 'scale'), net.scales(v))}) for v in s]
+    scales = []
+    for v in s:
+        skip, out, scale = net.scales(v)
+        scales.append(dict(s=v.item(), skip=skip.item(), out=out.item(), scale=scale.item()))
     return scales, torch.cat([*(b.affine(emb) for b in net.net.blocks), net.net.gain(emb)], 1)
+
+def _is_packed(name):
+    "Does the script need these weights? The others have become shifts and gains"
+    return not name.startswith(('map_', 'gain')) and '.affine.' not in name
 
 def packed(
     net,    # a `Precond` around an MLP with a linear path
@@ -32,24 +39,34 @@ def packed(
     latent_scale=1., # of its latents
 ):
     "The network as plain values: weights in half precision as base64, and where each begins"
-    good = isinstance(net.net, MLP) and net.net.gain is not None and net.net.in_channels == net.net.out_channels
+    mlp = net.net
+    good = isinstance(mlp, MLP) and mlp.gain is not None and mlp.in_channels == mlp.out_channels
     require(good, f"net={net!r} must be an MLP(..., linear=True) that sees the image alone")
-    body = {k: t.half().flatten() for k, t in net.net.state_dict().items() if not k.startswith(('map_', 'gain')) and '.affine.' not in k}
-    starts = torch.tensor([0] + [len(t) for t in body.values()]).cumsum(0).tolist()
+    body = {k: t.half().flatten() for k, t in mlp.state_dict().items() if _is_packed(k)}
+    sizes = {k: len(t) for k, t in body.items()}
+    starts = torch.tensor([0, *sizes.values()]).cumsum(0).tolist()
     scales, vectors = _levels(net, levels)
-    return dict(weights=_base64(torch.cat([*body.values()]), '<f2'), start=dict(zip(body, starts)), size={k: len(t) for k, t in body.items()},
-                blocks=len(net.net.blocks), levels=scales, vectors=_base64(vectors, '<f4'), outside_slope=outside_slope, latent_scale=latent_scale)
+    return dict(
+        weights=_base64(torch.cat([*body.values()]), '<f2'), vectors=_base64(vectors, '<f4'),
+        start=dict(zip(body, starts)), size=sizes, blocks=len(mlp.blocks), levels=scales,
+        outside_slope=outside_slope, latent_scale=latent_scale)
 
 # %% ../../nbs/29_live.ipynb #09acac4d
 _weights_js = """
-const half = u => (u >> 15 ? -1 : 1)*((u >> 10 & 31) ? (1 + (u & 1023)/1024)*2**((u >> 10 & 31) - 15) : (u & 1023)*2**-24)
+function half(u) {  // 16 bits as a number
+    const exponent = u >> 10 & 31, fraction = u & 1023
+    const size = exponent ? (1 + fraction/1024)*2**(exponent - 15) : fraction*2**-24
+    return u >> 15 ? -size : size
+}
 const bytes = text => Uint8Array.from(atob(text), c => c.charCodeAt(0)).buffer
 function unpack(net) {
-    const all = Float64Array.from(new Uint16Array(bytes(net.weights)), half), v = new Float32Array(bytes(net.vectors))
+    const all = Float64Array.from(new Uint16Array(bytes(net.weights)), half)
+    const v = new Float32Array(bytes(net.vectors)), each = net.blocks + 1
+    const n = v.length/net.levels.length/each, part = i => v.subarray(i*n, i*n + n)
     net.w = {}
     for (const k in net.start) net.w[k] = all.subarray(net.start[k], net.start[k] + net.size[k])
-    const n = v.length/net.levels.length/(net.blocks + 1), part = i => v.subarray(i*n, i*n + n)
-    net.levels.forEach((L, k) => { L.shift = Array.from({length: net.blocks + 1}, (_, i) => part(k*(net.blocks + 1) + i)) })
+    const shifts = k => Array.from({length: each}, (_, i) => part(k*each + i))
+    net.levels.forEach((L, k) => { L.shift = shifts(k) })
     return net
 }
 """
@@ -65,15 +82,18 @@ function normal(x, w, b) {
     const m = x.reduce((s, v) => s + v)/x.length, q = x.reduce((s, v) => s + (v - m)**2, 0)/x.length
     return x.map((v, i) => (v - m)/Math.sqrt(q + 1e-5)*w[i] + b[i])
 }
+const silu = v => v.map(a => a/(1 + Math.exp(-a)))
 function denoise(net, x, k) {
-    const w = net.w, L = net.levels[k], u = x.map(v => v*L.scale), layer = (name, v) => add(times(w[name + '.weight'], v), w[name + '.bias'])
+    const w = net.w, L = net.levels[k], u = x.map(v => v*L.scale)
+    const layer = (name, v) => add(times(w[name + '.weight'], v), w[name + '.bias'])
+    const norm = (name, v) => normal(v, w[name + '.weight'], w[name + '.bias'])
     let h = layer('first', u)
     for (let i = 0; i < net.blocks; i++) {
-        const b = 'blocks.' + i, v = add(layer(b + '.lin0', normal(h, w[b + '.norm.weight'], w[b + '.norm.bias'])), L.shift[i])
-        h = add(h, layer(b + '.lin1', v.map(a => a/(1 + Math.exp(-a)))))
+        const b = 'blocks.' + i, v = add(layer(b + '.lin0', norm(b + '.norm', h)), L.shift[i])
+        h = add(h, layer(b + '.lin1', silu(v)))
     }
     const line = times(w['lin0.weight'], u).map((v, i) => v*L.shift[net.blocks][i])
-    const out = add(layer('last', normal(h, w['norm.weight'], w['norm.bias'])), times(w['lin1.weight'], line))
+    const out = add(layer('last', norm('norm', h)), times(w['lin1.weight'], line))
     return x.map((v, i) => L.skip*v + L.out*out[i])
 }
 """
@@ -81,40 +101,55 @@ function denoise(net, x, k) {
 # %% ../../nbs/29_live.ipynb #3e22b830
 _sampling_js = """
 const inside = v => Math.min(1, Math.max(-1, v))
-const generate = (net, z) => denoise(net, z.map(v => v*net.levels[0].s*net.latent_scale), 0).map(v => inside(v) + net.outside_slope*(v - inside(v)))
+function generate(net, z) {
+    const x = denoise(net, z.map(v => v*net.levels[0].s*net.latent_scale), 0)
+    return x.map(v => inside(v) + net.outside_slope*(v - inside(v)))
+}
 function path(net, z) {
-    const s = net.levels.map(l => l.s), seen = []
+    const s = net.levels.map(l => l.s), visited = []
     let x = z.map(v => v*s[0])
     for (let k = 0; k < s.length; k++) {
-        const a = denoise(net, x, k), t = k + 1 < s.length ? s[k + 1] : 0, d = x.map((v, i) => (v - a[i])/s[k])
-        seen.push({level: s[k], x, a, calls: 2*k + 1})
+        const a = denoise(net, x, k), t = k + 1 < s.length ? s[k + 1] : 0
+        const d = x.map((v, i) => (v - a[i])/s[k])
+        visited.push({level: s[k], x, a, calls: 2*k + 1})
         let y = x.map((v, i) => v + (t - s[k])*d[i])
-        if (t) { const b = denoise(net, y, k + 1); y = x.map((v, i) => v + (t - s[k])/2*(d[i] + (y[i] - b[i])/t)) }
+        if (t) {
+            const b = denoise(net, y, k + 1)
+            y = x.map((v, i) => v + (t - s[k])/2*(d[i] + (y[i] - b[i])/t))
+        }
         x = y
     }
-    return [...seen, {level: 0, x, a: x, calls: 2*s.length - 1}]
+    return [...visited, {level: 0, x, a: x, calls: 2*s.length - 1}]
 }
-const noise = n => Float64Array.from({length: n}, () => Math.sqrt(-2*Math.log(1 - Math.random()))*Math.cos(2*Math.PI*Math.random()))
+function gaussian() {
+    const radius = Math.sqrt(-2*Math.log(1 - Math.random()))
+    return radius*Math.cos(2*Math.PI*Math.random())
+}
+const noise = n => Float64Array.from({length: n}, gaussian)
 const between = (a, b, t) => a.map((v, i) => v*Math.cos(t*Math.PI/2) + b[i]*Math.sin(t*Math.PI/2))
 """
 
 # %% ../../nbs/29_live.ipynb #b28de9fc
 _show_js = """
 function draw(canvas, x) {
-    const side = Math.sqrt(x.length), c = canvas.getContext('2d'), image = c.createImageData(side, side)
+    const side = Math.sqrt(x.length), c = canvas.getContext('2d')
+    const image = c.createImageData(side, side)
     x.forEach((v, i) => image.data.set([0, 1, 2].map(() => (inside(v) + 1)*127.5).concat(255), 4*i))
     canvas.width = canvas.height = side
     c.putImageData(image, 0, 0)
 }
-const root = document.getElementById('dcd-live'), get = name => root.querySelector('[name=' + name + ']')
+const root = document.getElementById('dcd-live')
+const get = name => root.querySelector('[name=' + name + ']')
 const timed = f => { const t = performance.now(), v = f(); return [v, performance.now() - t] }
 let a, b, steps
 function show(z) {
-    const [x, quick] = timed(() => generate(student, z)), [all, slow] = timed(() => path(teacher, z))
+    const [x, quick] = timed(() => generate(student, z))
+    const [all, slow] = timed(() => path(teacher, z))
     steps = all
     draw(get('student'), x)
     draw(get('teacher'), all[all.length - 1].x)
-    get('times').textContent = 'student: 1 call, ' + quick.toFixed(1) + ' ms; teacher: 35 calls, ' + slow.toFixed(1) + ' ms'
+    const ms = t => t.toFixed(1) + ' ms'
+    get('times').textContent = `student: 1 call, ${ms(quick)}; teacher: 35 calls, ${ms(slow)}`
     step()
 }
 """
@@ -131,12 +166,28 @@ get('new').onclick = fresh
 get('walk').oninput = e => show(between(a, b, e.target.value/100))
 get('step').oninput = step
 fresh()
-window.dcd_live = {generate: z => [...generate(student, z)], path: z => path(teacher, z).map(s => [...s.x]), show}
+const xs = z => path(teacher, z).map(s => [...s.x])
+window.dcd_live = {generate: z => [...generate(student, z)], path: xs, show}
 """
 
 # %% ../../nbs/29_live.ipynb #95363786
-_canvas = '<figure style="margin:0 1em 0 0;display:inline-block"><canvas name="{0}" role="img" aria-label="{1}" width="8" height="8" style="width:120px;height:120px;image-rendering:pixelated;border:1px solid gray"></canvas><figcaption>{1}</figcaption></figure>'
-_range = '<label style="display:block;margin:.5em 0">{1} <input type="range" name="{0}" min="0" max="{2}" value="0" style="vertical-align:middle;width:45%"> <output name="{3}"></output></label>'
+_pictures = dict(  # canvas: what is below it
+    student='student, one call', teacher='teacher, 35 calls',
+    noisy='what the teacher sees', denoised='what it makes of it')
+
+def _canvas(name, caption):
+    "An empty picture of 8x8 pixels"
+    style = 'width:120px;height:120px;image-rendering:pixelated;border:1px solid gray'
+    return (f'<figure style="margin:0 1em 0 0;display:inline-block">'
+            f'<canvas name="{name}" role="img" aria-label="{caption}" width="8" height="8" '
+            f'style="{style}"></canvas>'
+            f'<figcaption>{caption}</figcaption></figure>')
+
+def _range(name, label, most, output):
+    "A slider from 0 to `most`, and a place for words beside it"
+    return (f'<label style="display:block;margin:.5em 0">{label} '
+            f'<input type="range" name="{name}" min="0" max="{most}" value="0" '
+            f'style="vertical-align:middle;width:45%"> <output name="{output}"></output></label>')
 
 def live_page(
     student, # a `Generator` with an MLP
@@ -144,9 +195,13 @@ def live_page(
 ):
     "Both networks as HTML that needs no server"
     from IPython.display import HTML
-    nets = dict(student=packed(student.net, [student.init_sigma], student.outside_slope, student.latent_scale), teacher=packed(teacher.net, karras_grid()))
-    pictures = [_canvas.format(*p) for p in (('student', 'student, one call'), ('teacher', 'teacher, 35 calls'), ('noisy', 'what the teacher sees'), ('denoised', 'what it makes of it'))]
-    sliders = _range.format('walk', 'from this latent to the next', 100, 'times') + _range.format('step', 'along the path of the teacher', 18, 'level')
-    body = f'<div id="dcd-live"><button name="new">new sample</button><div style="margin-top:.5em">{"".join(pictures)}</div>{sliders}</div>'
+    level, slope, scale = student.init_sigma, student.outside_slope, student.latent_scale
+    nets = dict(student=packed(student.net, [level], slope, scale),
+                teacher=packed(teacher.net, karras_grid()))
+    pictures = ''.join(_canvas(*picture) for picture in _pictures.items())
+    sliders = _range('walk', 'from this latent to the next', 100, 'times')
+    sliders += _range('step', 'along the path of the teacher', 18, 'level')
+    body = ('<div id="dcd-live"><button name="new">new sample</button>'
+            f'<div style="margin-top:.5em">{pictures}</div>{sliders}</div>')
     load = ''.join(f'const {who} = unpack({json.dumps(d)});\n' for who, d in nets.items())
     return HTML(f'{body}<script>(() => {{{_network_js}{_sampling_js}{load}{_page_js}}})()</script>')

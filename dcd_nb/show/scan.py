@@ -6,21 +6,22 @@
 __all__ = ['scan_once', 'scan_view', 'scan_in_words', 'scan_explorer']
 
 # %% ../../nbs/03d_scan.ipynb #126d12b8
-import html
-
 from ..draws import rng
 from .images import axes, color_of, image_grid
 from ..operators import Corruption
-from .explorer import figure_html, log_magnitude, tidy_number
+from .explorer import caption, figure_html, knob, log_magnitude, look, panel, tidy_number
 from ..mri import MultiCoilMRI, phantoms, sense
 
 # %% ../../nbs/03d_scan.ipynb #3afaac41
 def scan_once(R=4, acs=6, coils=4, lines='random', sigma=.01, x=None, seed=0):
-    "The image, its k-space as measured, zero-filled and SENSE, by name; and how many lines there are"
+    "Image, k-space as measured, zero-filled and SENSE, by name; and the number of lines"
     x = phantoms(1, 96, seed) if x is None else x[:1]
     A = Corruption(MultiCoilMRI(R, acs, coils, lines), sigma)
     y, m = A.batch(x, rng(seed))
-    images = {'clean $x$': x, 'k-space of coil 1': y[:, [0, coils]], 'zero-filled $A^H y$': A.op.adjoint(y, m), 'SENSE': sense(A.op, y, m, lam=max((sigma/.25)**2, 1e-4))}
+    images = {
+        'clean $x$': x, 'k-space of coil 1': y[:, [0, coils]],
+        'zero-filled $A^H y$': A.op.adjoint(y, m),
+        'SENSE': sense(A.op, y, m, lam=max((sigma/.25)**2, 1e-4))}
     return images, int(m['mask'].sum())
 
 def scan_view(R=4, acs=6, coils=4, lines='random', sigma=.01, x=None, seed=0):
@@ -36,10 +37,13 @@ def scan_view(R=4, acs=6, coils=4, lines='random', sigma=.01, x=None, seed=0):
 
 def scan_in_words(R=4, acs=6, coils=4, lines='random', sigma=.01, x=None, seed=0):
     "What `scan_view` shows, in a sentence or two"
-    (clean, k, zero, best), count = (v := scan_once(R, acs, coils, lines, sigma, x, seed))[0].values(), v[1]
-    off = lambda t: ((t - clean).norm()/clean.norm()).item()
-    return (f"{count} of {k.shape[3]} lines, {min(acs, count)} of them in the centre, the others {lines}; {coils} coil{'s'*(coils > 1)}, noise {sigma:g}. "
-            f"The scan takes {count/k.shape[3]:.0%} of the time. Relative error: zero-filled {off(zero):.2f}, SENSE {off(best):.2f}.")
+    images, count = scan_once(R, acs, coils, lines, sigma, x, seed)
+    clean, k, zero, best = images.values()
+    def off(t): return ((t - clean).norm()/clean.norm()).item()
+    return (f"{count} of {k.shape[3]} lines, {min(acs, count)} of them in the centre, "
+            f"the others {lines}; {coils} coil{'s'*(coils > 1)}, noise {sigma:g}. "
+            f"The scan takes {count/k.shape[3]:.0%} of the time. "
+            f"Relative error: zero-filled {off(zero):.2f}, SENSE {off(best):.2f}.")
 
 # %% ../../nbs/03d_scan.ipynb #0968f21a
 def scan_explorer(
@@ -47,17 +51,17 @@ def scan_explorer(
 ):
     "Sliders for `scan_view`; needs a running Jupyter"
     import ipywidgets as w
-    look = lambda label: dict(description=label, style=dict(description_width='10em'), layout=dict(width='28em'))
-    knob = lambda label: look(label) | dict(continuous_update=False)
-    controls = dict(R=w.IntSlider(4, min=1, max=10, **knob('acceleration R')), acs=w.IntSlider(6, min=0, max=9, **knob('lines in the centre')),
-                    coils=w.IntSlider(4, min=1, max=16, **knob('coils')), sigma=w.FloatSlider(.01, min=0, max=.1, step=.005, readout_format='.3f', **knob('noise level sigma')),
-                    lines=w.Dropdown(options=['random', 'equispaced'], **look('other lines')))
+    controls = dict(
+        R=w.IntSlider(4, min=1, max=10, **knob('acceleration R')),
+        acs=w.IntSlider(6, min=0, max=9, **knob('lines in the centre')),
+        coils=w.IntSlider(4, min=1, max=16, **knob('coils')),
+        sigma=w.FloatSlider(.01, min=0, max=.1, step=.005, readout_format='.3f',
+                            **knob('noise level sigma')),
+        lines=w.Dropdown(options=['random', 'equispaced'], **look('other lines')))
     picture, words = w.HTML(), w.HTML()
-    def redraw(change=None):
+    def redraw(change):
         v = {k: tidy_number(c.value) for k, c in controls.items()} | dict(x=x)
         text = scan_in_words(**v)
         picture.value = figure_html(scan_view(**v), text)
-        words.value = f'<p role="status" style="max-width:700px;margin:0;line-height:1.4">{html.escape(text)}</p>'
-    for c in controls.values(): c.observe(redraw, 'value')
-    redraw()
-    return w.VBox([w.Box(list(controls.values()), layout=dict(flex_flow='row wrap')), picture, words])
+        words.value = caption(text)
+    return panel(controls, redraw, picture, words)

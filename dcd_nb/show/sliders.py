@@ -15,7 +15,7 @@ from .images import image_grid, png
 
 # %% ../../nbs/00g_sliders.ipynb #1a3a1713
 def slider(
-    frames:dict, # {label: picture}; a picture is an array, images (B, C, H, W), a figure, or the bytes of a PNG
+    frames:dict, # {label: picture}: an array, images (B, C, H, W), a figure, or the bytes of a PNG
     name='',     # what the slider changes
     height=160,  # of a frame, in pixels
 ):
@@ -33,26 +33,30 @@ def slider(
             "p.forEach((m,i)=>m.style.display=i==this.value?'block':'none');"
             "const t=p[this.value].dataset.label;f.querySelector('output').textContent=t;"
             "this.setAttribute('aria-valuetext',t)")
+    bar = (f'<input type="range" min="0" max="{len(pics)-1}" value="0" step="1" '
+           f'oninput="{move}" aria-label="{name}" aria-valuetext="{labels[0]}" '
+           'style="vertical-align:middle;width:50%">')
     return HTML(f'<figure class="dcd-slider">{"".join(pics)}<label>{name} '
-                f'<input type="range" min="0" max="{len(pics)-1}" value="0" step="1" oninput="{move}" '
-                f'aria-label="{name}" aria-valuetext="{labels[0]}" '
-                f'style="vertical-align:middle;width:50%"> <output>{labels[0]}</output></label></figure>')
+                f'{bar} <output>{labels[0]}</output></label></figure>')
 
 # %% ../../nbs/00g_sliders.ipynb #6d97aeec
 def _control(name, label, values, start):
     "One control as HTML; where it stands is an index into `values`"
     values, label = [*values], html.escape(label)
-    require(start in values, f"knobs: {name!r} starts at {start!r}, which is not one of its values {values}")
+    require(start in values,
+            f"knobs: {name!r} starts at {start!r}, which is not one of its values {values}")
     i, box = values.index(start), 'display:inline-block;margin:.2em 1.2em .2em 0;max-width:100%'
     if isinstance(start, str):
         options = ''
         for k, v in enumerate(values):
-            options += f'<option value="{k}"{" selected" if k == i else ""}>{html.escape(v)}</option>'
+            chosen = ' selected' if k == i else ''
+            options += f'<option value="{k}"{chosen}>{html.escape(v)}</option>'
         return (f'<label style="{box}">{label}<br>'
                 f'<select name="{name}" style="max-width:100%">{options}</select></label>')
     return (f'<label style="{box}"><span>{label}: <output></output></span><br>'
             f'<input type="range" name="{name}" aria-label="{label}" '
-            f'min="0" max="{len(values) - 1}" value="{i}" style="width:12em;max-width:100%"></label>')
+            f'min="0" max="{len(values) - 1}" value="{i}" '
+            'style="width:12em;max-width:100%"></label>')
 
 # %% ../../nbs/00g_sliders.ipynb #2d8247bf
 _alive_js = """
@@ -83,10 +87,12 @@ def alive(
     load = ''.join(f'const {k} = {_literal(v)};\n' for k, v in data.items())
     body = ''.join(_control(k, *knob) for k, knob in knobs.items()) + body
     name = f'dcd-{zlib.crc32((body + load + script).encode()):08x}'
+    follow = _alive_js.replace('ID', _literal(name))
     begin = 'root.hidden = false; root.addEventListener("input", moved); moved()'
+    off = 'Scripts are off, so this figure cannot follow its sliders.'
     return HTML(f'<div id="{name}" class="dcd-alive" hidden>{body}</div>'
-                '<noscript><p>Scripts are off, so this figure cannot follow its sliders.</p></noscript>'
-                f'<script>(() => {{{_alive_js.replace("ID", _literal(name))}{load}{script}\n{begin}}})()</script>')
+                f'<noscript><p>{off}</p></noscript>'
+                f'<script>(() => {{{follow}{load}{script}\n{begin}}})()</script>')
 
 def _literal(v):
     "A plain value as JavaScript, inside a script element"
@@ -95,30 +101,52 @@ def _literal(v):
 # %% ../../nbs/00g_sliders.ipynb #7e0616b5
 _ticks_js = """
 function ticks(lo, hi) {
-    const raw = (hi - lo)/4, p = 10**Math.floor(Math.log10(raw)), step = [1, 2, 5, 10].find(m => m*p >= raw*(1 - 1e-9))*p, all = []
-    for (let k = Math.ceil(lo/step - 1e-9); k*step <= hi + 1e-9*step; k++) all.push(+(k*step).toPrecision(6))
+    const raw = (hi - lo)/4, p = 10**Math.floor(Math.log10(raw))
+    const step = [1, 2, 5, 10].find(m => m*p >= raw*(1 - 1e-9))*p, all = []
+    for (let k = Math.ceil(lo/step - 1e-9); k*step <= hi + 1e-9*step; k++)
+        all.push(+(k*step).toPrecision(6))
     return all
 }
-const text = (x, y, s, more = '') => `<text x="${x}" y="${y}" fill="currentColor" font-size="11" ${more}>${s}</text>`
+function element(name, attributes, inner = '') {
+    const said = Object.entries(attributes).map(([k, v]) => ` ${k}="${v}"`).join('')
+    return `<${name}${said}>${inner}</${name}>`
+}
+const text = (x, y, s, anchor = 'start') =>
+    element('text', {x, y, fill: 'currentColor', 'font-size': 11, 'text-anchor': anchor}, s)
+const line = (x1, y1, x2, y2) => element('line', {x1, y1, x2, y2, stroke: 'currentColor'})
 """
 
 # %% ../../nbs/00g_sliders.ipynb #59317a0e
 _plot_js = _ticks_js + """function plot(p) {
-    const W = 340, H = 220, L = 40, R = W - 14, T = 24, B = H - 34, fx = p.fx || (u => u), fy = p.fy || (u => u)
-    const X = u => L + (R - L)*(fx(u) - fx(p.x[0]))/(fx(p.x[1]) - fx(p.x[0]))
-    const Y = u => Math.max(T - 99, Math.min(H + 99, B - (B - T)*(fy(u) - fy(p.y[0]))/(fy(p.y[1]) - fy(p.y[0]))))
-    const line = (a, b, c, d, more) => `<line x1="${a}" y1="${b}" x2="${c}" y2="${d}" stroke="currentColor" ${more}/>`
-    let s = line(L, B, R, B, '') + line(L, B, L, T, ''), key = 0
-    for (const u of p.xticks || ticks(...p.x)) s += line(X(u), B, X(u), B + 4, '') + text(X(u), B + 15, show(u), 'text-anchor="middle"')
-    for (const u of p.yticks || ticks(...p.y)) s += line(L - 4, Y(u), L, Y(u), '') + text(L - 6, Y(u) + 4, show(u), 'text-anchor="end"')
-    s += text((L + R)/2, H - 4, p.xlabel || '', 'text-anchor="middle"') + text(2, 12, p.ylabel || '')
-    const cut = 'clip-' + root.id, marks = []
-    for (const l of p.lines || []) marks.push(`<polyline fill="none" stroke="${l.color || 'currentColor'}" stroke-width="${l.width || 2}" stroke-dasharray="${l.dash || ''}" points="` +
-        l.x.map((u, i) => X(u).toFixed(1) + ',' + Y(l.y[i]).toFixed(1)).join(' ') + '"/>')
-    for (const b of p.bars || []) marks.push(b.y.map((u, i) => `<rect x="${X(b.x[i] - b.width/2)}" y="${Y(u)}" width="${X(b.width) - X(0)}" height="${Y(0) - Y(u)}" fill="${b.color}"/>`).join(''))
-    for (const m of [...(p.lines || []), ...(p.bars || [])]) if (m.label) s += text(R, T + 10 + 14*key++, `<tspan fill="${m.color || 'currentColor'}">\u25a0</tspan> ` + m.label, 'text-anchor="end"')
-    return `<svg viewBox="0 0 ${W} ${H}" style="flex:1 1 270px;max-width:440px;height:auto" aria-hidden="true"><clipPath id="${cut}"><rect x="${L}" y="${T}" width="${R - L}" height="${B - T}"/></clipPath>` +
-        `<g clip-path="url(#${cut})">${marks.join('')}</g>${s}</svg>`
+    const W = 340, H = 220, L = 40, R = W - 14, T = 24, B = H - 34
+    const fx = p.fx || (u => u), fy = p.fy || (u => u)
+    const part = (f, u, [lo, hi]) => (f(u) - f(lo))/(f(hi) - f(lo))
+    const X = u => L + (R - L)*part(fx, u, p.x)
+    const Y = u => Math.max(T - 99, Math.min(H + 99, B - (B - T)*part(fy, u, p.y)))
+    let s = line(L, B, R, B) + line(L, B, L, T)
+    for (const u of p.xticks || ticks(...p.x))
+        s += line(X(u), B, X(u), B + 4) + text(X(u), B + 15, show(u), 'middle')
+    for (const u of p.yticks || ticks(...p.y))
+        s += line(L - 4, Y(u), L, Y(u)) + text(L - 6, Y(u) + 4, show(u), 'end')
+    s += text((L + R)/2, H - 4, p.xlabel || '', 'middle') + text(2, 12, p.ylabel || '')
+    const lines = p.lines || [], bars = p.bars || [], clip = 'clip-' + root.id
+    const drawn = lines.map(l => element('polyline', {
+        fill: 'none', stroke: l.color || 'currentColor', 'stroke-width': l.width || 2,
+        'stroke-dasharray': l.dash || '',
+        points: l.x.map((u, i) => X(u).toFixed(1) + ',' + Y(l.y[i]).toFixed(1)).join(' ')}))
+    for (const b of bars) b.y.forEach((u, i) => drawn.push(element('rect', {
+        x: X(b.x[i] - b.width/2), y: Y(u), width: X(b.width) - X(0), height: Y(0) - Y(u),
+        fill: b.color})))
+    let key = 0
+    for (const m of [...lines, ...bars]) if (m.label) {
+        const square = element('tspan', {fill: m.color || 'currentColor'}, '\u25a0')
+        s += text(R, T + 10 + 14*key++, square + ' ' + m.label, 'end')
+    }
+    const box = element('rect', {x: L, y: T, width: R - L, height: B - T})
+    const style = 'flex:1 1 270px;max-width:440px;height:auto'
+    const inside = element('g', {'clip-path': `url(#${clip})`}, drawn.join(''))
+    return element('svg', {viewBox: `0 0 ${W} ${H}`, style, 'aria-hidden': true},
+        element('clipPath', {id: clip}, box) + inside + s)
 }
 function update(v) {
     const d = draw(v)
@@ -133,7 +161,7 @@ function update(v) {
 def curves(
     knobs:dict, # {name: (label, values, value at the start)}
     name:str,   # what the figure shows, for those who cannot see it
-    script:str, # JavaScript: draw(v) returns {panels: [{x, y, lines, bars, xlabel, ylabel, ...}, ...], say: a sentence}
+    script:str, # JavaScript: draw(v) returns {panels: [{x, y, lines, bars, ...}, ...], say: text}
     **data,     # plain values, which the script finds under these names
 ):
     "A figure whose curves follow their sliders, on a page without Python"

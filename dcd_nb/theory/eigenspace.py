@@ -20,14 +20,16 @@ from .gaussian import tweedie_minimiser, World
 
 # %% ../../nbs/31_eigenspace.ipynb #4b124d46
 def gap(G, Theta, s):
-    "E |a - b|^2 at level `s`, for a student with covariance `G` and a teacher that believes in `Theta`"
+    "E |a - b|^2 at level `s`: the student has covariance `G`, the teacher believes in `Theta`"
     I = torch.eye(len(G), dtype=G.dtype)
     D = torch.linalg.solve(Theta + s**2*I, G - Theta)
-    return s**4*torch.linalg.solve_triangular(torch.linalg.cholesky(G + s**2*I), D.T, upper=False).square().sum()
+    L = torch.linalg.cholesky(G + s**2*I)
+    return s**4*torch.linalg.solve_triangular(L, D.T, upper=False).square().sum()
 
 @exact_check(gap)
 def _check_gap(form):
-    G, Theta, s, I = random_covariance(5, 1), random_covariance(5, 2), .7, torch.eye(5, dtype=torch.float64)
+    G, Theta, s = random_covariance(5, 1), random_covariance(5, 2), .7
+    I = torch.eye(5, dtype=torch.float64)
     y = exact_normal(5)@torch.linalg.cholesky(G + s**2*I).T
     return off(form(G, Theta, s), (y@(shrink(Theta, s) - shrink(G, s)).T).square().sum(1).mean())
 
@@ -38,9 +40,12 @@ def schedule_spectrum(
     weights=None, # of the levels; None: 1
 ):
     "The student's eigenvalues g_i, by bisection"
-    theta, s2 = torch.as_tensor(theta, dtype=torch.float64), torch.as_tensor(levels, dtype=torch.float64).view(-1, 1)**2
-    w = torch.ones_like(s2) if weights is None else torch.as_tensor(weights, dtype=torch.float64).view(-1, 1)
-    require(theta.ndim == 2 and len(theta) == len(s2) == len(w), f"theta must be a matrix with a row for each of the {len(s2)} levels and {len(w)} weights")
+    theta, s = (torch.as_tensor(v, dtype=torch.float64) for v in (theta, levels))
+    w = torch.ones_like(s) if weights is None else torch.as_tensor(weights, dtype=torch.float64)
+    s2, w = s.view(-1, 1)**2, w.view(-1, 1)
+    require(theta.ndim == 2 and len(theta) == len(s2) == len(w),
+            f"theta must be a matrix with a row for each of the {len(s2)} levels "
+            f"and {len(w)} weights")
     lo, hi = theta.amin(0).clamp(min=0), theta.amax(0).clamp(min=0)
     for _ in range(100):
         g = (lo + hi)/2
@@ -49,7 +54,7 @@ def schedule_spectrum(
     return (lo + hi)/2
 
 def gap_floor(theta, k, s):
-    "The smallest gap at level `s` of a student of rank `k`: what the directions left out cost; `theta` at least 0, largest first"
+    "The smallest gap of rank `k`: what the directions left out cost; `theta` >= 0, largest first"
     return (s*theta[k:]/(theta[k:] + s**2)).square().sum()
 
 # %% ../../nbs/31_eigenspace.ipynb #a3a175b6
@@ -60,7 +65,8 @@ def minimise(
 ):
     "A local minimum of `f`, to nearly machine precision"
     x = start.clone().requires_grad_()
-    opt = torch.optim.LBFGS([x], max_iter=steps, history_size=20, tolerance_grad=1e-14, tolerance_change=1e-28, line_search_fn='strong_wolfe')
+    opt = torch.optim.LBFGS([x], max_iter=steps, history_size=20, tolerance_grad=1e-14,
+                            tolerance_change=1e-28, line_search_fn='strong_wolfe')
     def closure():
         opt.zero_grad()
         loss = f(x)
@@ -111,7 +117,7 @@ def angle(U, V):
     return math.degrees(math.asin(min(1., torch.linalg.matrix_norm(V - U@(U.T@V), 2).item())))
 
 def judge(M, want, E):
-    "How far a student's directions are from `E`, in degrees, and its eigenvalues from those it should have"
+    "How far directions are from `E`, in degrees, and eigenvalues from those they should be"
     got, U = spectrum(M)
     return dict(angle_deg=angle(E, U), eigenvalue_error=((got - want)/want).abs().max().item())
 
@@ -129,14 +135,15 @@ def _check_floor(form):
 
 # %% ../../nbs/31_eigenspace.ipynb #1099d2d5
 def student_spectrum(lam, sigma, assumed=0., k=None):
-    "The student's eigenvalues, if the noise is `sigma` and `assumed` is corrected for; zeros in `lam` are directions without signal"
+    "The student's eigenvalues: noise `sigma`, of which `assumed` is corrected; no signal where `lam` is 0"
     return (lam + sigma**2 - assumed**2).clamp(min=0)[:k]
 
 @exact_check(student_spectrum)
 def _check_student(form):
     lam, sigma, worst = torch.tensor([2., 1., 0., 0., 0.], dtype=torch.float64), .5, 0.
     for assumed, k in ((0., 2), (0., 3), (.5, 2), (.3, 2), (.6, 2)):
-        Theta = (lam + sigma**2 - assumed**2).diag()            # told too much: not a covariance, still a teacher
+        # told too much, it is not a covariance, but still a teacher
+        Theta = (lam + sigma**2 - assumed**2).diag()
         worst = max(worst, off(form(lam, sigma, assumed, k), spectrum(student(Theta, k))[0]))
     return worst
 
@@ -173,7 +180,9 @@ def _check_w2_noisy(form):
 def _check_w2_student(form):
     w = World(d=12)
     told = student(w.Sy - .04*torch.eye(12, dtype=torch.float64), 4)
-    return max(off(form(w.lam, w.sigma), _w2((M := student(w.Sy, 4))@M.T, w.S)), off(form(w.lam, w.sigma, .2), _w2(told@told.T, w.S)))
+    plain = student(w.Sy, 4)
+    return max(off(form(w.lam, w.sigma), _w2(plain@plain.T, w.S)),
+               off(form(w.lam, w.sigma, .2), _w2(told@told.T, w.S)))
 
 @exact_check(w2_truncated)
 def _check_w2_truncated(form):
@@ -199,7 +208,8 @@ def denoiser_spectrum(lam, sigma, s):
 
 def reading_b(S, sigma, k, levels, seed=0):
     "M that minimises the loss of Reading B, weights 1, found without any formula"
-    I, F = torch.eye(len(S), dtype=torch.float64), [shrink(S, (sigma**2 + s**2)**.5) for s in levels]
+    I = torch.eye(len(S), dtype=torch.float64)
+    F = [shrink(S, (sigma**2 + s**2)**.5) for s in levels]
     def loss(M):
         G = M@M.T
         parts = ((Fs - shrink(G, s))@torch.linalg.cholesky(G + s**2*I) for Fs, s in zip(F, levels))
@@ -213,7 +223,7 @@ def _check_denoiser(form):
 
 # %% ../../nbs/31_eigenspace.ipynb #025aec0a
 def b_threshold(sigma):
-    "Reading B, unit spectrum: from this s_min^2 on, the student is at least as close as the data in the directions of the signal"
+    "Reading B, unit spectrum: from this s_min^2 on, the student is as close as the data, or closer"
     q = 2 - (1 + sigma**2)**.5
     return q**2*sigma**2/(1 - q**2)
 

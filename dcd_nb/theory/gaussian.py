@@ -20,18 +20,22 @@ from ..objectives import Standard
 class World:
     "x = E a and y = A x + sigma eps, all Gaussian, in float64"
     def __init__(self,
-        lam=(2., 1.5, 1., .5), # variances of x along the directions E, largest first; their number is the rank r
+        lam=(2., 1.5, 1., .5), # variances of x along E, largest first; their number is the rank r
         sigma=.3,              # noise of y
         d=64,                  # dimension of x
         m=None,                # rows of A, which is random; None: A = I
         seed=0,                # of E and A
     ):
-        require(len(lam) > 0 and all(number('lam', l) > 0 for l in lam) and sorted(lam, reverse=True) == list(lam),
-             f"lam={lam!r} must be positive variances, the largest first")
-        require(isinstance(d, int) and len(lam) <= d, f"d={d!r} must be a whole number, at least the rank {len(lam)}")
-        require(m is None or isinstance(m, int) and 0 < m <= d, f"m={m!r} must be a whole number from 1 to d={d}, or None")
+        good = len(lam) > 0 and all(number('lam', l) > 0 for l in lam)
+        require(good and sorted(lam, reverse=True) == list(lam),
+                f"lam={lam!r} must be positive variances, the largest first")
+        require(isinstance(d, int) and len(lam) <= d,
+                f"d={d!r} must be a whole number, at least the rank {len(lam)}")
+        require(m is None or isinstance(m, int) and 0 < m <= d,
+                f"m={m!r} must be a whole number from 1 to d={d}, or None")
         g = rng(seed)
-        self.lam, self.sigma = torch.tensor(lam, dtype=torch.float64), number('sigma', sigma, lambda v: v >= 0, 'a finite number, at least 0')
+        self.lam = torch.tensor(lam, dtype=torch.float64)
+        self.sigma = number('sigma', sigma, lambda v: v >= 0, 'a finite number, at least 0')
         self.E = torch.linalg.qr(normal(g, d, len(lam))).Q
         self.A = torch.eye(d, dtype=torch.float64) if m is None else normal(g, m, d)/d**.5
         self.F = self.E*self.lam.sqrt()                 # Sigma = F F^T
@@ -50,7 +54,7 @@ def normal(g, *shape): return torch.randn(*shape, generator=g, dtype=torch.float
 def shrink(S, s): return torch.linalg.solve(S + s**2*torch.eye(len(S), dtype=S.dtype), S)
 
 def standard_minimiser(Sm, sigma, s):
-    "What `Standard` learns at level `s` from observations A x + sigma eps, where A x has covariance `Sm`"
+    "What `Standard` learns at level `s` from A x + sigma eps, where A x has covariance `Sm`"
     return shrink(Sm + sigma**2*torch.eye(len(Sm), dtype=Sm.dtype), s)
 
 def tweedie_minimiser(Sm, s):
@@ -58,7 +62,7 @@ def tweedie_minimiser(Sm, s):
     return shrink(Sm, s)
 
 def holes_minimiser(S, P, s):
-    "What `AmbientInpainting` and `AmbientFourier` learn at level `s` where the network sees `P` (x + s n); `P` is a projection"
+    "What `AmbientInpainting` and `AmbientFourier` learn where the network sees P (x + s n)"
     return S@P@torch.linalg.inv(P@S@P + s**2*torch.eye(len(S), dtype=S.dtype))@P
 
 # %% ../../nbs/30_gaussian.ipynb #a4af39ce
@@ -85,7 +89,8 @@ def exact_minimiser(
     d = batch.y[0].numel()
     loss = lambda W: objective.loss(kind(W.view(d, d)), batch, Given(noise)).mean()
     zero = torch.zeros(d*d, dtype=torch.float64)
-    H, g = torch.autograd.functional.hessian(loss, zero), torch.autograd.functional.jacobian(loss, zero)
+    H = torch.autograd.functional.hessian(loss, zero)
+    g = torch.autograd.functional.jacobian(loss, zero)
     return (-torch.linalg.pinv(H, rtol=1e-12, hermitian=True)@g).view(d, d)
 
 def off(a, b):
@@ -124,7 +129,8 @@ def _check_standard(form):
 @exact_check(tweedie_minimiser)
 def _check_tweedie(form):
     S = World((2., 1.), d=5).S
-    return max(off(form(S, s), exact_minimiser(AmbientTweedie(.3, At(s)), *_observed(S, .3))) for s in (.31, .5, 2.))
+    def learned(s): return exact_minimiser(AmbientTweedie(.3, At(s)), *_observed(S, .3))
+    return max(off(form(S, s), learned(s)) for s in (.31, .5, 2.))
 
 # %% ../../nbs/30_gaussian.ipynb #648e02a9
 class _Held(RandomMask):
@@ -137,6 +143,11 @@ class _HeldLines(FourierMask):
     def __init__(self, seen): super().__init__(2); self.seen = seen
     def further(self, state, generator, R=None): return self.seen.expand_as(state)
 
+def _one_more(mask):
+    "Masks (d, 1, 1, d), each of which shows one more entry than `mask` (1, 1, 1, d)"
+    d = mask.shape[-1]
+    return torch.eye(d, dtype=torch.float64).view(-1, 1, 1, d).maximum(mask)
+
 def _with_states(x, noise, states):
     "Each image and noise once with each of the states"
     k = len(states)
@@ -144,25 +155,29 @@ def _with_states(x, noise, states):
 
 # %% ../../nbs/30_gaussian.ipynb #6f3054ed
 def learned_holes(S, seen, s, sigma=0.):
-    "What `AmbientInpainting` learns where the pixels `seen` (1, 1, 1, d) are shown, each other one being observed sometimes"
+    "What `AmbientInpainting` learns where `seen` (1, 1, 1, d) is shown, and all is seen sometimes"
     batch, noise = _observed(S, sigma)
-    y, noise, A = _with_states(batch.y, noise, torch.eye(len(S), dtype=torch.float64).view(-1, 1, 1, len(S)).maximum(seen))
+    y, noise, A = _with_states(batch.y, noise, _one_more(seen))
     objective = AmbientInpainting(.5, sigma, levels=At(s))
     objective.op = _Held(seen)
     return exact_minimiser(objective, Batch(y*A, A), noise)
 
 def learned_lines(S, lines, s):
-    "What `AmbientFourier` learns where `lines` (1, 1, 1, w) of k-space are shown; a matrix for images (2, 1, w)"
+    "What `AmbientFourier` learns of images (2, 1, w) where `lines` (1, 1, 1, w) are shown"
     w = lines.shape[-1]
     batch, noise = _observed(S, 0.)
-    x, noise, A = _with_states(batch.y.view(-1, 2, 1, w), noise, torch.eye(w, dtype=torch.float64).view(-1, 1, 1, w).maximum(lines))
-    return exact_minimiser(AmbientFourier(_HeldLines(lines), levels=At(s)), Batch(FourierMask(1)(x, A), A), noise)
+    x, noise, A = _with_states(batch.y.view(-1, 2, 1, w), noise, _one_more(lines))
+    return exact_minimiser(AmbientFourier(_HeldLines(lines), levels=At(s)),
+                           Batch(FourierMask(1)(x, A), A), noise)
 
 # %% ../../nbs/30_gaussian.ipynb #ad331ea5
 @exact_check(holes_minimiser)
 def _check_holes(form):
-    seen, lines = (torch.tensor(v, dtype=torch.float64).view(1, 1, 1, -1) for v in ((1., 1, 0, 1, 0), (0., 1, 1)))
+    seen = torch.tensor([1., 1, 0, 1, 0], dtype=torch.float64).view(1, 1, 1, -1)
+    lines = torch.tensor([0., 1, 1], dtype=torch.float64).view(1, 1, 1, -1)
     F = FourierMask(1).matrix((2, 1, 3), torch.ones(1, 1, 1, 3))
     P = F.T@torch.diag(lines.repeat(1, 2, 1, 1).flatten())@F
-    pixels = [off(form(random_covariance(5), torch.diag(seen.flatten()), .5), learned_holes(random_covariance(5), seen, .5, sigma)) for sigma in (0., .3)]
-    return max(*pixels, off(form(random_covariance(6), P, .5), learned_lines(random_covariance(6), lines, .5)))
+    S, wide = random_covariance(5), random_covariance(6)
+    want = form(S, torch.diag(seen.flatten()), .5)
+    pixels = [off(want, learned_holes(S, seen, .5, sigma)) for sigma in (0., .3)]
+    return max(*pixels, off(form(wide, P, .5), learned_lines(wide, lines, .5)))

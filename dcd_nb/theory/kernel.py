@@ -49,13 +49,14 @@ def _check_plain(form):
 
 # %% ../../nbs/32_kernel.ipynb #589c9eae
 def twin(A1, A2, F, R):
-    "Another M with the measurements of F under both operators; `R` is orthogonal, and A1 on top of A2 is invertible"
+    "Another M with the measurements of F; `R` is orthogonal, A1 on top of A2 invertible"
     return torch.linalg.solve(torch.cat([A1, A2]), torch.cat([A1@F, A2@F@R]))
 
 def three_suffice(A1, A2, A3, F):
-    "The smallest singular value of the rank condition, over the largest: above 0, three operators determine F F^T"
+    "Smallest over largest singular value of the rank condition: above 0, F F^T is determined"
     B = torch.cat([A1, A2])
-    require(torch.linalg.matrix_rank(B) == B.shape[1], f"A1 on top of A2 must have rank {B.shape[1]}, not {torch.linalg.matrix_rank(B)}")
+    require(torch.linalg.matrix_rank(B) == B.shape[1],
+            f"A1 on top of A2 must have rank {B.shape[1]}, not {torch.linalg.matrix_rank(B)}")
     C = A3@torch.linalg.pinv(B)
     s = torch.linalg.svdvals(torch.cat([C[:, :len(A1)]@A1@F, C[:, len(A1):]@A2@F], 1))
     return (s[-1]/s[0]).item()
@@ -77,19 +78,21 @@ def random_operators(K, m, d, seed=5): return [normal(rng(seed, j), m, d)/d**.5 
 
 # %% ../../nbs/32_kernel.ipynb #654036f2
 def sampled_students(y, k, sigma):
-    "Directions (m, k) of the student of N observations, and its variances: plain, with re-corruption"
+    "Directions (m, k) of the student of N observations; variances, plain and re-corrupted"
     mu, U = torch.linalg.eigh(y.T@y/len(y))
     mu, U = mu.flip(0)[:k], U.flip(1)[:, :k]
     return U, mu, (mu - sigma**2).clamp(min=0)
 
 def sampling_sine(w, n):
-    "A sampling statement: root mean square of |sin|_F between the true directions and those found from `n` observations, as far as A sees them"
+    """A sampling statement: root mean square of |sin|_F between the true directions
+    and those found from `n` observations, as far as A sees them"""
     mu, U = torch.linalg.eigh(w.Sm)
     r, pinv = len(w.lam), torch.linalg.pinv(w.A)
     mu, W, rest = mu[-r:], pinv@U[:, -r:], pinv@U[:, :-r]
     Q, R = torch.linalg.qr(W)
     v = w.sigma**2*(mu + w.sigma**2)/mu**2
-    return ((rest - Q@(Q.T@rest)).square().sum()*(v*torch.linalg.inv(R).square().sum(1)).sum()/n).sqrt().item()
+    outside = (rest - Q@(Q.T@rest)).square().sum()
+    return (outside*(v*torch.linalg.inv(R).square().sum(1)).sum()/n).sqrt().item()
 
 def transition_sine(mu, sigma, m, n):
     "A sampling statement: the limit of |sin| for rank 1 and many dimensions"

@@ -20,8 +20,9 @@ def mixture_logs(
 ):
     "The logarithm of a Gaussian mixture's density at `y`, and its score there"
     L = torch.linalg.cholesky(covs)
-    u = torch.linalg.solve_triangular(L, (y - means[:, None]).mT, upper=False)                   # (K, d, n)
-    logs = weights.log()[:, None] - u.square().sum(1)/2 - L.diagonal(dim1=1, dim2=2).log().sum(1)[:, None] - y.shape[1]/2*math.log(2*math.pi)
+    u = torch.linalg.solve_triangular(L, (y - means[:, None]).mT, upper=False)  # (K, d, n)
+    logs = weights.log()[:, None] - u.square().sum(1)/2
+    logs = logs - L.diagonal(dim1=1, dim2=2).log().sum(1)[:, None] - y.shape[1]/2*math.log(2*math.pi)
     pull = torch.linalg.solve_triangular(L.mT, u, upper=True)
     return logs.logsumexp(0), -torch.einsum('kn,kdn->nd', logs.softmax(0), pull)
 
@@ -29,10 +30,12 @@ def mixture_logs(
 def hermite(n=16, d=2):
     "Points and weights of Gauss-Hermite quadrature for a standard normal in `d` dimensions"
     x, w = (torch.from_numpy(t) for t in np.polynomial.hermite_e.hermegauss(n))
-    return torch.cartesian_prod(*[x]*d).view(-1, d), torch.cartesian_prod(*[w/w.sum()]*d).view(-1, d).prod(1)
+    points, weights = (torch.cartesian_prod(*[t]*d).view(-1, d) for t in (x, w/w.sum()))
+    return points, weights.prod(1)
 
 def mixture_gap(p, q, s, n=16):
-    "Gap and Kullback-Leibler divergence at level `s` between a teacher `p` and a student `q`: (means, covariances, weights), without the noise"
+    """Gap and Kullback-Leibler divergence at level `s` between a teacher `p` and a student `q`:
+    (means, covariances, weights), without the noise"""
     noisy = lambda m: (m[0], m[1] + s**2*torch.eye(m[0].shape[1], dtype=torch.float64), m[2])
     (means, covs, weights), (x, w) = noisy(q), hermite(n, q[0].shape[1])
     y = (means[:, None] + x@torch.linalg.cholesky(covs).mT).flatten(0, 1)

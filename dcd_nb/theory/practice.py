@@ -12,7 +12,7 @@ from ..errors import require
 from ..draws import Draws, rng
 from ..show.images import axes, colors
 from ..operators import Batch
-from ..show.explorer import figure_html
+from ..show.explorer import figure_html, knob
 from ..objectives import AmbientTweedie, At, Standard
 from ..losses import SiD
 from .gaussian import exact_check, exact_normal, normal, off, random_covariance, shrink
@@ -33,8 +33,9 @@ def sid_slope(
     return -s**4*(H + H.T)/2 - alpha*noise
 
 def sid_gradient(M, Theta, s, alpha, Ns=(0.,)):
-    "The gradient in M of the expected entries of `SiD`, by autograd, averaged over noises of the fake"
-    M, (z, n) = M.clone().requires_grad_(), exact_normal(M.shape[1] + len(M)).split((M.shape[1], len(M)), 1)
+    "The gradient in M of the expected entries of `SiD`, averaged over noises of the fake"
+    M, (d, r) = M.clone().requires_grad_(), M.shape
+    z, n = exact_normal(r + d).split((r, d), 1)
     Wa, Wb = shrink(Theta, s), shrink((M@M.T).detach(), s)
     y = z@M.T
     y_s, parts = y + s*n, []
@@ -45,11 +46,14 @@ def sid_gradient(M, Theta, s, alpha, Ns=(0.,)):
 @exact_check(sid_slope)
 def _check_sid(form):
     M, Theta, N = normal(rng(3), 5, 2), random_covariance(5, 1), .1*normal(rng(4), 5, 5)
-    return max(off(2*form(M@M.T, Theta, .7, alpha, N.T@N)@M, sid_gradient(M, Theta, .7, alpha, (N, -N))) for alpha in (0., .5, 1.2))
+    def error(alpha):
+        want = sid_gradient(M, Theta, .7, alpha, (N, -N))
+        return off(2*form(M@M.T, Theta, .7, alpha, N.T@N)@M, want)
+    return max(error(alpha) for alpha in (0., .5, 1.2))
 
 # %% ../../nbs/33_practice.ipynb #c6022379
 def basin_edge(v, s, alpha):
-    "The variance above which SiD with `alpha` > 1 diverges, for a teacher with variance `v` at level `s`"
+    "The variance above which SiD with `alpha` > 1 diverges: teacher with variance `v`, level `s`"
     return alpha/(alpha - 1)*(v + s**2) - s**2
 
 @exact_check(basin_edge)
@@ -57,7 +61,7 @@ def _check_edge(form):
     one, worst = lambda v: torch.tensor([[v]], dtype=torch.float64), 0.
     for v, s, alpha in ((1., .5, 1.2), (2., .3, 2.)):
         lo, hi = 1.01*v, 1e3*v
-        for _ in range(80):                             # where the slope by autograd changes its sign
+        for _ in range(80):  # where the slope by autograd changes its sign
             g = (lo*hi)**.5
             lo, hi = (g, hi) if sid_gradient(one(g**.5), one(v), s, alpha) > 0 else (lo, g)
         worst = max(worst, off(form(v, s, alpha), lo))
@@ -87,27 +91,34 @@ def stochastic_student(
     rates=(.05, .1),       # of generator and fake
     seed=0,                # of start, batches and noise
 ):
-    "M of a student trained by SiD while a linear fake learns, and the eigenvalues that it should have"
+    "M of a student trained by SiD while a linear fake learns; the eigenvalues it should have"
     d, r, g = len(w.S), len(w.lam), rng(seed)
     Ws = {s: shrink(w.S if case == 'ambient' else w.Sy, s) for s in levels}
-    teacher, fake = _PerLevel(Ws), _PerLevel({s: W.clone().requires_grad_() for s, W in Ws.items()})
+    teacher = _PerLevel(Ws)
+    fake = _PerLevel({s: W.clone().requires_grad_() for s, W in Ws.items()})
     M, tail = (.8/d**.5*normal(g, d, r)).requires_grad_(), []
-    opts = [torch.optim.SGD([M], rates[0]), torch.optim.SGD(fake.Ws.values(), rates[1], momentum=.5)]
+    opts = [torch.optim.SGD([M], rates[0]),
+            torch.optim.SGD(fake.Ws.values(), rates[1], momentum=.5)]
     images = lambda: (normal(g, batch, r)@M.T).view(batch, d, 1, 1)
+    def descend(opt, loss):
+        opt.zero_grad()
+        (d*loss.mean()).backward()
+        opt.step()
     for k in range(steps):
-        for opt, rate in zip(opts, rates): opt.param_groups[0]['lr'] = rate*min(1, 1.5*(1 - k/steps))
+        for opt, rate in zip(opts, rates):
+            opt.param_groups[0]['lr'] = rate*min(1, 1.5*(1 - k/steps))
         s = levels[k%len(levels)]
-        y = images().detach() if case == 'plain' else (x := images().detach()) + w.sigma*normal(g, *x.shape)
+        x = images().detach()
+        y = x if case == 'plain' else x + w.sigma*normal(g, *x.shape)
         objective = AmbientTweedie(w.sigma, At(s)) if case == 'ambient' else Standard(At(s))
-        for opt, loss in ((opts[1], lambda: objective.loss(fake, Batch(y, None), _one_group(seed, 2*k, batch))),
-                          (opts[0], lambda: SiD(alpha, At(s))(teacher, fake, images(), _one_group(seed, 2*k + 1, batch)))):
-            opt.zero_grad(); (d*loss().mean()).backward(); opt.step()
+        descend(opts[1], objective.loss(fake, Batch(y, None), _one_group(seed, 2*k, batch)))
+        descend(opts[0], SiD(alpha, At(s))(teacher, fake, images(), _one_group(seed, 2*k + 1, batch)))
         if k >= .75*steps: tail.append(M.detach().clone())
     return torch.stack(tail).mean(0), w.lam + (w.sigma**2 if case == 'plain' else 0)
 
 # %% ../../nbs/33_practice.ipynb #51ed7689
 def widening(v, s, alpha, nu):
-    "To first order in `nu`: by how much a fake with noise of E[N^T N] = nu I widens a direction of variance `v`"
+    "To first order: by how much a fake with E[N^T N] = nu I widens a direction of variance `v`"
     return alpha*nu*(v + s**2)**3/s**4
 
 # %% ../../nbs/33_practice.ipynb #0a221b19
@@ -119,16 +130,19 @@ def theory_view(
     rows=32,      # of a random A; 64: A = I
 ):
     "A figure: variances and distances without an operator, and what an operator sees"
-    require(isinstance(rank, int) and 1 <= rank <= 64, f"rank={rank!r} must be a whole number from 1 to 64")
+    require(isinstance(rank, int) and 1 <= rank <= 64,
+            f"rank={rank!r} must be a whole number from 1 to 64")
     i = torch.arange(1, 9, dtype=torch.float64)
     lam = 2/i**decay
     g = student_spectrum(torch.cat([lam, torch.zeros(56, dtype=torch.float64)]), sigma, assumed)
     g[rank:] = 0
     fig, (left, right) = axes(2, 2.6)
-    for k, (label, v) in enumerate({'clean': lam, 'corrupted': lam + sigma**2, 'student': g[:8]}.items()):
+    spectra = {'clean': lam, 'corrupted': lam + sigma**2, 'student': g[:8]}
+    for k, (label, v) in enumerate(spectra.items()):
         left.bar(i.numpy() + .27*(k - 1), v.numpy(), .25, color=colors[label], label=label)
     w = World(tuple(lam.tolist()), sigma, 64, None if rows == 64 else rows)
-    right.bar(i.numpy(), (row_projection(w.A)@w.E).square().sum(0).numpy(), .6, color=colors['teacher'])
+    right.bar(i.numpy(), (row_projection(w.A)@w.E).square().sum(0).numpy(), .6,
+              color=colors['teacher'])
     far = w2_noisy(lam, sigma, 64)**.5, torch.cat([g[:8].sqrt() - lam.sqrt(), g[8:].sqrt()]).norm()
     left.set(xlabel='direction', ylabel='variance')
     left.set_title(f'$W_2$ to the clean law: data {far[0]:.2f}, student {far[1]:.2f}', fontsize=9)
@@ -141,16 +155,18 @@ def theory_view(
 def theory_explorer():
     "Sliders for `theory_view`; needs a running Jupyter"
     import ipywidgets as w
-    look = dict(style=dict(description_width='10em'), layout=dict(width='28em'), continuous_update=False)
-    knobs = dict(sigma=w.FloatSlider(.3, min=0, max=1, step=.05, description='noise sigma', **look),
-                 assumed=w.FloatSlider(0, min=0, max=1, step=.05, description='assumed noise', **look),
-                 rank=w.IntSlider(4, min=1, max=64, description='rank of the student', **look),
-                 decay=w.FloatSlider(1, min=0, max=3, step=.25, description='decay of the spectrum', **look),
-                 rows=w.IntSlider(32, min=1, max=64, description='rows of A', **look))
+    knobs = dict(
+        sigma=w.FloatSlider(.3, min=0, max=1, step=.05, **knob('noise sigma')),
+        assumed=w.FloatSlider(0, min=0, max=1, step=.05, **knob('assumed noise')),
+        rank=w.IntSlider(4, min=1, max=64, **knob('rank of the student')),
+        decay=w.FloatSlider(1, min=0, max=3, step=.25, **knob('decay of the spectrum')),
+        rows=w.IntSlider(32, min=1, max=64, **knob('rows of A')))
     picture = w.HTML()
     def redraw(change=None):
         values = {k: c.value for k, c in knobs.items()}
-        picture.value = figure_html(theory_view(**values), 'Variances by direction, and what A sees, for ' + ', '.join(f'{k} = {v:g}' for k, v in values.items()))
+        said = ', '.join(f'{k} = {v:g}' for k, v in values.items())
+        alt = f'Variances by direction, and what A sees, for {said}'
+        picture.value = figure_html(theory_view(**values), alt)
     for c in knobs.values(): c.observe(redraw, 'value')
     redraw()
     return w.VBox([*knobs.values(), picture])
