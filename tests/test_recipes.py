@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+from test_held_tensors import MotionBlur
 
 from dcd_nb.diffusion import KarrasLevels, LogUniform
 from dcd_nb.errors import BadInput
@@ -100,9 +101,10 @@ def test_one_budget_replaces_the_other():
     with pytest.raises(BadInput, match='give one of the two'): r.teacher(ys, minutes=1, images=64, quiet=True)
 
 
-def test_folders_of_a_version_that_said_less_go_on_in_their_own_words(tmp_path, monkeypatch):
+@pytest.mark.parametrize('A', [Corruption(Identity(), .5), Corruption(MotionBlur(torch.eye(3)/3), .5)], ids=['noise', 'a kernel'])
+def test_folders_of_a_version_that_said_less_go_on_in_their_own_words(A, tmp_path, monkeypatch):
     "Older recipes left out what was a default, e.g. the levels of a loss; another recipe is still refused"
-    r = recipe('digits-noise', **tiny, distill__loss=SiD(.5))
+    r = recipe('digits-noise', **tiny, corruption=A, distill__loss=SiD(.5))
     ys = r.measurements()
     def go(r, **kw):
         teacher = r.teacher(ys, out=tmp_path/'teacher', quiet=True, **kw)
@@ -121,7 +123,8 @@ def test_folders_of_a_version_that_said_less_go_on_in_their_own_words(tmp_path, 
     for model, before in zip(go(r, resume=True), first):
         assert model.cost['resumed_at'] == before.cost['images'] and model.cost['weights_sha256'] == before.cost['weights_sha256']
     for name, text in said.items(): assert (tmp_path/name/'recipe.json').read_text() == text
-    assert Recipe.from_dict(Teacher.load(tmp_path/'teacher').about['recipe']) == r
+    teacher = Teacher.load(tmp_path/'teacher')
+    assert Recipe.from_dict(teacher.about['recipe'], teacher.held) == r
     with pytest.raises(BadInput, match='was begun with about.recipe.distill.lr='): go(r.override({'distill.lr': .5}), resume=True)
 
 
