@@ -7,6 +7,7 @@ __all__ = ['known_images', 'decode', 'image_files', 'cache_dir', 'bytes_to_float
 
 # %% ../../nbs/02c_loading.ipynb #201205e2
 import hashlib, io, json, lzma, os, tarfile, tempfile, zipfile, zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -95,7 +96,7 @@ def _files_in(path):
 
 def image_files(
     path:str | Path, # a folder, a zip, or a tar with any compression
-):
+) -> Iterator[tuple[str, bytes]]:
     "Name and bytes of each image file in `path`, one after the other"
     path = Path(path)
     try: yield from _files_in(path)
@@ -201,9 +202,8 @@ def _array(path):
 
 # %% ../../nbs/02c_loading.ipynb #aac78c3c
 _made = {  # from the size that was asked for
-    'digits': lambda size: digits(),
-    'roll': lambda size: toy('roll', 20_000), 'moons': lambda size: toy('moons', 20_000),
-    'blobs': lambda size: toy('blobs', 20_000),
+    'digits': lambda size: digits(), 'roll': lambda size: toy('roll', 20_000),
+    'moons': lambda size: toy('moons', 20_000), 'blobs': lambda size: toy('blobs', 20_000),
     'phantoms': lambda size: phantoms(4000, size or 64)}
 _torchvision = {  # what it calls them
     'cifar10': 'CIFAR10', 'cifar100': 'CIFAR100', 'mnist': 'MNIST',
@@ -224,7 +224,7 @@ def _download(name):
     a = torch.as_tensor(d.data)
     return a[:, None] if a.ndim == 3 else a.permute(0, 3, 1, 2)
 
-def bytes_to_floats(a):
+def bytes_to_floats(a:Tensor) -> Tensor:
     "Bytes as floats in [-1, 1], in parts that fit in the processor's cache"
     x = torch.empty(a.shape)
     for to, part in zip(x.split(256), a.split(256)): torch.sub(part.float().div_(127.5), 1, out=to)
