@@ -7,6 +7,7 @@ __all__ = ['passes', 'bytes_each', 'room', 'Kept', 'kept', 'footprint', 'plan']
 
 # %% ../nbs/56_planner.ipynb #99cc94b0
 import math
+from collections.abc import Callable
 
 import torch
 
@@ -34,14 +35,14 @@ class Kept:
         self.shapes = {tuple(shape) for t in weights for shape in (t.shape, t.shape[::-1])}
         self.found = {}  # storages, by their identity
 
-    def see(self, t):
+    def see(self, t:torch.Tensor) -> torch.Tensor:
         "Called with each tensor that is kept"
         storage = t.untyped_storage()
         rounded = t.dtype == torch.bfloat16 and tuple(t.shape) in self.shapes
         if storage._cdata not in self.own and not rounded: self.found[storage._cdata] = storage
         return t
 
-    def __call__(self, f) -> int:
+    def __call__(self, f:Callable) -> int:
         "Bytes that are kept for the way back when `f` runs"
         with torch.autograd.graph.saved_tensors_hooks(self.see, lambda t: t):
             f()
@@ -49,7 +50,7 @@ class Kept:
 
 # %% ../nbs/56_planner.ipynb #5bd864fa
 def kept(
-    net,             # a network, or a `Precond` around one
+    net:torch.nn.Module, # a network, or a `Precond` around one
     precision='bf16',# or 'fp32'
 ) -> int:
     "Bytes that one image leaves behind on its way through, for the way back"
@@ -68,7 +69,7 @@ def kept(
 room = {'H200': 141, 'A100': 80, '4090': 24}   # GB
 
 def footprint(
-    net,  # a network, or a `Precond` around one
+    net:torch.nn.Module, # a network, or a `Precond` around one
 ) -> dict:
     "What a plan needs to know of a network"
     return dict(parameters=num_params(net), flops=flops(net), kept=kept(net))

@@ -176,3 +176,35 @@ def test_few_lines_are_long():
     lines = [line for path, _ in modules_of() for line in path.read_text(encoding='utf-8').splitlines() if line.strip() and not line.startswith('# %%')]
     share = sum(len(line) > 100 for line in lines)/len(lines)
     assert share < .05, f'{share:.1%} of all lines have more than 100 columns'
+
+
+described = ('show', 'data', 'mri', 'networks', 'metrics', 'restore', 'identify', 'theory', 'planner', 'cli')
+untyped = { # arguments whose type belongs to a package that is imported where it is used, or to none
+    'figure_html': ('fig',), 'keep_slow_cells': ('ip',), 'png': ('im',), 'proximal_fid': ('x',), 'to_tensor': ('x',)}
+
+
+def public_functions(tree):
+    "Functions and classes that a file exports, with their names"
+    exported = [n.value for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == '__all__']
+    names = {e.value for e in exported[0].elts} if exported else set()
+    for n in tree.body:
+        if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name in names: yield n.name, n
+        if isinstance(n, ast.ClassDef) and n.name in names:
+            yield from ((f'{n.name}.{m.name}', m) for m in n.body if isinstance(m, ast.FunctionDef) and m.name == '__init__')
+
+
+def without_hint(f):
+    "Arguments of which neither a hint nor a default tells the type"
+    args = f.args.posonlyargs + f.args.args
+    defaults = [None]*(len(args) - len(f.args.defaults)) + f.args.defaults
+    for a, default in zip(args, defaults):
+        tells = default is not None and not (isinstance(default, ast.Constant) and default.value is None)
+        if a.annotation is None and not tells and a.arg not in ('self', 'cls', *untyped.get(f.name, ())): yield a.arg
+
+
+@pytest.mark.parametrize('module', [m for m in modules.values() if m.split('.')[0] in described])
+def test_public_functions_say_what_they_do_and_take(module):
+    "A docstring for each function and class, and a type for each argument"
+    for name, n in public_functions(ast.parse(path_of(module).read_text(encoding='utf-8'))):
+        assert name.endswith('__init__') or ast.get_docstring(n), f'{module}.{name} has no docstring'
+        if isinstance(n, ast.FunctionDef): assert not [*without_hint(n)], f'{module}.{name}: which type?'

@@ -123,7 +123,7 @@ def run(
     device:str=None, # cpu, cuda, cuda:1, ...
     set:str='',      # other entries of the recipe: 'train.lr=1e-4 distill.images=1000'
     json:bool=False, # print one line of JSON
-):
+) -> None:
     "Train, distil, compare, and write OUT/record"
     found = run_recipe(make(recipe).override(changes_of(set)), out, minutes, data, None, warm, n,
                        device, quiet=json)
@@ -140,7 +140,7 @@ def check(
     record:str,      # the folder
     n:int=10_000,    # images; the record has distances for 10 000
     json:bool=False, # print one line of JSON
-):
+) -> None:
     "Make images of a record's generator and compare their distances with the recorded ones"
     found = check_record(record, n)
     if json: return report(found, json)

@@ -7,6 +7,7 @@ __all__ = ['polite', 'report', 'changes_of', 'settings', 'finished']
 
 # %% ../../nbs/90_options.ipynb #a56d66e9
 import ast, json as jsonlib, os, re, sys
+from collections.abc import Callable
 from functools import wraps
 from inspect import signature
 
@@ -16,7 +17,7 @@ from ..distributed import processes
 from ..checkpoint import committed
 
 # %% ../../nbs/90_options.ipynb #6fa0b52b
-def polite(f):
+def polite(f:Callable) -> Callable:
     "A command that ends in a sentence, not in a stack of lines"
     resumes = 'resume' in signature(f).parameters
     goes_on = '; the same command with --resume goes on' if resumes else ''

@@ -7,8 +7,10 @@ __all__ = ['pixel_grid', 'phantoms', 'with_phase']
 
 # %% ../../nbs/02a_heads.ipynb #2c06b6e9
 import math
+from collections.abc import Iterable
 
 import torch
+from torch import Tensor
 
 from ..errors import require
 from ..draws import rng
@@ -30,7 +32,7 @@ def _ellipses(u):
     angle = v[:, 5]*row(0, 0, .15, .15, 3) + row(0, 0, .2, -.2, 0)
     return [t[..., None, None] for t in (value, cx, cy, a, b, angle)]
 
-def pixel_grid(h, w, like):
+def pixel_grid(h:int, w:int, like:Tensor) -> tuple[Tensor, Tensor]:
     "Coordinates of the pixels; the longer side runs from -1 to 1"
     def line(n):
         return (torch.arange(n, device=like.device, dtype=like.dtype) - (n - 1)/2)*2/max(h, w)
@@ -53,10 +55,10 @@ def _render(u, h, w):
     return from_complex(torch.polar((m*(1 + .08*sum(waves))).clamp(0, 1), phase))
 
 def phantoms(
-    n:int,     # images
-    size=64,   # pixels: a number, or height and width
-    seed=0,    # image i depends on seed and i alone
-    index=None,# which images; None: 0 to n-1
+    n:int,   # images
+    size=64, # pixels: a number, or height and width
+    seed=0,  # image i depends on seed and i alone
+    index:Iterable[int] | None=None,# which images; None: 0 to n-1
 ) -> torch.Tensor:
     "Complex images of heads (n, 2, H, W); no magnitude is above 1"
     h, w = size if isinstance(size, (tuple, list)) else (size, size)

@@ -7,6 +7,7 @@ __all__ = ['known_images', 'decode', 'image_files', 'cache_dir', 'bytes_to_float
 
 # %% ../../nbs/02c_loading.ipynb #201205e2
 import hashlib, io, json, lzma, os, tarfile, tempfile, zipfile, zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +93,7 @@ def _files_in(path):
 
 def image_files(
     path:str | Path, # a folder, a zip, or a tar with any compression
-):
+) -> Iterator[tuple[str, bytes]]:
     "Name and bytes of each image file in `path`, one after the other"
     path = Path(path)
     try: yield from _files_in(path)
@@ -200,9 +201,8 @@ def _array(path, part):
 
 # %% ../../nbs/02c_loading.ipynb #aac78c3c
 _made = {  # from the size that was asked for
-    'digits': lambda size: digits(),
-    'roll': lambda size: toy('roll', 20_000), 'moons': lambda size: toy('moons', 20_000),
-    'blobs': lambda size: toy('blobs', 20_000),
+    'digits': lambda size: digits(), 'roll': lambda size: toy('roll', 20_000),
+    'moons': lambda size: toy('moons', 20_000), 'blobs': lambda size: toy('blobs', 20_000),
     'phantoms': lambda size: phantoms(4000, size or 64)}
 _torchvision = {  # what it calls them
     'cifar10': 'CIFAR10', 'cifar100': 'CIFAR100', 'mnist': 'MNIST',
@@ -223,7 +223,9 @@ def _of_torchvision(name, part, root=None):
     a = torch.as_tensor(d.data)
     return a[:, None] if a.ndim == 3 else a.permute(0, 3, 1, 2)
 
-_folders = {'cifar-10-batches-py': 'cifar10', 'cifar-100-python': 'cifar100', 'MNIST/raw': 'mnist', 'FashionMNIST/raw': 'fashion-mnist'}
+_folders = {  # as torchvision calls them
+    'cifar-10-batches-py': 'cifar10', 'cifar-100-python': 'cifar100',
+    'MNIST/raw': 'mnist', 'FashionMNIST/raw': 'fashion-mnist'}
 
 def _of_path(path, part):
     "What stands at `path`: an array, or the path itself if it holds image files"
@@ -231,7 +233,8 @@ def _of_path(path, part):
     known = [name for inner, name in _folders.items() if (path/inner).is_dir()] if path.is_dir() else []
     require(len(known) < 2, f"{path} holds several data sets ({', '.join(known)}): pass a folder with one")
     if known: return _of_torchvision(known[0], part, path)
-    require(part == 'train', f"part={part!r} is for arrays and for data sets of torchvision: pass the path of the images themselves")
+    require(part == 'train', f"part={part!r} is for arrays and for data sets of torchvision: "
+                             "pass the path of the images themselves")
     return path
 
 def _smaller(a, size):
@@ -241,7 +244,7 @@ def _smaller(a, size):
     mean = torch.cat([F.avg_pool2d(part.float(), h//size) for part in a.split(1000)])
     return mean.round().to(torch.uint8) if a.dtype == torch.uint8 else mean.to(a.dtype)
 
-def bytes_to_floats(a):
+def bytes_to_floats(a:Tensor) -> Tensor:
     "Bytes as floats in [-1, 1], in parts that fit in the processor's cache"
     x = torch.empty(a.shape)
     for to, part in zip(x.split(256), a.split(256)): torch.sub(part.float().div_(127.5), 1, out=to)

@@ -7,6 +7,7 @@ __all__ = ['flat_state', 'state_from_flat', 'shape_in_words', 'Measurements', 'd
 
 # %% ../../nbs/02b_measurements.ipynb #f4e253e2
 import copy, json, operator, warnings
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from ..machine import progress
 from ..operators import Batch, Corruption, map_state, require_binary, require_rows
 
 # %% ../../nbs/02b_measurements.ipynb #a8cc97ec
-def flat_state(state, name='state'):
+def flat_state(state:Tensor | dict | None, name='state') -> dict[str, Tensor]:
     "The tensors in `state` by dotted name"
     if state is None: return {}
     if not isinstance(state, dict): return {name: state}
@@ -28,7 +29,7 @@ def flat_state(state, name='state'):
     for part, inner in state.items(): found |= flat_state(inner, f'{name}.{part}')
     return found
 
-def state_from_flat(tensors, name='state'):
+def state_from_flat(tensors:dict[str, Tensor], name='state') -> Tensor | dict | None:
     "The state whose tensors `flat_state` named"
     if name in tensors: return tensors[name]
     parts = {k[len(name) + 1:].split('.')[0] for k in tensors if k.startswith(name + '.')}
@@ -62,7 +63,7 @@ def _wanted(op, y):
     parts = [f'{name!r} of shape {shape}' for name, shape in shapes.items()]
     return f"a dict of tensors: {', '.join(parts)}"
 
-def shape_in_words(shape):
+def shape_in_words(shape:tuple) -> str:
     "The shape of an image in words"
     c, h, w = shape
     return f"{w}x{h} pixels and {c} channel{'s' if c > 1 else ''}"
@@ -77,7 +78,7 @@ class Measurements:
     def __init__(self,
         y:Tensor,               # observations (N, C, H, W), float; 0 where hidden
         corruption:Corruption,  # that made them
-        state=None,             # of its operator, e.g. a mask (1 = observed) for each observation
+        state:Tensor | dict | None=None, # of its operator, e.g. a mask (1 = observed) for each
         about:dict | None=None, # anything worth remembering, in plain values
     ):
         good = torch.is_tensor(y) and y.ndim == 4 and y.is_floating_point() and len(y)
@@ -151,7 +152,7 @@ def hash(self:Measurements) -> str:
     return content_hash({'y': self.y, 'corruption': letters} | flat_state(self.state))
 
 # %% ../../nbs/02b_measurements.ipynb #960fd946
-def double_converter(x):
+def double_converter(x:Tensor) -> Callable[[Tensor], Tensor]:
     "Check images and say how a part of them becomes float64 in [-1, 1]"
     require(torch.is_tensor(x) and x.ndim == 4 and len(x),
             f"x must be a tensor of images (N, C, H, W) with N > 0, but is {_kind(x)}")
@@ -167,7 +168,7 @@ def double_converter(x):
                           "if they lie in [0, 1], use 2*x - 1")
     return lambda part: part.cpu().double()
 
-def whole_seed(seed):
+def whole_seed(seed:int) -> int:
     "A whole number, whatever its type"
     try: return operator.index(seed)
     except TypeError: raise BadInput(f"seed={seed!r} must be a whole number") from None
@@ -181,10 +182,10 @@ def _put(to, row, state):
 # %% ../../nbs/02b_measurements.ipynb #d3f6f0bc
 @torch.no_grad()
 def measure_images(
-    corruption,  # a `Corruption`
-    x,           # images (N, C, H, W): floats in [-1, 1], or uint8
-    seed=0,      # of the experiment
-    index=None,  # which image each one is; None: 0 to N-1
+    corruption:Corruption, # a `Corruption`
+    x:Tensor,              # images (N, C, H, W): floats in [-1, 1], or uint8
+    seed=0,                # of the experiment
+    index:Iterable[int] | None=None, # which image each one is; None: 0 to N-1
 ) -> Measurements:
     "Observe every image once. Observation i depends on seed, index and image alone"
     double, seed = double_converter(x), whole_seed(seed)
@@ -219,7 +220,7 @@ def save(self:Measurements,
 
 @patch(cls_method=True)
 def load(cls:Measurements,
-    path:str | Path,                    # as given to `save`
+    path:str | Path, # as given to `save`
     corruption:Corruption | None=None, # only if it cannot be kept in a file: the one that made them
 ) -> Measurements:
     "The measurements that `save` wrote to `path`"

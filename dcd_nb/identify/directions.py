@@ -9,18 +9,20 @@ __all__ = ['normal_matrices', 'determined']
 import math
 
 import torch
+from torch import Tensor
 
 from ..errors import require
 from ..draws import rng
 from ..linalg import conjugate_gradients
+from ..operators import Operator
 
 # %% ../../nbs/26_directions.ipynb #9475d56f
 def normal_matrices(
-    op,           # a linear operator
-    shape,        # (C, H, W) of a small image
-    draws=200,    # states to draw, if the operator is random
+    op:Operator, # a linear operator
+    shape:tuple, # (C, H, W) of a small image
+    draws=200,   # states to draw, if the operator is random
     seed=0,
-):
+) -> Tensor:
     "A^T A for some draws of A: (draws, d, d), float64"
     op.require_linear('normal matrix')
     d = math.prod(shape)
@@ -34,10 +36,10 @@ def normal_matrices(
 
 # %% ../../nbs/26_directions.ipynb #4a82fe3d
 def determined(
-    Q,          # A^T A for some draws, (draws, d, d)
-    steps=200,  # of conjugate gradients
+    Q:Tensor,  # A^T A for some draws, (draws, d, d)
+    steps=200, # of conjugate gradients
     seed=0,
-):
+) -> float:
     "The share of a random covariance that the A's determine; at least that, if steps ran out"
     L = lambda S: (Q@S@Q).mean(0)
     S = torch.randn(Q.shape[1:], generator=rng(seed), dtype=Q.dtype)

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import require
 from ..draws import rng
 from ..show.images import axes, colors, image_grid
-from ..operators import Compose, Corruption, FourierMask, RandomMask
+from ..operators import Compose, Corruption, FourierMask, Operator, RandomMask
 from ..data import Measurements
 from .directions import determined, normal_matrices
 
@@ -30,8 +30,8 @@ def cosines(n:int) -> Tensor:
 
 def frequency_snr(
     corruption:Corruption,
-    shape:tuple,              # (C, H, W) of a small image
-    gain:Tensor | None=None,  # energy kept of each cosine (h*w), if it is known
+    shape:tuple,             # (C, H, W) of a small image
+    gain:Tensor | None=None, # energy kept of each cosine (h*w), if it is known
 ) -> tuple[Tensor, Tensor]:
     "Frequency (cycles a pixel) and signal-to-noise ratio of each cosine, for natural images"
     _, h, w = shape
@@ -63,9 +63,9 @@ def _small(op, shape, real, cplx):
 # %% ../../nbs/26a_report.ipynb #c3e31971
 @singledispatch
 def sees_all(
-    op,    # an operator
-    shape, # (C, H, W) of the images
-):
+    op:Operator, # an operator
+    shape:tuple, # (C, H, W) of the images
+) -> float | None:
     "log10 of the chance that a random operator is invertible; None: it is not, or not known"
     if op.random: return None
     s = op.spectrum(_small(op, shape, (256, 16), (256, 16)))
@@ -90,9 +90,9 @@ def _(op:Compose, shape):
 # %% ../../nbs/26a_report.ipynb #de862f3a
 @singledispatch
 def coverage(
-    op,    # an operator
-    state, # of several observations
-):
+    op:Operator,  # an operator
+    state:Tensor, # of several observations
+) -> Tensor | None:
     "What each state sees, (N, coordinates), if the operator only hides coordinates; else None"
     return None
 
@@ -108,10 +108,10 @@ def _(op:FourierMask, state): return state.flatten(1)[:, :1024].float()
 # %% ../../nbs/26a_report.ipynb #c274a50d
 @singledispatch
 def cosine_gain(
-    op, # an operator that only hides coordinates
-    M,  # what `coverage` says of its states
-    n,  # side of a small image
-):
+    op:Operator, # an operator that only hides coordinates
+    M:Tensor,    # what `coverage` says of its states
+    n:int,       # side of a small image
+) -> Tensor:
     "Energy kept of each cosine of a small image, (n*n); as if all pixels were hidden equally often"
     return M.mean().double().expand(n*n)
 
@@ -135,7 +135,8 @@ def _states(op, shape, seed, ys):
 
 class Report:
     "What a corruption leaves of the distribution of clean images"
-    def __init__(self, corruption, shape, draws, seed, ys=None):
+    def __init__(self, corruption:Corruption, shape:tuple, draws:int, seed:int,
+                 ys:Measurements | None=None):
         op = corruption.op
         self.corruption = corruption
         self.n = None if ys is None else len(ys)
@@ -181,7 +182,7 @@ def _from_matrices(self:Report, op, shape, draws, seed):
 
 # %% ../../nbs/26a_report.ipynb #8de170cb
 @patch(as_prop=True)
-def identifiable(self:Report):
+def identifiable(self:Report) -> bool | str | None:
     "True, 'second moments', False, or None where the report cannot tell"
     if self.afresh: return None
     if self.chance is not None: return True
@@ -238,8 +239,8 @@ def __repr__(self:Report):
 # %% ../../nbs/26a_report.ipynb #98b3249d
 def identifiability(
     what:Corruption | Measurements,
-    shape=None,    # (C, H, W) of the images; None: 1x16x16, or those of the measurements
-    draws=200,     # of a random operator
+    shape:tuple | int | None=None, # (C, H, W) of the images; None: 1x16x16, or as measured
+    draws=200, # of a random operator
     seed=0,
 ) -> Report:
     "Is p(x) determined by such measurements? In words, numbers and pictures"

@@ -7,15 +7,17 @@ __all__ = ['noise_detail', 'patch_covariance', 'noise_patches', 'noise_range', '
 
 # %% ../../nbs/26b_unknown.ipynb #1ae71190
 import torch
+from torch import Tensor
 
 from ..errors import require
 from ..linalg import covariance_with_gaps
+from ..operators import Corruption
 from ..data import Measurements
 from ..metrics import evenly_spaced, proximal_fid
 
 # %% ../../nbs/26b_unknown.ipynb #62696d22
 def noise_detail(
-    y, # images (N, C, H, W)
+    y:Tensor, # images (N, C, H, W)
 ) -> float:
     "Level of the noise, from the median of the finest diagonal detail"
     _pictures(y, 2)
@@ -32,11 +34,11 @@ def _pictures(y, size):
 
 # %% ../../nbs/26b_unknown.ipynb #16d045a0
 def patch_covariance(
-    y,            # images (N, C, H, W)
-    seen=None,    # 1 where an entry is shown, 0 where it is hidden; None: everything is shown
-    size=8,       # of a patch
-    most=100_000, # patches, about
-):
+    y:Tensor,                # images (N, C, H, W)
+    seen:Tensor | None=None, # 1 where an entry is shown, 0 where it is hidden; None: all is shown
+    size=8,                  # of a patch
+    most=100_000,            # patches, about
+) -> Tensor:
     "Covariance of patches (C size size), float64"
     per = (y.shape[2] - size + 1)*(y.shape[3] - size + 1)
     def patches(t):
@@ -52,9 +54,9 @@ def patch_covariance(
 
 # %% ../../nbs/26b_unknown.ipynb #429427f3
 def noise_patches(
-    y,         # images (N, C, H, W), 0 where hidden
-    seen=None, # 1 where an entry is shown, 0 where it is hidden; None: everything is shown
-    size=8,    # of a patch, at most
+    y:Tensor,                # images (N, C, H, W), 0 where hidden
+    seen:Tensor | None=None, # 1 where an entry is shown, 0 where it is hidden; None: all is shown
+    size=8,                  # of a patch, at most
 ) -> float:
     "Level of the noise, from the smallest eigenvalues of the covariance of patches"
     _pictures(y, 2)
@@ -76,7 +78,7 @@ def noise_patches(
 
 # %% ../../nbs/26b_unknown.ipynb #9033c52b
 def noise_range(
-    y, # images (N, C, H, W) whose clean values lie in [-1, 1]
+    y:Tensor, # images (N, C, H, W) whose clean values lie in [-1, 1]
 ) -> float:
     "Level of the noise, from what lies outside of [-1, 1]"
     _pictures(y, 1)
@@ -86,7 +88,7 @@ def noise_range(
 
 # %% ../../nbs/26b_unknown.ipynb #13f02eec
 def missing_rate(
-    y, # images (N, C, H, W), 0 where hidden
+    y:Tensor, # images (N, C, H, W), 0 where hidden
 ) -> float:
     "Share of pixels that are hidden: exactly zero in all channels"
     _pictures(y, 1)
@@ -94,10 +96,10 @@ def missing_rate(
 
 # %% ../../nbs/26b_unknown.ipynb #a6b2d518
 def fitting(
-    x,           # images (N, C, H, W) of the kind that was observed
-    y,           # observations (M, C, H, W)
-    corruptions, # candidates: a list of `Corruption`
-    **kw,        # arguments of `proximal_fid`: extractor, seed
+    x:Tensor, # images (N, C, H, W) of the kind that was observed
+    y:Tensor, # observations (M, C, H, W)
+    corruptions:list[Corruption], # candidates: a list of `Corruption`
+    **kw,     # arguments of `proximal_fid`: extractor, seed
 ) -> list:
     "The candidates and the proximal distance that each of them leaves, best first"
     require(len(corruptions), "corruptions is empty: give one candidate or more")

@@ -28,8 +28,8 @@ _all_ = ['accuracy', 'Bootstrap', 'CifarClassifier', 'cleanfid_features', 'compa
          'corrupted_anew', 'density_coverage', 'DigitClassifier', 'Distances', 'evaluate',
          'Evaluation', 'evenly_spaced', 'feature_space', 'Features', 'features', 'fid',
          'fit_classifier', 'frechet_distance', 'frechet_from_moments', 'frechet_interval',
-         'HandwritingClassifier', 'imagenet', 'inception',
-         'inception_score', 'Interval', 'kid', 'labelled', 'lpips', 'moved', 'Nearest', 'nearest',
+         'HandwritingClassifier', 'imagenet', 'inception', 'inception_score', 'Interval', 'kid',
+         'labelled', 'lpips', 'moved', 'Nearest', 'nearest',
          'neighbourhoods', 'Neighbourhoods', 'nmse', 'patch_directions', 'precision_recall',
          'Proximal', 'proximal_fid', 'psnr', 'reference_statistics', 'sliced_wasserstein',
          'ssim', 'stored']

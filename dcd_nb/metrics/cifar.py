@@ -7,6 +7,7 @@ __all__ = ['patch_directions', 'labelled', 'moved', 'fit_classifier', 'accuracy'
 
 # %% ../../nbs/06g_cifar.ipynb #c0f747bf
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -74,13 +75,13 @@ def _go_back(net, mean, part):
 
 # %% ../../nbs/06g_cifar.ipynb #5456d3dd
 def fit_classifier(
-    x, labels,      # images (N, 3, 32, 32), and the number of the class of each
+    x:Tensor, labels:Tensor,   # images (N, 3, 32, 32), and the number of the class of each
     epochs=16, batch=512, width=64,
-    lr=1.5,         # at its height, for a batch of 1024; for others in proportion
-    decay=1.3e-3,   # of weights, in units of the rate
-    precision=None, # None: bf16 on a GPU; 'bf16': also on a CPU
-    each=None,      # called as each(epoch, net, loss)
-    device=None, seed=0,
+    lr=1.5,                    # at its height, for a batch of 1024; for others in proportion
+    decay=1.3e-3,              # of weights, in units of the rate
+    precision:str | None=None, # None: bf16 on a GPU; 'bf16': also on a CPU
+    each:Callable | None=None, # called as each(epoch, net, loss)
+    device:str | torch.device | None=None, seed=0,
 ) -> CifarClassifier:
     "A `CifarClassifier`"
     device, g, layout = pick_device(device), rng(seed), torch.channels_last

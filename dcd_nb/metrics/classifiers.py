@@ -10,7 +10,7 @@ from importlib.resources import files
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import nn, Tensor
 
 from ..errors import require
 from ..files import load_tensors
@@ -23,13 +23,14 @@ class DigitClassifier(nn.Module):
         super().__init__()
         self.conv1, self.conv2 = nn.Conv2d(1, 32, 3, padding=1), nn.Conv2d(32, 64, 3, padding=1)
         self.hidden, self.out = nn.Linear(64*4*4, 32), nn.Linear(32, 10)
-    def features(self, x):
+    def features(self, x:Tensor) -> Tensor:
+        "Hidden units (B, 32) of images (B, 1, 8, 8)"
         h = F.max_pool2d(self.conv2(self.conv1(x).relu()).relu(), 2)
         return self.hidden(h.flatten(1)).tanh()
     def forward(self, x): return self.out(self.features(x))
 
     @classmethod
-    def trained(cls):
+    def trained(cls) -> 'DigitClassifier':
         "The classifier with the weights of this package"
         net = cls().requires_grad_(False)
         net.load_state_dict(load_tensors(files('dcd_nb')/'weights'/'digits')[0])
@@ -74,12 +75,16 @@ class CifarClassifier(nn.Module):
         for i, o in ((24, w), (w, 2*w), (2*w, 4*w)): convs += [_conv(i, o, halve=True), _conv(o, o)]
         self.body = nn.Sequential(first, nn.SiLU(), *convs, nn.AdaptiveMaxPool2d(1))
         self.hidden, self.out = nn.Linear(4*w, 64), nn.Linear(64, 10)
-    def once(self, x): return self.hidden(self.body(x).flatten(1)).tanh()
-    def features(self, x): return (self.once(x) + self.once(x.flip(-1)))/2
+    def once(self, x:Tensor) -> Tensor:
+        "Hidden units (B, 64) of images (B, 3, 32, 32)"
+        return self.hidden(self.body(x).flatten(1)).tanh()
+    def features(self, x:Tensor) -> Tensor:
+        "Their mean over the images and the mirrored ones"
+        return (self.once(x) + self.once(x.flip(-1)))/2
     def forward(self, x): return self.out(self.once(x) if self.training else self.features(x))
 
     @classmethod
-    def trained(cls):
+    def trained(cls) -> 'CifarClassifier':
         "The classifier with the weights of this package"
         path = files('dcd_nb')/'weights'/'cifar10'
         require(path.with_suffix('.json').exists(),

@@ -8,6 +8,7 @@ __all__ = ['Bootstrap', 'stored', 'require_alike', 'to_floats', 'features_in_par
 
 # %% ../../nbs/06d_evaluation.ipynb #78ef00b4
 import math, time
+from collections.abc import Callable
 from collections import namedtuple
 from pathlib import Path
 
@@ -27,8 +28,8 @@ from .quality import copies, inception_score, kid, neighbourhoods
 
 # %% ../../nbs/06d_evaluation.ipynb #18bb13ad
 def stored(
-    x,             # images (N, C, H, W) in [-1, 1] or bytes, or what `load_images` reads
-    name='images', # what the argument is called
+    x:Tensor | str | Path, # images (N, C, H, W) in [-1, 1] or bytes, or what `load_images` reads
+    name='images',         # what the argument is called
 ) -> Tensor:
     "The images as files hold them: bytes (N, C, H, W)"
     x = load_images(x, dtype=None) if isinstance(x, (str, Path)) else to_tensor(x)
@@ -45,25 +46,25 @@ def stored(
     require(top < 10, f"{name}: give bytes or floats in [-1, 1], not values up to {top:.3g}")
     return (x*127.5 + 128).clamp(0, 255).to(torch.uint8)
 
-def require_alike(x, reference):
+def require_alike(x:Tensor, reference:Tensor):
     "Complain about images of another shape than the reference"
     require(x.shape[1:] == reference.shape[1:],
             f"images have {shape_in_words(x.shape[1:])}, "
             f"but the reference has {shape_in_words(reference.shape[1:])}: "
             "load both with the same size and channels")
 
-def to_floats(x):
+def to_floats(x:Tensor) -> Tensor:
     "Images as floats, bytes in [-1, 1]"
     return bytes_to_floats(x) if x.dtype == torch.uint8 else x
 
-def features_in_parts(f, x):
+def features_in_parts(f:Callable, x:Tensor) -> Tensor:
     "Features of images, which may be bytes"
     return torch.cat([f(to_floats(part)) for part in x.split(1000)])
 
 # %% ../../nbs/06d_evaluation.ipynb #e5b69059
 def feature_space(
-    extractor, # a name, `Features`, or a function as in `cleanfid_features`; None: the best there is
-    reference, # the reference images
+    extractor:str | Features | Callable | None, # a function as in `cleanfid_features`; None: the best
+    reference:Tensor, # the reference images
 ) -> Features:
     "The feature space that `extractor` means"
     if extractor is None: return _best_features(reference)
@@ -83,8 +84,8 @@ def _best_features(reference):
     raise why
 
 def fid(
-    x,                     # images, or where they are
-    reference,             # images, or where they are
+    x:Tensor | str | Path, # images, or where they are
+    reference:Tensor | str | Path, # images, or where they are
     extractor='inception', # as in `feature_space`
 ) -> float:
     "Fréchet distance of two sets of images, as files hold them"
@@ -98,16 +99,16 @@ Bootstrap = namedtuple('Bootstrap', 'value low high bias')
 Bootstrap.__doc__ = "A distance, its 90 % interval at the same n, and how much of it is bias"
 
 def frechet_interval(
-    a,       # features (n, d) of samples
-    b,       # features (m, d) of the reference
-    reps=20, # draws
+    a:Tensor, # features (n, d) of samples
+    b:Tensor, # features (m, d) of the reference
+    reps=20,  # draws
     seed=0,
 ) -> Bootstrap:
     "The Fréchet distance with a bootstrap interval and its bias from few samples"
     a, b = to_tensor(a), to_tensor(b)
     return bootstrap_distance(a, *factor_of(b), reps, seed)
 
-def bootstrap_distance(a, mu, R, reps, seed):
+def bootstrap_distance(a:Tensor, mu:Tensor, R:Tensor, reps:int, seed:int) -> Bootstrap:
     "The same, given mean and factor of the reference"
     value, g, n = frechet_of_factors(*factor_of(a), mu, R), rng(seed), len(a)
     if reps < 2: return Bootstrap(value, None, None, None)
@@ -163,12 +164,12 @@ _labels = dict(
 
 # %% ../../nbs/06d_evaluation.ipynb #f2e0c3c4
 def evaluate(
-    x,               # images of a generator, or where they are
-    reference,       # clean images, or where they are
-    extractor=None,  # as in `feature_space`
-    reps=20,         # draws of the bootstrap; 0: no interval
-    find_copies=False, # look for training images among up to 1000 of the samples
-    seed=0,          # of bootstrap and slices
+    x:Tensor | str | Path, # images of a generator, or where they are
+    reference:Tensor | str | Path, # clean images, or where they are
+    extractor:str | Features | Callable | None=None, # as in `feature_space`
+    reps=20,               # draws of the bootstrap; 0: no interval
+    find_copies=False,     # look for training images among up to 1000 of the samples
+    seed=0,                # of bootstrap and slices
 ) -> Evaluation:
     "All distances of a set of images to a reference"
     start = time.monotonic()

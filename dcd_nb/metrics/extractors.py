@@ -8,6 +8,7 @@ __all__ = ['known_classifiers', 'Features', 'evenly_spaced', 'cleanfid_features'
 
 # %% ../../nbs/06b_extractors.ipynb #223a3a88
 import math, os, tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -31,9 +32,9 @@ class Features:
     "A named map from images (N, C, H, W) to features (N, d)"
     def __init__(self,
         name:str,              # shown in tables
-        f,                     # a batch of images -> (B, d)
+        f:Callable,            # a batch of images -> (B, d)
         shape:tuple,           # (C, H, W) of the images
-        head=None,             # features -> logits of classes, if they come from a classifier
+        head:Callable | None=None, # features -> logits of classes, if they come from a classifier
         label:str | None=None, # the name in full, beside a distance
     ):
         self.name = name
@@ -43,7 +44,7 @@ class Features:
         self.label = label or name
 
     @torch.no_grad()
-    def __call__(self, x, batch=500) -> Tensor:
+    def __call__(self, x:Tensor, batch=500) -> Tensor:
         "Features (N, d) of images, a batch at a time"
         x = to_tensor(x)
         good = torch.is_tensor(x) and x.is_floating_point() and tuple(x.shape[1:]) == self.shape
@@ -111,11 +112,11 @@ def _classifier(reference):
 
 # %% ../../nbs/06b_extractors.ipynb #72167289
 def cleanfid_features(
-    f,             # float images (B, 3, 299, 299) from 0 to 255 -> features (B, d)
-    shape:tuple,   # (C, H, W) of the images
-    name='custom', # shown in tables
+    f:Callable,                # float images (B, 3, 299, 299) from 0 to 255 -> features (B, d)
+    shape:tuple,               # (C, H, W) of the images
+    name='custom',             # shown in tables
     mode='clean',  # how to resize: 'clean', 'legacy_pytorch', or 'legacy_tensorflow': not at all
-    head=None,     # features -> logits
+    head:Callable | None=None, # features -> logits
 ) -> Features:
     "Features of images that clean-fid has resized"
     from cleanfid.resize import build_resizer
@@ -147,9 +148,9 @@ def _inception_path(weights):
                    "or choose other features")
 
 def inception(
-    shape:tuple,                    # (C, H, W) of the images
+    shape:tuple,  # (C, H, W) of the images
     weights:str | Path | None=None, # the file, or its folder; None: $DCD_INCEPTION, or a cache
-    mode='clean',                   # as in `cleanfid_features`
+    mode='clean', # as in `cleanfid_features`
     device:str | torch.device | None=None,
 ) -> Features:
     "The 2048 features of Inception"
@@ -222,8 +223,8 @@ _spaces = {
     'imagenet': _imagenet_for, 'inception': _inception_for('clean'), 'inception-legacy': _inception_for('legacy_tensorflow')}
 
 def features(
-    name:str,       # 'classifier', 'random', 'pca', 'pixels', 'imagenet', 'inception', 'inception-legacy'
-    reference=None, # images (N, C, H, W): 'pca' is fitted to them, others take their shape
+    name:str, # 'classifier', 'random', 'pca', 'pixels', 'imagenet', 'inception', 'inception-legacy'
+    reference:Tensor | None=None, # images (N, C, H, W): 'pca' is fitted to them
 ) -> Features:
     "A feature space by name"
     make, reference = choose('name', name, _spaces), to_tensor(reference)
@@ -251,10 +252,10 @@ class Distances(dict):
 
 # %% ../../nbs/06b_extractors.ipynb #1d005c75
 def compare(
-    sets:dict,                              # {name: images (N, C, H, W)}
-    reference,                              # images (N, C, H, W)
+    sets:dict,        # {name: images (N, C, H, W)}
+    reference:Tensor, # images (N, C, H, W)
     spaces=('classifier', 'random', 'pca'), # names of feature spaces, or `Features`
-    seed=0,                                 # of the halves
+    seed=0,           # of the halves
 ) -> Distances:
     "Fréchet distances of several sets to one reference, in several spaces"
     require(isinstance(sets, dict) and sets,
@@ -277,8 +278,8 @@ def compare(
 
 # %% ../../nbs/06b_extractors.ipynb #e000e880
 def sliced_wasserstein(
-    a,          # points or images (n, ...)
-    b,          # the same of another set (m, ...)
+    a:Tensor,   # points or images (n, ...)
+    b:Tensor,   # the same of another set (m, ...)
     n_proj=128, # random directions
     seed=0,     # of the directions
 ) -> float:

@@ -10,6 +10,7 @@ import warnings
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..errors import require
 from ..linalg import psd_root
@@ -26,17 +27,17 @@ def to_tensor(x):
     return torch.from_numpy(a)
 
 # %% ../../nbs/06_frechet.ipynb #fc8a5aa4
-def frechet_of_factors(mu1, R1, mu2, R2):
+def frechet_of_factors(mu1:Tensor, R1:Tensor, mu2:Tensor, R2:Tensor) -> float:
     "The Fréchet distance of two Gaussians whose covariances are R^T R"
     cross = torch.linalg.svdvals(R1@R2.T).sum()
     d = (mu1 - mu2).square().sum() + R1.square().sum() + R2.square().sum() - 2*cross
     return max(d.item(), 0.)
 
 def frechet_from_moments(
-    mu1, # mean (d,) of the first Gaussian
-    S1,  # its covariance (d, d)
-    mu2, # mean of the second
-    S2,  # its covariance
+    mu1:Tensor, # mean (d,) of the first Gaussian
+    S1:Tensor,  # its covariance (d, d)
+    mu2:Tensor, # mean of the second
+    S2:Tensor,  # its covariance
 ) -> float:
     "The Fréchet distance of two Gaussians, in float64"
     mu1, S1, mu2, S2 = (to_tensor(t).double() for t in (mu1, S1, mu2, S2))
@@ -58,8 +59,8 @@ def _check_moments(i, mu, S):
 
 # %% ../../nbs/06_frechet.ipynb #2812315b
 def factor_of(
-    x,  # features (n, d)
-):
+    x:Tensor, # features (n, d)
+) -> tuple[Tensor, Tensor]:
     "Mean (d,) and R (min(n, d), d) with R^T R the covariance; float64"
     require(torch.is_tensor(x) and x.ndim == 2 and len(x) > 1,
          "features must be a tensor (n, d) with n > 1, but are "
@@ -74,8 +75,8 @@ def factor_of(
     return mu, R/(n - 1)**.5
 
 def frechet_distance(
-    a, # features (n, d)
-    b, # features (m, d)
+    a:Tensor, # features (n, d)
+    b:Tensor, # features (m, d)
 ) -> float:
     "The Fréchet distance of two sets of features, in float64"
     a, b = to_tensor(a), to_tensor(b)
@@ -86,7 +87,7 @@ def frechet_distance(
     return frechet_of_factors(*one, *two)
 
 # %% ../../nbs/06_frechet.ipynb #5efdb242
-def warn_of_few(x, mu, R):
+def warn_of_few(x:Tensor, mu:Tensor, R:Tensor):
     "Say what too few features `x` do to a distance: roughly what half as many do once more"
     n, d = x.shape
     if n > d or n < 4: return

@@ -7,6 +7,7 @@ __all__ = ['corrupted_anew', 'Proximal', 'proximal_fid']
 
 # %% ../../nbs/06e_proximal.ipynb #b91f161d
 from pathlib import Path
+from collections.abc import Callable
 
 import torch
 from fastcore.basics import patch
@@ -18,13 +19,13 @@ from ..files import file_pair, content_hash
 from ..operators import Corruption
 from ..data import Measurements
 from .frechet import frechet_of_factors, factor_of, warn_of_few
-from .extractors import evenly_spaced
+from .extractors import evenly_spaced, Features
 from .evaluation import require_alike, features_in_parts, to_floats, Evaluation, feature_space
 from .evaluation import stored
 
 # %% ../../nbs/06e_proximal.ipynb #d7861299
 def corrupted_anew(
-    x,             # images (N, C, H, W): bytes, or floats in [-1, 1]
+    x:Tensor,      # images (N, C, H, W): bytes, or floats in [-1, 1]
     corruption:Corruption,
     seed=0,        # of state and noise
     as_files=True, # round and clip the images first
@@ -55,11 +56,11 @@ def _observations(ys, corruption):
 class Proximal:
     "Observations, ready to be compared with images that are corrupted as they were"
     def __init__(self,
-        ys,              # `Measurements`, or where they are; or corrupted images
-        extractor=None,  # as in `feature_space`; None: 'random', or 'pixels' of tiny images
-        seed=0,          # of samples and corruption
-        corruption=None, # of corrupted images; measurements know theirs
-        most=10_000,     # observations that are looked at
+        ys:Measurements | Tensor | str | Path, # or corrupted images; a path to either
+        extractor:str | Features | Callable | None=None, # None: 'random'; tiny images: 'pixels'
+        seed=0,      # of samples and corruption
+        corruption:Corruption | None=None, # of corrupted images; measurements know theirs
+        most=10_000, # observations that are looked at
     ):
         y, self.corruption = _observations(ys, corruption)
         require(len(y) > 3,
@@ -103,13 +104,13 @@ def __call__(self:Proximal,
 
 # %% ../../nbs/06e_proximal.ipynb #4f36ddad
 def proximal_fid(
-    x,               # images in [-1, 1], or where they are; or a model with `sample`
-    ys,              # `Measurements`, or where they are; or corrupted images
-    extractor=None,  # as in `Proximal`
-    n=5000,          # samples of a model; images are all taken
-    seed=0,          # of samples and corruption
-    corruption=None, # of corrupted images; measurements know theirs
-    as_files=True,   # round and clip images first
+    x,             # images in [-1, 1], or where they are; or a model with `sample`
+    ys:Measurements | Tensor | str | Path, # `Measurements`, or where they are; or corrupted images
+    extractor:str | Features | Callable | None=None, # as in `Proximal`
+    n=5000,        # samples of a model; images are all taken
+    seed=0,        # of samples and corruption
+    corruption:Corruption | None=None, # of corrupted images; measurements know theirs
+    as_files=True, # round and clip images first
 ) -> Evaluation:
     "Fréchet distance of observations and images corrupted alike: no clean image is needed"
     return Proximal(ys, extractor, seed, corruption)(x, n, as_files)

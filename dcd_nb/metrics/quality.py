@@ -47,8 +47,8 @@ def _kernel_means(a, b):
     return (total - (a.square().mean(1) + 1).pow(3))/(n - 1) if same else total/n
 
 def kid(
-    a, # features (n, d) of samples
-    b, # features (m, d) of the reference
+    a:Tensor, # features (n, d) of samples
+    b:Tensor, # features (m, d) of the reference
 ) -> Interval:
     """The kernel distance of two sets of features;
     it is below 0 about every second time if they come from the same distribution"""
@@ -68,9 +68,9 @@ def _radii(b, k):
 Neighbourhoods = namedtuple('Neighbourhoods', 'precision recall density coverage')
 
 def neighbourhoods(
-    a,   # features (n, d) of samples
-    b,   # features (m, d) of the reference
-    k=3, # neighbours that make a ball
+    a:Tensor, # features (n, d) of samples
+    b:Tensor, # features (m, d) of the reference
+    k=3,      # neighbours that make a ball
 ) -> Neighbourhoods:
     "Precision, recall, density and coverage, from one table of distances"
     a, b = _both(a, b)
@@ -91,17 +91,17 @@ def neighbourhoods(
     def share(t): return t.double().mean().item()
     return Neighbourhoods(share(density > 0), share(found), share(density)/k, share(nearest <= rb))
 
-def precision_recall(a, b, k=3) -> tuple[float, float]:
+def precision_recall(a:Tensor, b:Tensor, k=3) -> tuple[float, float]:
     "Precision and recall of samples `a`"
     return neighbourhoods(a, b, k)[:2]
 
-def density_coverage(a, b, k=5) -> tuple[float, float]:
+def density_coverage(a:Tensor, b:Tensor, k=5) -> tuple[float, float]:
     "Density and coverage of samples `a`"
     return neighbourhoods(a, b, k)[2:]
 
 # %% ../../nbs/06c_quality.ipynb #ef818eb7
 def inception_score(
-    p,         # probabilities (n, classes) of a classifier
+    p:Tensor,  # probabilities (n, classes) of a classifier
     splits=10, # parts of which each gets its own score
 ) -> Interval:
     "Mean score of the parts; the interval is that of their mean"
@@ -134,11 +134,11 @@ def _flat(x, seen, i):
 
 # %% ../../nbs/06c_quality.ipynb #cb467e8d
 def nearest(
-    a,           # images (n, C, H, W)
-    b,           # images (m, C, H, W) among which to search
-    seen_a=None, # 1 where an entry of `a` is shown, 0 where it is hidden; None: everything is shown
-    seen_b=None, # the same of `b`
-    skip=None,   # for each image of `a` the one in `b` that does not count: itself
+    a:Tensor,                  # images (n, C, H, W)
+    b:Tensor,                  # images (m, C, H, W) among which to search
+    seen_a:Tensor | None=None, # 1 where an entry of `a` is shown, 0 where hidden; None: all is shown
+    seen_b:Tensor | None=None, # the same of `b`
+    skip:Tensor | None=None,   # for each image of `a` the one in `b` that does not count: itself
 ) -> Nearest:
     "The nearest image in `b` of each image in `a`"
     a, b, seen_a, seen_b, skip = map(to_tensor, (a, b, seen_a, seen_b, skip))
@@ -160,12 +160,12 @@ def nearest(
 
 # %% ../../nbs/06c_quality.ipynb #ca3c9bac
 def copies(
-    a,           # samples
-    b,           # training images
-    seen_a=None, # as in `nearest`
-    seen_b=None,
-    level=.05,   # share of training images that have so near a neighbour
-    most=1000,   # training images that are compared with all others
+    a:Tensor,                  # samples
+    b:Tensor,                  # training images
+    seen_a:Tensor | None=None, # as in `nearest`
+    seen_b:Tensor | None=None,
+    level=.05,                 # share of training images that have so near a neighbour
+    most=1000,                 # training images that are compared with all others
 ) -> dict:
     """How many samples are as near to a training image
     as only a share `level` of the training images is to another"""
@@ -189,18 +189,18 @@ def _pairs(x, ref):
     require(x.isfinite().all() and ref.isfinite().all(), "x or ref holds NaN or infinity")
     return x.double(), ref.double()
 
-def psnr(x, ref, peak=2.) -> Tensor:
+def psnr(x:Tensor, ref:Tensor, peak=2.) -> Tensor:
     "Peak signal-to-noise ratio of each image (N,), in dB"
     x, ref = _pairs(x, ref)
     error = (x - ref).square().flatten(1).mean(1)
     return 10*(peak**2/error).log10()
 
-def nmse(x, ref) -> Tensor:
+def nmse(x:Tensor, ref:Tensor) -> Tensor:
     "Squared error of each image (N,), as a share of the squared norm of `ref`"
     x, ref = _pairs(x, ref)
     return (x - ref).square().flatten(1).sum(1)/ref.square().flatten(1).sum(1)
 
-def ssim(x, ref, peak=2.) -> Tensor:
+def ssim(x:Tensor, ref:Tensor, peak=2.) -> Tensor:
     "Structural similarity of each image (N,)"
     x, ref = _pairs(x, ref)
     size, c = min(11, (min(x.shape[2:]) - 1)//2*2 + 1), x.shape[1]
@@ -217,9 +217,9 @@ _alexnet = 'alexnet-owt-7be5be79.pth'
 _alexnet_url = 'https://download.pytorch.org/models/' + _alexnet
 
 def lpips(
-    x,         # images (N, C, H, W) in [-1, 1]
-    ref,       # the images they should look like
-    batch=100, # images at a time
+    x:Tensor,   # images (N, C, H, W) in [-1, 1]
+    ref:Tensor, # the images they should look like
+    batch=100,  # images at a time
 ) -> Tensor:
     "Perceptual distance of each image (N,) to its reference"
     package = optional('lpips', 'lpips')

@@ -7,15 +7,16 @@ __all__ = ['acs_of', 'patch_projection', 'espirit', 'compress_coils', 'acs_scale
 
 # %% ../../nbs/03a_coils.ipynb #1fbbfaad
 import torch
+from torch import Tensor
 
 from ..errors import BadInput
 from .multicoil import from_coils, rss, to_coils
 
 # %% ../../nbs/03a_coils.ipynb #9c31e40a
 def acs_of(
-    y,       # k-space (B, 2*coils, H, W)
+    y:Tensor, # k-space (B, 2*coils, H, W)
     lines=24,# that are measured there
-):
+) -> Tensor:
     "The middle of k-space, complex (B, coils, rows, lines); as many rows as lines, at least 24"
     h, w = y.shape[2:]
     n, m = min(max(lines, 24), h), min(lines, w)
@@ -24,10 +25,10 @@ def acs_of(
 
 # %% ../../nbs/03a_coils.ipynb #1c6aee92
 def patch_projection(
-    c,         # the middle of k-space, complex (B, N, h, w)
-    kernel=6,  # height and width of a patch
-    cut=.02,   # singular values below `cut` times the largest are noise
-):
+    c:Tensor, # the middle of k-space, complex (B, N, h, w)
+    kernel=6, # height and width of a patch
+    cut=.02,  # singular values below `cut` times the largest are noise
+) -> tuple[Tensor, Tensor]:
     "The projection onto the patches of `c`, (B, N*k*k, N*k*k), and the singular values"
     if min(c.shape[2:]) <= kernel:
         raise BadInput(f"kernel={kernel} needs more than {kernel} lines in the centre, "
@@ -49,12 +50,12 @@ def _lags(P, n, k):
     return torch.einsum('xcdabef,abl,efm->xcdlm', P, hot, hot)/k**2
 
 def espirit(
-    y,         # k-space (B, 2*coils, H, W); its middle is measured
-    acs=24,    # lines in the middle to learn from
-    kernel=6,  # height and width of a patch
-    cut=.02,   # singular values of patches below `cut` times the largest are noise
-    crop=.9,   # eigenvalues below it mean that there is nothing
-):
+    y:Tensor, # k-space (B, 2*coils, H, W); its middle is measured
+    acs=24,   # lines in the middle to learn from
+    kernel=6, # height and width of a patch
+    cut=.02,  # singular values of patches below `cut` times the largest are noise
+    crop=.9,  # eigenvalues below it mean that there is nothing
+) -> tuple[Tensor, Tensor]:
     "Sensitivity maps (B, 2*coils, H, W), 0 where nothing is, and eigenvalues (B, 1, H, W)"
     c, (h, w), k = acs_of(y, acs), y.shape[2:], kernel
     n = c.shape[1]
@@ -73,10 +74,10 @@ def espirit(
 
 # %% ../../nbs/03a_coils.ipynb #99d82ef2
 def compress_coils(
-    y,       # k-space (B, 2*coils, H, W)
-    coils,   # how many virtual coils to make
-    acs=24,  # lines in the middle to learn from
-):
+    y:Tensor,  # k-space (B, 2*coils, H, W)
+    coils:int, # how many virtual coils to make
+    acs=24,    # lines in the middle to learn from
+) -> tuple[Tensor, Tensor]:
     "k-space of virtual coils (B, 2*coils, H, W), and their part of the middle's energy (B,)"
     c = acs_of(y, acs).flatten(2)
     if not 0 < coils <= c.shape[1]:
@@ -89,10 +90,10 @@ def compress_coils(
 
 # %% ../../nbs/03a_coils.ipynb #5778aca3
 def acs_scale(
-    y,        # k-space (B, 2*coils, H, W)
+    y:Tensor, # k-space (B, 2*coils, H, W)
     acs=24,   # lines in the middle
     q=.99,    # quantile
-):
+) -> Tensor:
     "How bright the image of the middle of k-space is, (B, 1, 1, 1)"
     (h, w), c = y.shape[2:], acs_of(y, acs)
     n, m = c.shape[2:]

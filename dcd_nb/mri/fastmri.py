@@ -7,12 +7,14 @@ __all__ = ['write_fastmri', 'open_scan', 'fit_to', 'prepare_slice', 'prepare_sca
 
 # %% ../../nbs/03b_fastmri.ipynb #76fcf8df
 import json
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from xml.etree import ElementTree
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ..errors import BadInput, require, optional
 from ..draws import rng
@@ -32,12 +34,12 @@ _xml = '''<?xml version="1.0" encoding="utf-8"?>
 <reconSpace><matrixSize><x>{2}</x><y>{3}</y><z>1</z></matrixSize></reconSpace></encoding></ismrmrdHeader>'''
 
 def write_fastmri(
-    path,         # the file to write
+    path:str | Path, # the file to write
     slices=2,
     coils=6,
     size=(64, 48),# of the image; the file has twice as many rows
-    sigma=.005,   # noise of k-space, per real channel
-    gain=1e-4,    # scanners have units of their own
+    sigma=.005,      # noise of k-space, per real channel
+    gain=1e-4,       # scanners have units of their own
     seed=0,
     acquisition='AXT2',
 ):
@@ -53,8 +55,8 @@ def write_fastmri(
 # %% ../../nbs/03b_fastmri.ipynb #5f017ab4
 @contextmanager
 def open_scan(
-    path,  # an HDF5 file of fastMRI
-):
+    path:str | Path, # an HDF5 file of fastMRI
+) -> Iterator[tuple]:
     "Its k-space (slices, coils, H, W), read when indexed; and attributes, with the size `recon`"
     h5py, path = optional('h5py', 'mri'), Path(path)
     bad = lambda why: require(False, f"{path} {why}")
@@ -90,9 +92,9 @@ def _recon_size(f, path):
 
 # %% ../../nbs/03b_fastmri.ipynb #46fb6553
 def fit_to(
-    z,     # complex images (..., H, W)
-    size,  # height and width
-):
+    z:Tensor,   # complex images (..., H, W)
+    size:tuple, # height and width
+) -> Tensor:
     "The middle of `z`, or `z` in the middle of zeros"
     pad = []
     for m, k in zip(reversed(z.shape[-2:]), reversed(size)):
@@ -101,11 +103,11 @@ def fit_to(
     return F.pad(z, pad)
 
 def prepare_slice(
-    k,             # complex k-space (coils, H, W), fully sampled
-    recon=None,    # size of the image, by the header
+    k:Tensor,                # complex k-space (coils, H, W), fully sampled
+    recon:tuple | None=None, # size of the image, by the header
     size=(384, 320), coils=4,
-    acs=None,      # lines in the centre; None: a sixteenth of all
-):
+    acs:int | None=None,     # lines in the centre; None: a sixteenth of all
+) -> tuple[Tensor, Tensor]:
     "k-space of virtual coils, and their maps, both (1, 2*coils, *size)"
     z, acs = ifftc(k), acs or size[1]//16
     y = from_coils(fftc(fit_to(fit_to(z, recon or z.shape[1:]), size))[None])
@@ -130,16 +132,16 @@ def _done(path, sign):
 
 # %% ../../nbs/03b_fastmri.ipynb #40835d3e
 def prepare_scans(
-    source,           # a file of fastMRI, or a folder of them
-    out,              # folder of the shards
-    size=(384, 320),  # height and width of the images
-    coils=4,          # virtual coils
-    acs=None,         # lines in the centre; None: a sixteenth of all
-    slices=None,      # how many slices of each volume, from the first; None: all
-    files=None,       # how many files; None: all
-    acquisition='',   # only files whose kind begins so, e.g. 'AXT2'
+    source:str | Path,      # a file of fastMRI, or a folder of them
+    out:str | Path,         # folder of the shards
+    size=(384, 320),        # height and width of the images
+    coils=4,                # virtual coils
+    acs:int | None=None,    # lines in the centre; None: a sixteenth of all
+    slices:int | None=None, # how many slices of each volume, from the first; None: all
+    files:int | None=None,  # how many files; None: all
+    acquisition='',         # only files whose kind begins so, e.g. 'AXT2'
     quiet=False,
-):
+) -> list[Path]:
     "One shard for each volume; returns their paths"
     source, out = Path(source), Path(out)
     found = sorted(source.glob('*.h5')) if source.is_dir() else [source]
@@ -194,14 +196,14 @@ def _shards(folder, only=None):
 
 # %% ../../nbs/03b_fastmri.ipynb #c712432c
 def hide_lines(
-    folder,        # of shards
-    out,           # writes out.safetensors and out.json
-    R,             # acceleration
-    acs=None,      # lines in the centre that are kept; None: a sixteenth of all
+    folder:str | Path,           # of shards
+    out:str | Path,              # writes out.safetensors and out.json
+    R:float,                     # acceleration
+    acs:int | None=None,         # lines in the centre that are kept; None: a sixteenth of all
     lines='random',# the others: 'random' or 'equispaced'
     seed=0,
-    only=None,     # which shards; None: all
-):
+    only:list[Path] | None=None, # which shards; None: all
+) -> Measurements:
     "Measurements from prepared scans"
     (shards, settings), (data, _) = _shards(folder, only), file_pair(out)
     A = Corruption(MultiCoilMRI(R, acs, settings['coils'], lines, maps=str(out)))
@@ -227,7 +229,7 @@ def hide_lines(
     return Measurements.load(out, A)
 
 # %% ../../nbs/03b_fastmri.ipynb #8573d2ff
-def scan_images(folder, only=None):
+def scan_images(folder:str | Path, only:list[Path] | None=None) -> Tensor:
     "Images of the whole scans (N, 2, H, W), for evaluation alone"
     read = lambda t: from_complex((to_coils(t['maps']).conj()*ifftc(to_coils(t['kspace']))).sum(1))
     return torch.cat([read(load_tensors(p)[0]) for p in _shards(folder, only)[0]])

@@ -10,6 +10,7 @@ import math
 
 import torch
 from fastcore.basics import patch
+from torch import Tensor
 
 from ..errors import choose, require
 from ..linalg import conjugate_gradients
@@ -21,11 +22,11 @@ from ..data import Measurements
 
 # %% ../../nbs/03_multicoil.ipynb #a75b369a
 def coil_maps(
-    n,          # images
-    coils,      # maps of each
-    size,       # height and width
-    generator,
-):
+    n:int,      # images
+    coils:int,  # maps of each
+    size:tuple, # height and width
+    generator:torch.Generator,
+) -> Tensor:
     "Random sensitivity maps (n, 2*coils, H, W), real parts first; the sum of squares is 1"
     u = 2*torch.rand(n, 3, coils, generator=generator, device=generator.device)[..., None, None] - 1
     y, x = pixel_grid(*size, u)
@@ -36,11 +37,11 @@ def coil_maps(
     S = to.conj()/(to.abs()**2 + .1)
     return from_coils(S/(S.abs()**2).sum(1, keepdim=True).sqrt())
 
-def from_coils(z):
+def from_coils(z:Tensor) -> Tensor:
     "Complex coils (B, N, H, W) as real channels (B, 2*N, H, W): real parts, then imaginary parts"
     return torch.cat([z.real, z.imag], 1)
 
-def to_coils(t):
+def to_coils(t:Tensor) -> Tensor:
     "The inverse of `from_coils`"
     return torch.complex(*t.chunk(2, 1))
 
@@ -51,10 +52,10 @@ class MultiCoilMRI(Operator):
     hides = 'lines'
     in_kspace = True
     def __init__(self,
-        R,              # acceleration: one line in R is measured
-        acs=None,       # lines in the centre that are always measured; None: a sixteenth of all
+        R:float,             # acceleration: one line in R is measured
+        acs:int | None=None, # lines in the centre, always measured; None: a sixteenth of all
         coils=4,
-        lines='random', # the others: 'random' or 'equispaced'
+        lines='random',      # the others: 'random' or 'equispaced'
         maps='ring',    # of fresh scans: 'ring' draws them; else a file of measurements with some
     ):
         self.one, self.R, self.acs = FourierMask(R, acs), R, acs
@@ -103,7 +104,7 @@ def _even(self:MultiCoilMRI, mask, generator):
 
 # %% ../../nbs/03_multicoil.ipynb #149c51fe
 @patch
-def further(self:MultiCoilMRI, state, generator, R=None):
+def further(self:MultiCoilMRI, state:dict, generator:torch.Generator, R:float | None=None) -> dict:
     "Drop lines until `W//R` are left; by default for R + 1"
     return state | dict(mask=self.one.further(state['mask'], generator, R))
 
@@ -120,18 +121,18 @@ def _pool(self:MultiCoilMRI, n, shape, generator):
     return pool[i.cpu()].to(generator.device)
 
 # %% ../../nbs/03_multicoil.ipynb #cba994cb
-def rss(y):
+def rss(y:Tensor) -> Tensor:
     "Root of the sum of squares of the images of all coils, (B, 1, H, W)"
     return ifftc(to_coils(y)).abs().square().sum(1, keepdim=True).sqrt()
 
 def sense(
-    op,        # a linear operator
-    y,         # measurements
-    state=None,
-    lam=0.,    # weight of |x|^2
-    steps=30,  # of conjugate gradients
-    tol=1e-6,  # stop when the residual is so much smaller than at the start
-):
+    op:Operator, # a linear operator
+    y:Tensor,    # measurements
+    state:Tensor | dict | None=None,
+    lam=0.,      # weight of |x|^2
+    steps=30,    # of conjugate gradients
+    tol=1e-6,    # stop when the residual is so much smaller than at the start
+) -> Tensor:
     "The image that minimises |Ax - y|^2 + lam |x|^2"
     normal = lambda x: op.gram(x, state) + lam*x
     return conjugate_gradients(normal, op.adjoint(y, state), steps, tol)
@@ -145,15 +146,15 @@ def inverse(self:MultiCoilMRI, y, state, rcond=None):
     return sense(self, y.double(), state, steps=500, tol=1e-7).to(y)
 
 # %% ../../nbs/03_multicoil.ipynb #024f90d4
-def chessboard(h, w, like):
+def chessboard(h:int, w:int, like:Tensor) -> Tensor:
     "(-1)^(i+j), (h, w)"
     i, j = torch.arange(h, device=like.device), torch.arange(w, device=like.device)
     return (1 - 2*((i[:, None] + j)%2)).to(like)
 
 def to_fftmod(
-    y,      # k-space (B, 2*coils, H, W)
-    state,  # with `maps`
-):
+    y:Tensor,   # k-space (B, 2*coils, H, W)
+    state:dict, # with `maps`
+) -> tuple[Tensor, dict]:
     "k-space and its state for codes with a plain FFT, a centred mask and modulated maps; and back"
     h, w = y.shape[2:]
     require(h%2 == 0 and w%2 == 0,

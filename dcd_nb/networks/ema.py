@@ -16,7 +16,7 @@ from ..errors import require
 # %% ../../nbs/05d_ema.ipynb #c37d32da
 class EMA:
     "A float32 copy of `net` that follows the average of its weights"
-    def __init__(self, net,
+    def __init__(self, net:nn.Module,
         halflife=500_000, # in images
         rampup=.05,       # at most this fraction of the images seen so far; None or 0: no limit
     ):
@@ -25,15 +25,15 @@ class EMA:
         self.halflife, self.rampup, self.live = halflife, rampup, net
         self.net = copy.deepcopy(net).float().eval().requires_grad_(False)
 
-    def beta(self, images, batch):
+    def beta(self, images:int, batch:int) -> float:
         "How much of the average is kept"
         h = min(self.halflife, self.rampup*images) if self.rampup else self.halflife
         return .5**(batch/h) if h else 0.
 
     @torch.no_grad()
     def update(self,
-        images, # seen before this batch
-        batch,  # images in this batch
+        images:int, # seen before this batch
+        batch:int,  # images in this batch
     ):
         "Move towards the live weights; buffers are copied"
         pairs = lambda of: ([*of(self.net)], [t.detach().float() for t in of(self.live)])

@@ -16,7 +16,7 @@ from .network import Conditioned, require_whole, xavier
 # %% ../../nbs/05b_mlp.ipynb #981c015b
 class MLPBlock(nn.Module):
     "Two linear layers around the level, added to the input"
-    def __init__(self, width, dropout):
+    def __init__(self, width:int, dropout:float):
         super().__init__()
         linear = lambda gain=1.: xavier(nn.Linear(width, width), gain)
         self.norm, self.lin0 = nn.LayerNorm(width), linear()
@@ -32,10 +32,10 @@ class MLP(Conditioned):
     frequency = 8.
     precision = 'fp32'  # it is so small that rounding costs more than it saves
     def __init__(self,
-        shape,            # (C, H, W) of the image
-        in_channels=None, # of the input, masks included; None: those of the image
+        shape:tuple,  # (C, H, W) of the image
+        in_channels:int | None=None, # of the input, masks included; None: those of the image
         width=256, blocks=4, dropout=0., augment_dim=0, classes=0,
-        linear=False,     # with a linear path beside the blocks: for tiny images
+        linear=False, # with a linear path beside the blocks: for tiny images
     ):
         shape = tuple(shape)
         require(len(shape) == 3, f"shape={shape} must be the three numbers (C, H, W)")

@@ -12,7 +12,7 @@ import inspect
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
-from torch import nn
+from torch import nn, Tensor
 
 from ..errors import BadInput, require
 from ..named import Named
@@ -20,7 +20,7 @@ from ..named import Named
 # %% ../../nbs/05_network.ipynb #cb431277
 class Network(nn.Module, Named, family='network'):
     "(B, out_channels, H, W) of images (B, in_channels, H, W) and noise labels (B,)"
-    def __init__(self, args): # the `locals()` of the constructor
+    def __init__(self, args:dict): # the `locals()` of the constructor
         super().__init__()
         self.args = {k: args[k] for k in inspect.signature(type(self)).parameters}
 
@@ -29,18 +29,18 @@ class Network(nn.Module, Named, family='network'):
     def config(self): return self.args
     def __repr__(self): return f"{Named.__repr__(self)}, {num_params(self)/1e6:.2f} M parameters"
 
-def num_params(net):
+def num_params(net:nn.Module) -> int:
     "How many numbers `net` learns"
     return sum(p.numel() for p in net.parameters())
 
 # %% ../../nbs/05_network.ipynb #7ac955e5
-def xavier(layer, gain=1.):
+def xavier(layer:nn.Module, gain=1.) -> nn.Module:
     "`layer` with fresh weights, `gain` times the usual size, and no bias"
     nn.init.xavier_uniform_(layer.weight, gain)
     if layer.bias is not None: nn.init.zeros_(layer.bias)
     return layer
 
-def positional(label, n):
+def positional(label:Tensor, n:int) -> Tensor:
     "`n` sines and cosines of `label` (B,), with frequencies from 1 down to 1/10000"
     freq = 1e-4**torch.linspace(0, 1, n//2, device=label.device)
     a = label.float()[:, None]*freq
@@ -57,7 +57,9 @@ class Conditioned(Network, abstract=True):
         self.map_layer0 = xavier(nn.Linear(noise, emb))
         self.map_layer1 = xavier(nn.Linear(emb, emb))
 
-    def embed(self, noise_label, class_labels=None, augment_labels=None):
+    def embed(self,
+        noise_label:Tensor, class_labels:Tensor | None=None, augment_labels:Tensor | None=None,
+    ) -> Tensor:
         "The vector (B, emb)"
         e = positional(self.frequency*noise_label, self.map_layer0.in_features)
         if self.map_label is not None:
@@ -88,7 +90,7 @@ def require_whole(**kw):
         require(isinstance(v, int) and v > 0, f"{name}={v!r} must be a positive whole number")
 
 # %% ../../nbs/05_network.ipynb #67c336f9
-def height_and_width(resolution):
+def height_and_width(resolution:int | tuple) -> tuple[int, int]:
     "The two sides of images whose `resolution` is one number or two"
     return tuple(resolution) if isinstance(resolution, (tuple, list)) else (resolution, resolution)
 
@@ -103,9 +105,9 @@ def twin_of(
     return Network.from_dict(net.to_dict()), (torch.empty(1, net.in_channels, *net.shape[1:]), torch.empty(1), label)
 
 def flops(
-    net,         # a network, or a `Precond` around one
-    each=False,  # the count of every module by name, instead of the sum
-):
+    net:nn.Module, # a network, or a `Precond` around one
+    each=False,    # the count of every module by name, instead of the sum
+) -> int | dict[str, int]:
     "Floating-point operations of one forward pass for one image"
     from torch.utils.flop_counter import FlopCounterMode
     with torch.device('meta'): twin, call = twin_of(net)

@@ -6,9 +6,11 @@
 __all__ = ['Precond']
 
 # %% ../../nbs/05c_precond.ipynb #fcbf6eaf
+from collections.abc import Callable
+
 import torch
 from fastcore.basics import patch
-from torch import nn
+from torch import nn, Tensor
 
 from ..errors import BadInput, require, number
 from ..machine import autocast
@@ -19,9 +21,9 @@ from .network import Network
 class Precond(nn.Module):
     "A denoiser D(x, s) around a network"
     def __init__(self,
-        net,             # the network F
-        sigma_d=.5,      # standard deviation of the images
-        precision=None,  # of the network: 'fp32' or 'bf16'; None: its own, or the usual one of the device
+        net:Network, # the network F
+        sigma_d=.5,  # standard deviation of the images
+        precision:str | None=None, # 'fp32' or 'bf16'; None: the network's own, or that of the device
     ):
         super().__init__()
         require(isinstance(net, Network),
@@ -31,16 +33,18 @@ class Precond(nn.Module):
         self.net, self.sigma_d, self.precision = net, sigma_d, precision
 
     shape = property(lambda self: self.net.shape, doc="(C, H, W) of its images")
-    def to_dict(self): return {'net': self.net.to_dict(), 'sigma_d': self.sigma_d}
+    def to_dict(self) -> dict:
+        "Network and scale, as plain values"
+        return {'net': self.net.to_dict(), 'sigma_d': self.sigma_d}
     @staticmethod
-    def from_dict(d, precision=None):
+    def from_dict(d:dict, precision:str | None=None) -> 'Precond':
         "A new one as `to_dict` described it"
         return Precond(Network.from_dict(d['net']), d['sigma_d'], precision)
     def __repr__(self): return f"Precond({self.net!r}, sigma_d={self.sigma_d:.4g})"
 
 # %% ../../nbs/05c_precond.ipynb #04d3b4b7
 @patch
-def scales(self:Precond, s):
+def scales(self:Precond, s:Tensor) -> tuple[Tensor, Tensor, Tensor]:
     "c_skip, c_out, c_in"
     v = s**2 + self.sigma_d**2
     return self.sigma_d**2/v, s*self.sigma_d/v.sqrt(), 1/v.sqrt()
@@ -48,13 +52,13 @@ def scales(self:Precond, s):
 # %% ../../nbs/05c_precond.ipynb #8b083c4e
 @patch
 def forward(self:Precond,
-    x,            # noisy images (B, C, H, W)
-    s,            # their level: a number, or one for each image (B,)
-    mask=None,    # 1 where a pixel is seen, 0 elsewhere; or a function: images -> what is seen
-    extra=None,   # further channels for the network; None: the mask, if the network has room for it
-    labels=None,  # augmentation labels
-    classes=None, # class labels
-):
+    x:Tensor,                   # noisy images (B, C, H, W)
+    s:Tensor | float,           # their level: a number, or one for each image (B,)
+    mask:Tensor | Callable | None=None, # 1 where seen; or a function: images -> what is seen
+    extra:Tensor | None=None, # further channels; None: the mask, if the network has room
+    labels:Tensor | None=None,  # augmentation labels
+    classes:Tensor | None=None, # class labels
+) -> Tensor:
     "The denoised images, float32"
     x = x.float()
     s = per_image(s, x)
@@ -83,7 +87,7 @@ def _extra(self:Precond, x, extra):
 
 # %% ../../nbs/05c_precond.ipynb #daddefbe
 @patch
-def weight(self:Precond, s, mask=None):
+def weight(self:Precond, s:Tensor | float, mask:Tensor | None=None) -> Tensor:
     "Weight of the squared error: (B, 1, 1, 1), or for each pixel if there is a mask"
     s = torch.as_tensor(s, dtype=torch.float32, device=None if mask is None else mask.device)
     w = edm_weight(s, self.sigma_d).view(-1, 1, 1, 1)

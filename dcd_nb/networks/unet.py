@@ -11,7 +11,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
-from torch import nn
+from torch import nn, Tensor
 
 from ..errors import choose, require
 from .network import Conditioned, height_and_width, require_whole, xavier
@@ -19,7 +19,7 @@ from .network import Conditioned, height_and_width, require_whole, xavier
 # %% ../../nbs/05a_unet.ipynb #cd008abd
 class Conv(nn.Conv2d):
     "A convolution that may halve ('down') or double ('up') the image first"
-    def __init__(self, cin, cout, kernel=3, resample=None, gain=1.):
+    def __init__(self, cin:int, cout:int, kernel=3, resample:str | None=None, gain=1.):
         super().__init__(cin, cout, kernel, padding=kernel//2)
         self.resample = resample
         if resample: self.register_buffer('resample_filter', torch.full((1, 1, 2, 2), .25))
@@ -29,7 +29,7 @@ class Conv(nn.Conv2d):
         if self.resample == 'down': x = F.avg_pool2d(x, 2)
         return super().forward(x)
 
-def group_norm(channels):
+def group_norm(channels:int) -> nn.GroupNorm:
     "Groups of at least four channels, at most 32 of them"
     groups = next(g for g in range(max(1, min(32, channels//4)), 0, -1) if channels % g == 0)
     return nn.GroupNorm(groups, channels, eps=1e-6)
@@ -37,7 +37,7 @@ def group_norm(channels):
 # %% ../../nbs/05a_unet.ipynb #4e0f6705
 class Gated(Conv):
     "A convolution, times a gate between 0 and 2 that is made by another one"
-    def __init__(self, cin, cout, kernel=3, resample=None, gain=1.):
+    def __init__(self, cin:int, cout:int, kernel=3, resample:str | None=None, gain=1.):
         super().__init__(cin, cout, kernel, resample, gain)
         self.gate = Conv(cin, cout, kernel, resample)
     def forward(self, x, emb=None): return super().forward(x)*2*self.gate(x).sigmoid()
@@ -45,7 +45,8 @@ class Gated(Conv):
 # %% ../../nbs/05a_unet.ipynb #4c158f6c
 class Block(nn.Module):
     "Two convolutions around the level, and attention if asked for; each added to its input"
-    def __init__(self, cin, cout, emb, resample=None, attn=False, dropout=0., conv=Conv):
+    def __init__(self, cin:int, cout:int, emb:int, resample:str | None=None, attn=False,
+                 dropout=0., conv=Conv):
         super().__init__()
         self.norm0, self.conv0 = group_norm(cin), conv(cin, cout, 3, resample)
         self.affine = xavier(nn.Linear(emb, cout))
@@ -62,7 +63,8 @@ class Block(nn.Module):
         x = (h + (x if self.skip is None else self.skip(x)))*.5**.5
         return (x + self.attend(x))*.5**.5 if self.attn else x
 
-    def attend(self, x):
+    def attend(self, x:Tensor) -> Tensor:
+        "What each pixel takes from all others"
         b, c, h, w = x.shape
         qkv = self.qkv(self.norm2(x)).reshape(b, 1, c, 3, h*w)
         q, k, v = qkv.permute(3, 0, 1, 4, 2)                    # (b, 1 head, pixel, c)
@@ -74,14 +76,14 @@ class UNet(Conditioned):
     "The DDPM++ network of EDM"
     sizes = {}  # arguments by name, for `named`
     def __init__(self,
-        resolution,         # height and width of the images: a number, or two
-        in_channels,        # of the input, masks included
-        out_channels=None,  # of the image; None: as many as go in
+        resolution:int | tuple, # height and width of the images: a number, or two
+        in_channels:int,        # of the input, masks included
+        out_channels:int | None=None, # of the image; None: as many as go in
         channels=128, mult=(2, 2, 2), # channels at each size: channels*mult
-        blocks=4,           # at each size
+        blocks=4,               # at each size
         attn=(16,),  # attention where images have this height; the smallest size always has it
         dropout=0., augment_dim=0, classes=0,
-        gated=False,        # 3x3 convolutions with gates, for images with holes
+        gated=False,            # 3x3 convolutions with gates, for images with holes
     ):
         out_channels, mult, attn = out_channels or in_channels, tuple(mult), tuple(attn)
         super().__init__(locals())
@@ -167,6 +169,6 @@ UNet.sizes = dict(
                    augment_dim=9))
 
 @patch(cls_method=True)
-def named(cls:UNet, name, **overrides):
+def named(cls:UNet, name:str, **overrides) -> UNet:
     "The U-Net of that name, with some arguments overridden"
     return cls(**choose('name', name, cls.sizes) | overrides)

@@ -14,7 +14,9 @@ import torch
 from ..errors import require
 from ..draws import Draws
 from ..operators import map_state
+from ..data import Measurements
 from ..diffusion import device_of
+from ..training import Teacher
 from ..distill import Generator, load_pretrained
 from .method import Chains, Method, most_entries, Optimise, require_restorable
 from .method import Restored, rows_of
@@ -27,12 +29,12 @@ _all_ = ['Anneal', 'Chains', 'Dense', 'Evidence', 'Iterative', 'learn_misfit', '
 
 # %% ../../nbs/25d_restore.ipynb #ecc48b86
 def restore(
-    prior,       # a `Generator` or a `Teacher`, or a path or name of one
-    ys,          # `Measurements` of images of the prior's shape
-    method=None, # a `Method`; None: `Sample()` for a generator, `Anneal()` for a teacher
-    n=32,        # samples for each measurement
+    prior:Generator | Teacher | str | Path, # a `Generator` or a `Teacher`, or a path or name of one
+    ys:Measurements,      # `Measurements` of images of the prior's shape
+    method:Method | str | None=None, # None: `Sample()` for a generator, `Anneal()` for a teacher
+    n=32,                 # samples for each measurement
     seed=0,
-    rows=None,   # measurements at a time, a multiple of 16; None: as fit in memory
+    rows:int | None=None, # measurements at a time, a multiple of 16; None: as fit in memory
 ) -> Restored:
     "The images that measurements may have come from"
     if isinstance(prior, (str, Path)): prior = load_pretrained(prior)

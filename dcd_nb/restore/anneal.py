@@ -21,8 +21,8 @@ class Anneal(Method):
     "Walk down the noise levels of a teacher, with the measurement at hand"
     needs = Teacher
     def __init__(self,
-        steps=30,  # levels
-        hi=10.,    # the first of them
+        steps=30, # levels
+        hi=10.,   # the first of them
     ):
         self.steps, self.hi = steps, number('hi', hi, lambda v: v > 0, 'a positive number')
         require(isinstance(steps, int) and steps > 1,

@@ -10,22 +10,25 @@ import math
 
 import torch
 from fastcore.basics import patch
+from torch import Tensor
 
 from ..errors import BadInput, require
+from ..draws import Draws
 from ..linalg import conjugate_gradients
+from ..data import Measurements
 from ..baselines import matrix_and_masks
 from .method import most_entries, repeated
 
 # %% ../../nbs/25a_evidence.ipynb #dd4fa90a
 class Evidence:
     "What measurements say of r in x + r, for r with covariance `cov`"
-    def error(self, x):
+    def error(self, x:Tensor) -> Tensor:
         "y - A x for all chains"
         raise NotImplementedError
-    def mean(self, x):
+    def mean(self, x:Tensor) -> Tensor:
         "E[r | y, x]"
         return self.back(self.error(x)).view_as(x)
-    def draw(self, x, draws):
+    def draw(self, x:Tensor, draws:Draws) -> Tensor:
         "r, given y and x"
         r = self.prior(draws.normal(x))
         e = self.error(x + r.view_as(x))
@@ -37,8 +40,8 @@ def _floor(sigma): return max(sigma**2, 1e-6)
 class Dense(Evidence):
     "With matrices"
     def __init__(self,
-        ys,  # `Measurements`
-        cov, # (d, d); or the variance of each entry: a number, or one for each measurement (N,)
+        ys:Measurements,    # `Measurements`
+        cov:Tensor | float, # (d, d); or the variance of an entry, or one for each measurement (N,)
     ):
         D, m = matrix_and_masks(ys)
         I = torch.eye(math.prod(ys.shape), device=ys.y.device)
@@ -54,17 +57,23 @@ class Dense(Evidence):
         self.gain = self.cov@self.B.mT@self.Kinv
 
     def error(self, x): return self.y[:, None] - x.flatten(2)@self.B.mT
-    def log(self, x):
+    def log(self, x:Tensor) -> Tensor:
         "log p(y | x) up to a constant, (N, n)"
         e = self.error(x)
         return -.5*(e@self.Kinv*e).sum(-1)
-    def back(self, e): return e@self.gain.mT
-    def prior(self, eps): return eps.flatten(2)@self.half.mT.float()
-    def observed_part(self, e): return e  # `back` does not look at hidden entries
+    def back(self, e):
+        "The mean of r, given the error e"
+        return e@self.gain.mT
+    def prior(self, eps):
+        "r of white noise"
+        return eps.flatten(2)@self.half.mT.float()
+    def observed_part(self, e):
+        "Errors where there are entries; all, as `back` does not look at hidden ones"
+        return e
 
 # %% ../../nbs/25a_evidence.ipynb #e70de561
 @patch
-def again(self:Dense, r, x):
+def again(self:Dense, r:Tensor, x:Tensor) -> Tensor:
     "The covariance that these r have, drawn towards white by as many counts as there are pixels"
     r, N = r.flatten(0, 1).flatten(1).double(), len(self.y)
     S, d = r.T@r*(N/len(r)), r.shape[1]
@@ -73,7 +82,7 @@ def again(self:Dense, r, x):
 # %% ../../nbs/25a_evidence.ipynb #bd29681b
 class Iterative(Evidence):
     "For white r, images of any size, and operators without a matrix"
-    def __init__(self, ys, cov, steps=50):
+    def __init__(self, ys:Measurements, cov:Tensor | float, steps=50):
         self.ys, self.steps, self.noise = ys, steps, _floor(ys.sigma)
         self.cov = torch.as_tensor(cov, device=ys.y.device).float()
         require(self.cov.ndim < 2,
@@ -84,9 +93,15 @@ class Iterative(Evidence):
     def _run(self, f, v):
         "`f` of (N, n, C, H, W), with the state of each measurement"
         return f(v.flatten(0, 1), repeated(self.ys, v.shape[1])[1]).unflatten(0, v.shape[:2])
-    def A(self, x): return self._run(self.ys.op, x)
-    def T(self, y): return self._run(self.ys.op.adjoint, y)
-    def var(self): return self.cov.view(-1, 1, 1, 1, 1)
+    def A(self, x):
+        "What the operator makes of images, of each with the state of its measurement"
+        return self._run(self.ys.op, x)
+    def T(self, y):
+        "Its adjoint"
+        return self._run(self.ys.op.adjoint, y)
+    def var(self):
+        "The variance of r, beside images"
+        return self.cov.view(-1, 1, 1, 1, 1)
     def error(self, x): return self.ys.y[:, None] - self.A(x)
     def prior(self, eps): return self.var().sqrt()*eps*self.ys.op.linear
     def back(self, e):
@@ -113,14 +128,14 @@ def again(self:Iterative, r, x):
 # %% ../../nbs/25a_evidence.ipynb #2a7e640c
 @patch
 @torch.no_grad()
-def solve(self:Iterative, e):
+def solve(self:Iterative, e:Tensor) -> Tensor:
     "K^-1 e, by conjugate gradients for all chains"
     if not self.ys.op.linear: return e/(self.var() + self.noise)
     K = lambda v: self.var()*self.A(self.T(v)) + self.noise*v
     return conjugate_gradients(K, e, self.steps, tol=1e-6, dims=(2, 3, 4))
 
 # %% ../../nbs/25a_evidence.ipynb #6aff7e64
-def evidence_for(ys, cov):
+def evidence_for(ys:Measurements, cov:Tensor | float) -> Evidence:
     "`Dense` where it can be, else `Iterative`"
     if ys.op.linear and most_entries(ys) <= 1024:
         try: return Dense(ys, cov)

@@ -10,10 +10,11 @@ import math
 
 import torch
 from fastcore.basics import patch
+from torch import Tensor
 
 from ..errors import require, number
 from ..named import Named
-from ..draws import hash32
+from ..draws import Draws, hash32
 from ..operators import map_state
 from ..data import Measurements
 from ..training import Teacher
@@ -23,10 +24,10 @@ from ..distill import Generator
 class Restored:
     "Samples of the images behind measurements, and what follows from them"
     def __init__(self,
-        samples,   # (N, n, C, H, W)
-        ys,        # the `Measurements`
-        mean=None, # (N, C, H, W); None: the mean of the samples
-        diagnostics=None, # what the method has to say: {name: number}
+        samples:Tensor,          # (N, n, C, H, W)
+        ys:Measurements,         # the `Measurements`
+        mean:Tensor | None=None, # (N, C, H, W); None: the mean of the samples
+        diagnostics:dict | None=None, # what the method has to say: {name: number}
     ):
         self.samples, self.diagnostics = samples, diagnostics or {}
         self.mean = samples.mean(1) if mean is None else mean
@@ -43,7 +44,7 @@ class Restored:
 
 # %% ../../nbs/25_method.ipynb #aeb6b482
 @patch
-def interval(self:Restored, level=.9):
+def interval(self:Restored, level=.9) -> tuple[Tensor, Tensor]:
     "Two images between which each pixel lies with probability `level`"
     n = self.samples.shape[1]
     level = number('level', level, lambda v: 0 < v < 1, 'above 0 and below 1')
@@ -54,15 +55,16 @@ def interval(self:Restored, level=.9):
 class Method(Named, family='method'):
     "How to restore"
     needs = Generator  # the prior it works with
-    def prepared(self, prior, ys, seed):
+    def prepared(self, prior:Generator | Teacher, ys:Measurements, seed:int) -> 'Method':
         "The method, ready for these measurements"
         return self
-    def __call__(self, prior, ys, n, draws, states):
+    def __call__(self, prior:Generator | Teacher, ys:Measurements, n:int, draws:Draws,
+                 states:Tensor | dict | None):
         "Images (N, n, C, H, W), their mean, and numbers worth a look"
         raise NotImplementedError(type(self).__name__)
 
 # %% ../../nbs/25_method.ipynb #1c0f674c
-def require_restorable(prior, ys, n, seed):
+def require_restorable(prior:Generator | Teacher, ys:Measurements, n:int, seed:int):
     "Border control"
     require(isinstance(prior, (Generator, Teacher)),
             f"prior={type(prior).__name__} must be a Generator, a Teacher, "
@@ -81,33 +83,34 @@ def require_restorable(prior, ys, n, seed):
     hash32(seed)
 
 # %% ../../nbs/25_method.ipynb #433221d6
-def rows_of(ys, i):
+def rows_of(ys:Measurements, i:slice | Tensor) -> Measurements:
     "The measurements number `i`"
     return Measurements(ys.y[i], ys.corruption, map_state(lambda t: t[i], ys.state))
 
 # %% ../../nbs/25_method.ipynb #2244dde9
-def most_entries(ys):
+def most_entries(ys:Measurements) -> int:
     "Entries of an observation or of its image, whichever has more"
     return max(ys.y[0].numel(), math.prod(ys.shape))
 
 # %% ../../nbs/25_method.ipynb #e287d06f
 class Chains:
     "`n` latents for each measurement, and what a generator makes of them"
-    def __init__(self, G, ys, n, draws, states):
+    def __init__(self, G:Generator, ys:Measurements, n:int, draws:Draws,
+                 states:Tensor | dict | None):
         self.G, self.states, self.n = G, states, n
         self.z = draws.normal(torch.empty(len(ys), n, *ys.shape, device=ys.y.device))
 
-    def images(self, z):
+    def images(self, z:Tensor) -> Tensor:
         "(N, n, C, H, W)"
         return self.G(z.flatten(0, 1), self.states).unflatten(0, z.shape[:2])
 
-    def resample(self, z, i):
+    def resample(self, z:Tensor, i:Tensor) -> Tensor:
         "Continue with the chains `i` (N, n): their latents, and what the generator is given"
         flat = (i + self.n*torch.arange(len(i), device=i.device)[:, None]).flatten()
         self.states = map_state(lambda t: t[flat], self.states)
         return z.flatten(0, 1)[flat].view_as(z)
 
-def repeated(ys, n):
+def repeated(ys:Measurements, n:int) -> tuple:
     "Observations and their state, each `n` times"
     return ys.y.repeat_interleave(n, 0), map_state(lambda t: t.repeat_interleave(n, 0), ys.state)
 
@@ -143,6 +146,6 @@ def __call__(self:Optimise, G, ys, n, draws, states):
         cost = error(final)/max(ys.sigma**2, 1e-6) + final.flatten(2).square().sum(2)
     return x, x[torch.arange(len(x)), cost.argmin(1)], dict(stopped=done.float().mean().item())
 
-def over_pixels(t):
+def over_pixels(t:Tensor) -> Tensor:
     "Values of single images, to be combined with the pixels of these"
     return t[..., None, None, None]

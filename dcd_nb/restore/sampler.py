@@ -10,24 +10,28 @@ import math
 
 import torch
 from fastcore.basics import patch
+from torch import Tensor
 
 from ..errors import require, number
 from ..draws import Draws
 from ..operators import map_state
+from ..data import Measurements
 from ..diffusion import device_of
+from ..distill import Generator
 from .method import Chains, Method, over_pixels, require_restorable, rows_of
-from .evidence import evidence_for
+from .evidence import Evidence, evidence_for
 
 # %% ../../nbs/25b_sampler.ipynb #6930ca09
 class Walk(Chains):
     "Chains that are drawn to the posterior"
-    def __init__(self, G, ys, n, draws, states, evidence):
+    def __init__(self, G:Generator, ys:Measurements, n:int, draws:Draws,
+                 states:Tensor | dict | None, evidence:Evidence):
         super().__init__(G, ys, n, draws, states)
         self.draws, self.evidence = draws, evidence
         self.beta, self.stride = (torch.full((len(ys),), v, device=ys.y.device) for v in (0., .3))
         self.log, self.grad = self.look(self.z)
 
-    def look(self, z):
+    def look(self, z:Tensor) -> tuple[Tensor, Tensor]:
         "log p(y|z) of every chain and its gradient"
         z = z.detach().requires_grad_()
         with torch.enable_grad():
@@ -54,7 +58,7 @@ def heat(self:Walk):
 
 # %% ../../nbs/25b_sampler.ipynb #b33c3a54
 @patch
-def move(self:Walk, leaps, adapt):
+def move(self:Walk, leaps:int, adapt:Tensor) -> Tensor:
     "Hamiltonian Monte Carlo; the share of accepted places, for each measurement"
     b, wide = self.beta[:, None], lambda t: t.view(-1, 1, 1, 1, 1)
     stride = wide(self.stride*(.8 + .4*self.draws.uniform(len(b)).to(b)))
@@ -79,10 +83,10 @@ def move(self:Walk, leaps, adapt):
 class Sample(Method):
     "Sample latents from the posterior, with a misfit of the generator"
     def __init__(self,
-        misfit=None, # a `Misfit`, or the standard deviation of a pixel; None: learned from `ys`
-        leaps=5,     # of a move
-        moves=2,     # at each temperature
-        last=6,      # times as many moves at the end
+        misfit:'Misfit | float | None'=None, # or a pixel's standard deviation; None: learned from `ys`
+        leaps=5, # of a move
+        moves=2, # at each temperature
+        last=6,  # times as many moves at the end
     ):
         self.misfit, self.leaps, self.moves, self.last = misfit, leaps, moves, last
         if misfit is not None and not isinstance(misfit, Misfit):
@@ -119,12 +123,13 @@ def __call__(self:Sample, G, ys, n, draws, states):
 # %% ../../nbs/25b_sampler.ipynb #c58a52a6
 class Misfit:
     "What a generator cannot make: the covariance of x - G(z)"
-    def __init__(self, cov): self.cov = cov
+    def __init__(self, cov:Tensor): self.cov = cov
     @property
     def sd(self):
         "Standard deviation of a pixel"
         return float((self.cov.diagonal().mean() if self.cov.ndim == 2 else self.cov)**.5)
-    def check(self, G):
+    def check(self, G:Generator):
+        "Complain if it is not for images of `G`"
         d = math.prod(G.shape)
         require(self.cov.ndim < 2 or len(self.cov) == d,
                 f"misfit has a matrix for images of {len(self.cov)} values, "
@@ -133,11 +138,11 @@ class Misfit:
 
 # %% ../../nbs/25b_sampler.ipynb #79af48f6
 def learn_misfit(
-    G,         # a `Generator`
-    ys,        # `Measurements`: many are better, those that it was trained on are good
-    rounds=12, # of expectation and maximisation
-    n=8,       # chains for each measurement
-    most=300,  # measurements that are used
+    G:Generator,     # a `Generator`
+    ys:Measurements, # `Measurements`: many are better, those that it was trained on are good
+    rounds=12,       # of expectation and maximisation
+    n=8,             # chains for each measurement
+    most=300,        # measurements that are used
     seed=0,
 ) -> Misfit:
     "The misfit under which the measurements are most probable"

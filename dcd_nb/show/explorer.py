@@ -8,6 +8,7 @@ __all__ = ['four_images', 'survival', 'log_magnitude', 'operator_view', 'view_in
 
 # %% ../../nbs/02e_explorer.ipynb #36d1719f
 import base64, html
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -39,9 +40,9 @@ def four_images(
     return images, op.spectrum(tuple(x.shape[1:]), state)
 
 def survival(
-    s:Tensor,    # singular values, one for each direction
-    sigma=0.,    # level of the noise
-    floor=1e-5,  # times the largest: below it, not even float32 arithmetic sees anything
+    s:Tensor,   # singular values, one for each direction
+    sigma=0.,   # level of the noise
+    floor=1e-5, # times the largest: below it, not even float32 arithmetic sees anything
 ) -> tuple[float, float, float]:
     "Shares of the directions: above the noise, lost in the noise, never arriving"
     never = s <= floor*s.max()
@@ -59,7 +60,7 @@ def _below(t):
     lo, hi, share = _clipped(t)
     return f"{lo:.3g} to {hi:.3g}" + (f", {share:.0%} clipped" if share >= .005 else '')
 
-def log_magnitude(k):
+def log_magnitude(k:Tensor) -> Tensor:
     "k-space as a grey image: four decades of magnitude, hidden lines black"
     m = k.norm(dim=1, keepdim=True)
     return (m/m.max()).clamp(min=1e-4).log10()/2 + 1
@@ -86,10 +87,10 @@ def _draw_spectrum(ax, s, sigma, rcond):
 
 # %% ../../nbs/02e_explorer.ipynb #e44283f8
 def operator_view(
-    corruption,  # a `Corruption` with a linear operator
-    x,           # images (B, C, H, W) in [-1, 1]; the first is shown
-    seed=0,      # of mask and noise
-    rcond=None,  # as for `four_images`
+    corruption:Corruption,   # a `Corruption` with a linear operator
+    x:Tensor,                # images (B, C, H, W) in [-1, 1]; the first is shown
+    seed=0,                  # of mask and noise
+    rcond:float | None=None, # as for `four_images`
 ):
     "A figure: x, y, A^T y and A^+ y side by side, and the singular values of A below"
     images, s = four_images(corruption, x, seed, rcond)
@@ -142,7 +143,7 @@ _kinds = {  # name: (how the values of the sliders make the operator, which of t
     'Fourier mask':  (lambda v: FourierMask(v['R']), ('R',)),
 }
 
-def tidy_number(v):
+def tidy_number(v:float | int | str) -> float | int | str:
     "Four digits of a number: a browser's .65 is 0.6500000000000001"
     return float(f'{v:.4g}') if isinstance(v, float) else v
 
@@ -155,9 +156,9 @@ def knob(label:str) -> dict:
     return look(label) | dict(continuous_update=False)
 
 def panel(
-    controls:dict, # widgets by name
-    redraw,        # redraw(change) sets the values of the two others; change is None at first
-    *shown,        # widgets below
+    controls:dict,   # widgets by name
+    redraw:Callable, # redraw(change) sets the values of the two others; change is None at first
+    *shown,          # widgets below
 ):
     "Controls above what they change"
     import ipywidgets as w
@@ -186,7 +187,7 @@ def _controls(factors):
                                **knob('rcond of A^+')))
 
 # %% ../../nbs/02e_explorer.ipynb #07b6f9e1
-def figure_html(fig, alt):
+def figure_html(fig, alt:str) -> str:
     "A figure as an HTML image, described by `alt`"
     (w, h), data = fig.get_size_inches()*fig.dpi, base64.b64encode(png(fig)).decode()
     return (f'<img alt="{html.escape(alt)}" width="{w:.0f}" height="{h:.0f}" '

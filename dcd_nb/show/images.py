@@ -29,9 +29,9 @@ def to_uint8(
     return (x[:, 0] if x.shape[1] == 1 else x.permute(0, 2, 3, 1)).numpy()
 
 def image_grid(
-    x:Tensor,           # images (B, C, H, W) in [-1, 1]
+    x:Tensor,             # images (B, C, H, W) in [-1, 1]
     ncol:int | None=None, # images in a row; None: about square
-    pad=1,              # white pixels between two images
+    pad=1,                # white pixels between two images
 ) -> np.ndarray:
     "One picture with all of `x` side by side, as 8-bit RGB (H, W, 3)"
     u = to_uint8(x)
@@ -64,17 +64,17 @@ def photos(
 colors = dict(  # of the roles
     clean='#009E73', corrupted='#8C8C8C', teacher='#0072B2', student='#D55E00', baseline='#CC79A7')
 
-def color_of(label) -> str:
+def color_of(label:str) -> str:
     "The colour of the role that `label` names, black if it names none"
     return next((c for role, c in colors.items() if role in str(label)), 'black')
 
 def axes(
-    ncol=1,      # panels in a row
-    height=2.4,  # in inches
-    width=7.,    # in inches: the text width of the site
-    nrow=1,      # rows of panels
-    **kw,        # further arguments of `plt.subplots`
-):
+    ncol=1,     # panels in a row
+    height=2.4, # in inches
+    width=7.,   # in inches: the text width of the site
+    nrow=1,     # rows of panels
+    **kw,       # further arguments of `plt.subplots`
+) -> tuple:
     "A figure and its axes in the style of these notebooks"
     import matplotlib.pyplot as plt
     size = (width, height)

@@ -12,7 +12,9 @@ import torch
 
 from ..errors import require
 from ..diffusion import karras_grid
-from ..networks import MLP
+from ..networks import MLP, Precond
+from ..training import Teacher
+from ..distill import Generator
 
 # %% ../../nbs/29_live.ipynb #68653a60
 def _base64(t, dtype): return base64.b64encode(t.numpy().astype(dtype).tobytes()).decode()
@@ -33,11 +35,11 @@ def _is_packed(name):
     return not name.startswith(('map_', 'gain')) and '.affine.' not in name
 
 def packed(
-    net,    # a `Precond` around an MLP with a linear path
-    levels, # noise levels at which it will be asked
+    net:Precond,      # a `Precond` around an MLP with a linear path
+    levels:list,      # noise levels at which it will be asked
     outside_slope=1., # share that stays of what a generator's images have outside [-1, 1]
-    latent_scale=1., # of its latents
-):
+    latent_scale=1.,  # of its latents
+) -> dict:
     "The network as plain values: weights in half precision as base64, and where each begins"
     mlp = net.net
     good = isinstance(mlp, MLP) and mlp.gain is not None and mlp.in_channels == mlp.out_channels
@@ -190,8 +192,8 @@ def _range(name, label, most, output):
             f'style="vertical-align:middle;width:45%"> <output name="{output}"></output></label>')
 
 def live_page(
-    student, # a `Generator` with an MLP
-    teacher, # a `Teacher` with one, of the same images
+    student:Generator, # a `Generator` with an MLP
+    teacher:Teacher,   # a `Teacher` with one, of the same images
 ):
     "Both networks as HTML that needs no server"
     from IPython.display import HTML

@@ -74,8 +74,8 @@ def _plain(v):
     return float(f'{v:.6g}') if math.isfinite(v) else None
 
 def show_numbers(
-    text:str,   # what readers see
-    **numbers,  # the numbers in it by name: plain values, tensors, or dicts and lists of them
+    text:str,  # what readers see
+    **numbers, # the numbers in it by name: plain values, tensors, or dicts and lists of them
 ):
     "Print a text; in a notebook, also keep its numbers beside it"
     ip = sys.modules.get('IPython')

@@ -6,6 +6,8 @@
 __all__ = ['scan_once', 'scan_view', 'scan_in_words', 'scan_explorer']
 
 # %% ../../nbs/03d_scan.ipynb #126d12b8
+from torch import Tensor
+
 from ..draws import rng
 from .images import axes, color_of, image_grid
 from ..operators import Corruption
@@ -13,7 +15,9 @@ from .explorer import caption, figure_html, knob, log_magnitude, look, panel, ti
 from ..mri import MultiCoilMRI, phantoms, sense
 
 # %% ../../nbs/03d_scan.ipynb #3afaac41
-def scan_once(R=4, acs=6, coils=4, lines='random', sigma=.01, x=None, seed=0):
+def scan_once(
+    R=4, acs=6, coils=4, lines='random', sigma=.01, x:Tensor | None=None, seed=0,
+) -> tuple[dict, int]:
     "Image, k-space as measured, zero-filled and SENSE, by name; and the number of lines"
     x = phantoms(1, 96, seed) if x is None else x[:1]
     A = Corruption(MultiCoilMRI(R, acs, coils, lines), sigma)
@@ -24,7 +28,7 @@ def scan_once(R=4, acs=6, coils=4, lines='random', sigma=.01, x=None, seed=0):
         'SENSE': sense(A.op, y, m, lam=max((sigma/.25)**2, 1e-4))}
     return images, int(m['mask'].sum())
 
-def scan_view(R=4, acs=6, coils=4, lines='random', sigma=.01, x=None, seed=0):
+def scan_view(R=4, acs=6, coils=4, lines='random', sigma=.01, x:Tensor | None=None, seed=0):
     "A figure: the image, its k-space as measured, zero-filled, SENSE, and where SENSE is wrong"
     images, _ = scan_once(R, acs, coils, lines, sigma, x, seed)
     clean, k, *_, best = images.values()
@@ -35,7 +39,9 @@ def scan_view(R=4, acs=6, coils=4, lines='random', sigma=.01, x=None, seed=0):
         ax.axis('off')
     return fig
 
-def scan_in_words(R=4, acs=6, coils=4, lines='random', sigma=.01, x=None, seed=0):
+def scan_in_words(
+    R=4, acs=6, coils=4, lines='random', sigma=.01, x:Tensor | None=None, seed=0,
+) -> str:
     "What `scan_view` shows, in a sentence or two"
     images, count = scan_once(R, acs, coils, lines, sigma, x, seed)
     clean, k, zero, best = images.values()
@@ -47,7 +53,7 @@ def scan_in_words(R=4, acs=6, coils=4, lines='random', sigma=.01, x=None, seed=0
 
 # %% ../../nbs/03d_scan.ipynb #0968f21a
 def scan_explorer(
-    x=None, # complex images (B, 2, H, W); the first is shown. None: a head
+    x:Tensor | None=None, # complex images (B, 2, H, W); the first is shown. None: a head
 ):
     "Sliders for `scan_view`; needs a running Jupyter"
     import ipywidgets as w

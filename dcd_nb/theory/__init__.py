@@ -44,7 +44,7 @@ _all_ = ['angle', 'b_threshold', 'basin_edge', 'closed_forms', 'denoiser_spectru
 # %% ../../nbs/35_theory.ipynb #6b8c4099
 def report(
     seed=0, # of worlds, operators, starts and samples
-):
+) -> dict:
     "All checks in small: angles in degrees, relative errors, squared distances, seconds"
     start, w = time.time(), World(seed=seed)
     out = {case: judge(M, want, w.E) for case, (M, want) in three_cases(w, 4, seed=seed).items()}

@@ -9,8 +9,10 @@ __all__ = ['gap', 'schedule_spectrum', 'gap_floor', 'minimise', 'student', 'spec
 
 # %% ../../nbs/31_eigenspace.ipynb #8ba36752
 import math
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from ..errors import require
 from ..draws import rng
@@ -19,7 +21,7 @@ from .gaussian import exact_check, exact_normal, normal, off, random_covariance,
 from .gaussian import tweedie_minimiser, World
 
 # %% ../../nbs/31_eigenspace.ipynb #4b124d46
-def gap(G, Theta, s):
+def gap(G:Tensor, Theta:Tensor, s:float) -> Tensor:
     "E |a - b|^2 at level `s`: the student has covariance `G`, the teacher believes in `Theta`"
     I = torch.eye(len(G), dtype=G.dtype)
     D = torch.linalg.solve(Theta + s**2*I, G - Theta)
@@ -35,10 +37,10 @@ def _check_gap(form):
 
 # %% ../../nbs/31_eigenspace.ipynb #3eb6f25b
 def schedule_spectrum(
-    theta,        # eigenvalues that the teacher believes in, largest first: (levels, directions)
-    levels,       # s of each row
-    weights=None, # of the levels; None: 1
-):
+    theta:Tensor, # eigenvalues that the teacher believes in, largest first: (levels, directions)
+    levels:tuple | Tensor, # s of each row
+    weights:tuple | Tensor | None=None, # of the levels; None: 1
+) -> Tensor:
     "The student's eigenvalues g_i, by bisection"
     theta, s = (torch.as_tensor(v, dtype=torch.float64) for v in (theta, levels))
     w = torch.ones_like(s) if weights is None else torch.as_tensor(weights, dtype=torch.float64)
@@ -53,16 +55,16 @@ def schedule_spectrum(
         lo, hi = torch.where(low, g, lo), torch.where(low, hi, g)
     return (lo + hi)/2
 
-def gap_floor(theta, k, s):
+def gap_floor(theta:Tensor, k:int, s:float) -> Tensor:
     "The smallest gap of rank `k`: what the directions left out cost; `theta` >= 0, largest first"
     return (s*theta[k:]/(theta[k:] + s**2)).square().sum()
 
 # %% ../../nbs/31_eigenspace.ipynb #a3a175b6
 def minimise(
-    f,         # a function of a tensor
-    start,     # where to begin
-    steps=300, # of L-BFGS, at most
-):
+    f:Callable,   # a function of a tensor
+    start:Tensor, # where to begin
+    steps=300,    # of L-BFGS, at most
+) -> Tensor:
     "A local minimum of `f`, to nearly machine precision"
     x = start.clone().requires_grad_()
     opt = torch.optim.LBFGS([x], max_iter=steps, history_size=20, tolerance_grad=1e-14,
@@ -92,13 +94,13 @@ def _polish(f, x, steps=60):
 
 # %% ../../nbs/31_eigenspace.ipynb #e4aab0c4
 def student(
-    Theta,                  # what the teacher believes in: a covariance, or one for each level
-    k,                      # rank of the student
-    levels=(.4, .8, 1.6),   # of the noise
-    A=None,                 # measurements of the student that the teacher sees; None: I
-    seed=0,                 # of the start
-    size=.1,                # of the start
-):
+    Theta:Tensor | list[Tensor], # what the teacher believes in: a covariance, or one for each level
+    k:int,                       # rank of the student
+    levels=(.4, .8, 1.6),        # of the noise
+    A:Tensor | None=None,        # measurements of the student that the teacher sees; None: I
+    seed=0,                      # of the start
+    size=.1,                     # of the start
+) -> Tensor:
     "M (d, k) that minimises the sum of the gaps, found without any formula"
     Thetas = [Theta]*len(levels) if torch.is_tensor(Theta) else Theta
     A = torch.eye(len(Thetas[0]), dtype=torch.float64) if A is None else A
@@ -106,17 +108,17 @@ def student(
     return minimise(f, size*normal(rng(seed), A.shape[1], k))
 
 # %% ../../nbs/31_eigenspace.ipynb #8281b298
-def spectrum(M):
+def spectrum(M:Tensor) -> tuple[Tensor, Tensor]:
     "Eigenvalues of M M^T, largest first, and their eigenvectors"
     U, s, _ = torch.linalg.svd(M, full_matrices=False)
     return s**2, U
 
-def angle(U, V):
+def angle(U:Tensor, V:Tensor) -> float:
     "The largest angle between a direction in the span of `V` and the span of `U`, in degrees"
     U, V = (torch.linalg.qr(t).Q for t in (U, V))
     return math.degrees(math.asin(min(1., torch.linalg.matrix_norm(V - U@(U.T@V), 2).item())))
 
-def judge(M, want, E):
+def judge(M:Tensor, want:Tensor, E:Tensor) -> dict:
     "How far directions are from `E`, in degrees, and eigenvalues from those they should be"
     got, U = spectrum(M)
     return dict(angle_deg=angle(E, U), eigenvalue_error=((got - want)/want).abs().max().item())
@@ -134,8 +136,8 @@ def _check_floor(form):
     return off(form(theta, 2, .8), gap(M@M.T, theta.diag(), .8))
 
 # %% ../../nbs/31_eigenspace.ipynb #1099d2d5
-def student_spectrum(lam, sigma, assumed=0., k=None):
-    "The student's eigenvalues: noise `sigma`, of which `assumed` is corrected; no signal where `lam` is 0"
+def student_spectrum(lam:Tensor, sigma:float, assumed=0., k:int | None=None) -> Tensor:
+    "The student's eigenvalues under noise `sigma`, corrected for `assumed`; `lam` 0: no signal"
     return (lam + sigma**2 - assumed**2).clamp(min=0)[:k]
 
 @exact_check(student_spectrum)
@@ -148,7 +150,7 @@ def _check_student(form):
     return worst
 
 # %% ../../nbs/31_eigenspace.ipynb #516a9532
-def three_cases(w, k, levels=(.4, .8, 1.6), seed=0):
+def three_cases(w:World, k:int, levels=(.4, .8, 1.6), seed=0) -> dict:
     "The student of each case in a World with A = I, and the eigenvalues that it should have"
     noisy = tuple((s**2 + w.sigma**2)**.5 for s in levels)
     return {'plain':       (student(w.Sy, k, levels, seed=seed), w.lam + w.sigma**2),
@@ -156,15 +158,15 @@ def three_cases(w, k, levels=(.4, .8, 1.6), seed=0):
             'ambient':     (student(w.S, k, levels, seed=seed), w.lam)}
 
 # %% ../../nbs/31_eigenspace.ipynb #64e5e2e4
-def w2_noisy(lam, sigma, d):
+def w2_noisy(lam:Tensor, sigma:float, d:int) -> Tensor:
     "Squared Wasserstein distance of the noisy data from the clean law"
     return (((lam + sigma**2).sqrt() - lam.sqrt())**2).sum() + (d - len(lam))*sigma**2
 
-def w2_student(lam, sigma, assumed=0.):
+def w2_student(lam:Tensor, sigma:float, assumed=0.) -> Tensor:
     "The same for the student of rank r that corrects for `assumed`; 0: the plain student"
     return ((student_spectrum(lam, sigma, assumed).sqrt() - lam.sqrt())**2).sum()
 
-def w2_truncated(lam, sigma):
+def w2_truncated(lam:Tensor, sigma:float) -> Tensor:
     "The same for a perfect Ambient Tweedie teacher that stops at `sigma`"
     return ((lam/(lam + sigma**2).sqrt() - lam.sqrt())**2).sum()
 
@@ -191,7 +193,7 @@ def _check_w2_truncated(form):
     return off(form(w.lam, w.sigma), _w2(W@w.Sy@W.T, w.S))
 
 # %% ../../nbs/31_eigenspace.ipynb #cf7df7d7
-def faint(sigma):
+def faint(sigma:float) -> float:
     "The variance below which a direction is better left out of a plain student"
     return sigma**2/3
 
@@ -202,11 +204,11 @@ def _check_faint(form):
     return off(kept, left)
 
 # %% ../../nbs/31_eigenspace.ipynb #0bdf3839
-def denoiser_spectrum(lam, sigma, s):
+def denoiser_spectrum(lam:Tensor, sigma:float, s:float) -> Tensor:
     "Reading B: the student's eigenvalues for the one level `s`"
     return lam*s**2/(s**2 + sigma**2)
 
-def reading_b(S, sigma, k, levels, seed=0):
+def reading_b(S:Tensor, sigma:float, k:int, levels:tuple, seed=0) -> Tensor:
     "M that minimises the loss of Reading B, weights 1, found without any formula"
     I = torch.eye(len(S), dtype=torch.float64)
     F = [shrink(S, (sigma**2 + s**2)**.5) for s in levels]
@@ -222,7 +224,7 @@ def _check_denoiser(form):
     return max(off(form(w.lam, .5, s), spectrum(reading_b(w.S, .5, 2, (s,)))[0]) for s in (.3, 1.))
 
 # %% ../../nbs/31_eigenspace.ipynb #025aec0a
-def b_threshold(sigma):
+def b_threshold(sigma:float) -> float:
     "Reading B, unit spectrum: from this s_min^2 on, the student is as close as the data, or closer"
     q = 2 - (1 + sigma**2)**.5
     return q**2*sigma**2/(1 - q**2)

@@ -8,13 +8,16 @@ __all__ = ['closed_forms', 'World', 'normal', 'shrink', 'standard_minimiser', 't
            'learned_lines']
 
 # %% ../../nbs/30_gaussian.ipynb #4797da5f
+from collections.abc import Callable
+
 import torch
+from torch import Tensor
 
 from ..errors import require, number
 from ..draws import Draws, rng
 from ..operators import Batch, FourierMask, RandomMask
 from ..objectives import AmbientFourier, AmbientInpainting, AmbientTweedie, At, Matrix
-from ..objectives import Standard
+from ..objectives import Objective, Standard
 
 # %% ../../nbs/30_gaussian.ipynb #a8326816
 class World:
@@ -23,7 +26,7 @@ class World:
         lam=(2., 1.5, 1., .5), # variances of x along E, largest first; their number is the rank r
         sigma=.3,              # noise of y
         d=64,                  # dimension of x
-        m=None,                # rows of A, which is random; None: A = I
+        m:int | None=None,     # rows of A, which is random; None: A = I
         seed=0,                # of E and A
     ):
         good = len(lam) > 0 and all(number('lam', l) > 0 for l in lam)
@@ -42,49 +45,53 @@ class World:
         self.S, self.Sm = self.F@self.F.T, self.A@self.F@(self.A@self.F).T
         self.Sy = self.Sm + self.sigma**2*torch.eye(len(self.A), dtype=torch.float64)
 
-    def observe(self, n, seed=1):
+    def observe(self, n:int, seed=1) -> Tensor:
         "n observations, (n, m)"
         g = rng(seed)
         return normal(g, n, len(self.lam))@(self.A@self.F).T + self.sigma*normal(g, n, len(self.A))
 
 # %% ../../nbs/30_gaussian.ipynb #a73595d3
-def normal(g, *shape): return torch.randn(*shape, generator=g, dtype=torch.float64)
+def normal(g:torch.Generator, *shape) -> Tensor:
+    "Normal numbers, float64"
+    return torch.randn(*shape, generator=g, dtype=torch.float64)
 
 # %% ../../nbs/30_gaussian.ipynb #4dbb35e0
-def shrink(S, s): return torch.linalg.solve(S + s**2*torch.eye(len(S), dtype=S.dtype), S)
+def shrink(S:Tensor, s:float) -> Tensor:
+    "(S + s^2)^-1 S: what a denoiser of Gaussians with covariance `S` multiplies by"
+    return torch.linalg.solve(S + s**2*torch.eye(len(S), dtype=S.dtype), S)
 
-def standard_minimiser(Sm, sigma, s):
+def standard_minimiser(Sm:Tensor, sigma:float, s:float) -> Tensor:
     "What `Standard` learns at level `s` from A x + sigma eps, where A x has covariance `Sm`"
     return shrink(Sm + sigma**2*torch.eye(len(Sm), dtype=Sm.dtype), s)
 
-def tweedie_minimiser(Sm, s):
+def tweedie_minimiser(Sm:Tensor, s:float) -> Tensor:
     "What `AmbientTweedie` learns at a level `s` above the noise of the observations"
     return shrink(Sm, s)
 
-def holes_minimiser(S, P, s):
+def holes_minimiser(S:Tensor, P:Tensor, s:float) -> Tensor:
     "What `AmbientInpainting` and `AmbientFourier` learn where the network sees P (x + s n)"
     return S@P@torch.linalg.inv(P@S@P + s**2*torch.eye(len(S), dtype=S.dtype))@P
 
 # %% ../../nbs/30_gaussian.ipynb #a4af39ce
-def exact_normal(n):
+def exact_normal(n:int) -> Tensor:
     "2n points in n dimensions whose mean is 0 and whose covariance is the identity, both exactly"
     I = torch.eye(n, dtype=torch.float64)
     return n**.5*torch.cat([I, -I])
 
 class Given(Draws):
     "Random numbers that are given, for a loss that asks for them"
-    def __init__(self, noise): self.noise = noise
+    def __init__(self, noise:Tensor): self.noise = noise
     def normal(self, x): return self.noise.view_as(x)
     def uniform(self, n): return torch.full((n,), .5, dtype=torch.float64)
     def each(self, f, n, every=1): return [f(None, slice(0, n))]
 
 # %% ../../nbs/30_gaussian.ipynb #42990092
 def exact_minimiser(
-    objective,     # with levels `At(s)`
-    batch,         # observations with exact moments
-    noise,         # what the loss adds, like `batch.y`
-    kind=Matrix,   # the network around the matrix
-):
+    objective:Objective, # with levels `At(s)`
+    batch:Batch,         # observations with exact moments
+    noise:Tensor,        # what the loss adds, like `batch.y`
+    kind=Matrix,         # the network around the matrix
+) -> Tensor:
     "The matrix that minimises the objective's own loss over `batch`"
     d = batch.y[0].numel()
     loss = lambda W: objective.loss(kind(W.view(d, d)), batch, Given(noise)).mean()
@@ -93,7 +100,7 @@ def exact_minimiser(
     g = torch.autograd.functional.jacobian(loss, zero)
     return (-torch.linalg.pinv(H, rtol=1e-12, hermitian=True)@g).view(d, d)
 
-def off(a, b):
+def off(a:Tensor | float, b:Tensor | float) -> float:
     "The relative difference of two tensors or numbers"
     a, b = (torch.as_tensor(t, dtype=torch.float64) for t in (a, b))
     return ((a - b).norm()/b.norm()).item()
@@ -101,7 +108,7 @@ def off(a, b):
 # %% ../../nbs/30_gaussian.ipynb #e519f619
 closed_forms = {}  # name: (formula, its check)
 
-def exact_check(formula):
+def exact_check(formula:Callable) -> Callable:
     "Register the check of `formula`: it is given the formula and returns a relative error"
     def register(check):
         closed_forms[formula.__name__] = formula, check
@@ -116,7 +123,7 @@ def _observed(S, sigma):
     lam, U = torch.linalg.eigh(S)
     return Batch((x@(U*lam.clamp(min=0).sqrt()).T + sigma*eps).view(-1, 1, 1, d), None), n
 
-def random_covariance(d, seed=0):
+def random_covariance(d:int, seed=0) -> Tensor:
     "A covariance of full rank"
     L = normal(rng(seed), d, d)
     return L@L.T/d
@@ -154,7 +161,7 @@ def _with_states(x, noise, states):
     return x.repeat_interleave(k, 0), noise.repeat_interleave(k, 0), states.repeat(len(x), 1, 1, 1)
 
 # %% ../../nbs/30_gaussian.ipynb #6f3054ed
-def learned_holes(S, seen, s, sigma=0.):
+def learned_holes(S:Tensor, seen:Tensor, s:float, sigma=0.) -> Tensor:
     "What `AmbientInpainting` learns where `seen` (1, 1, 1, d) is shown, and all is seen sometimes"
     batch, noise = _observed(S, sigma)
     y, noise, A = _with_states(batch.y, noise, _one_more(seen))
@@ -162,7 +169,7 @@ def learned_holes(S, seen, s, sigma=0.):
     objective.op = _Held(seen)
     return exact_minimiser(objective, Batch(y*A, A), noise)
 
-def learned_lines(S, lines, s):
+def learned_lines(S:Tensor, lines:Tensor, s:float) -> Tensor:
     "What `AmbientFourier` learns of images (2, 1, w) where `lines` (1, 1, 1, w) are shown"
     w = lines.shape[-1]
     batch, noise = _observed(S, 0.)

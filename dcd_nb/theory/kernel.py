@@ -8,6 +8,7 @@ __all__ = ['row_projection', 'smallest_student', 'plain_student', 'eigenspace_er
 
 # %% ../../nbs/32_kernel.ipynb #bf6d3b77
 import torch
+from torch import Tensor
 
 from ..errors import require
 from ..draws import rng
@@ -15,20 +16,20 @@ from .gaussian import exact_check, normal, off, World
 from .eigenspace import angle, gap, minimise, student
 
 # %% ../../nbs/32_kernel.ipynb #58191894
-def row_projection(A):
+def row_projection(A:Tensor) -> Tensor:
     "The projection onto what `A` sees"
     return torch.linalg.pinv(A)@A
 
-def smallest_student(A, S):
+def smallest_student(A:Tensor, S:Tensor) -> Tensor:
     "The covariance of the student with re-corruption that has nothing in the kernel of `A`"
     return row_projection(A)@S@row_projection(A)
 
-def plain_student(A, F, sigma):
+def plain_student(A:Tensor, F:Tensor, sigma:float) -> Tensor:
     "M of the plain student that has nothing in the kernel of `A`; the clean covariance is F F^T"
     W, s, Qt = torch.linalg.svd(A@F, full_matrices=False)
     return row_projection(A)@F@Qt.T*(1 + sigma**2/s**2).sqrt()
 
-def eigenspace_error(A, w, M):
+def eigenspace_error(A:Tensor, w:World, M:Tensor) -> float:
     "The angle, in degrees, between true and found directions, as far as `A` sees them"
     return angle(row_projection(A)@w.E, row_projection(A)@M)
 
@@ -48,11 +49,11 @@ def _check_plain(form):
     return off(w.A@M@(w.A@M).T, found@found.T)
 
 # %% ../../nbs/32_kernel.ipynb #589c9eae
-def twin(A1, A2, F, R):
+def twin(A1:Tensor, A2:Tensor, F:Tensor, R:Tensor) -> Tensor:
     "Another M with the measurements of F; `R` is orthogonal, A1 on top of A2 invertible"
     return torch.linalg.solve(torch.cat([A1, A2]), torch.cat([A1@F, A2@F@R]))
 
-def three_suffice(A1, A2, A3, F):
+def three_suffice(A1:Tensor, A2:Tensor, A3:Tensor, F:Tensor) -> float:
     "Smallest over largest singular value of the rank condition: above 0, F F^T is determined"
     B = torch.cat([A1, A2])
     require(torch.linalg.matrix_rank(B) == B.shape[1],
@@ -69,21 +70,25 @@ def _check_twin(form):
     return max(off(A@M@(A@M).T, A@w.S@A.T) for A in As)
 
 # %% ../../nbs/32_kernel.ipynb #b9c74a72
-def pooled_student(As, Thetas, k, levels=(.4, .8, 1.6), seed=0):
+def pooled_student(
+    As:list[Tensor], Thetas:list[Tensor], k:int, levels=(.4, .8, 1.6), seed=0,
+) -> Tensor:
     "M that minimises the sum of the gaps under several operators, each with its own teacher"
     f = lambda M: sum(gap(A@M@(A@M).T, T, s) for A, T in zip(As, Thetas) for s in levels)
     return minimise(f, .1*normal(rng(seed), As[0].shape[1], k))
 
-def random_operators(K, m, d, seed=5): return [normal(rng(seed, j), m, d)/d**.5 for j in range(K)]
+def random_operators(K:int, m:int, d:int, seed=5) -> list[Tensor]:
+    "`K` random matrices (m, d)"
+    return [normal(rng(seed, j), m, d)/d**.5 for j in range(K)]
 
 # %% ../../nbs/32_kernel.ipynb #654036f2
-def sampled_students(y, k, sigma):
+def sampled_students(y:Tensor, k:int, sigma:float) -> tuple[Tensor, Tensor, Tensor]:
     "Directions (m, k) of the student of N observations; variances, plain and re-corrupted"
     mu, U = torch.linalg.eigh(y.T@y/len(y))
     mu, U = mu.flip(0)[:k], U.flip(1)[:, :k]
     return U, mu, (mu - sigma**2).clamp(min=0)
 
-def sampling_sine(w, n):
+def sampling_sine(w:World, n:int) -> float:
     """A sampling statement: root mean square of |sin|_F between the true directions
     and those found from `n` observations, as far as A sees them"""
     mu, U = torch.linalg.eigh(w.Sm)
@@ -94,7 +99,7 @@ def sampling_sine(w, n):
     outside = (rest - Q@(Q.T@rest)).square().sum()
     return (outside*(v*torch.linalg.inv(R).square().sum(1)).sum()/n).sqrt().item()
 
-def transition_sine(mu, sigma, m, n):
+def transition_sine(mu:float, sigma:float, m:int, n:int) -> float:
     "A sampling statement: the limit of |sin| for rank 1 and many dimensions"
     gamma, l = m/n, mu/sigma**2
     return (gamma*(l + 1)/(l*(l + gamma)))**.5 if l > gamma**.5 else 1.

@@ -10,14 +10,15 @@ import math
 
 import numpy as np
 import torch
+from torch import Tensor
 
 # %% ../../nbs/34_mixtures.ipynb #e1b315b2
 def mixture_logs(
-    y,      # points (n, d)
-    means,  # (K, d)
-    covs,   # (K, d, d)
-    weights # (K,)
-):
+    y:Tensor,     # points (n, d)
+    means:Tensor, # (K, d)
+    covs:Tensor,  # (K, d, d)
+    weights:Tensor # (K,)
+) -> tuple[Tensor, Tensor]:
     "The logarithm of a Gaussian mixture's density at `y`, and its score there"
     L = torch.linalg.cholesky(covs)
     u = torch.linalg.solve_triangular(L, (y - means[:, None]).mT, upper=False)  # (K, d, n)
@@ -27,13 +28,13 @@ def mixture_logs(
     return logs.logsumexp(0), -torch.einsum('kn,kdn->nd', logs.softmax(0), pull)
 
 # %% ../../nbs/34_mixtures.ipynb #8440075a
-def hermite(n=16, d=2):
+def hermite(n=16, d=2) -> tuple[Tensor, Tensor]:
     "Points and weights of Gauss-Hermite quadrature for a standard normal in `d` dimensions"
     x, w = (torch.from_numpy(t) for t in np.polynomial.hermite_e.hermegauss(n))
     points, weights = (torch.cartesian_prod(*[t]*d).view(-1, d) for t in (x, w/w.sum()))
     return points, weights.prod(1)
 
-def mixture_gap(p, q, s, n=16):
+def mixture_gap(p:tuple, q:tuple, s:float, n=16) -> tuple[Tensor, Tensor]:
     """Gap and Kullback-Leibler divergence at level `s` between a teacher `p` and a student `q`:
     (means, covariances, weights), without the noise"""
     noisy = lambda m: (m[0], m[1] + s**2*torch.eye(m[0].shape[1], dtype=torch.float64), m[2])

@@ -7,6 +7,7 @@ __all__ = ['sid_slope', 'sid_gradient', 'basin_edge', 'stochastic_student', 'wid
 
 # %% ../../nbs/33_practice.ipynb #abb5978c
 import torch
+from torch import Tensor
 
 from ..errors import require
 from ..draws import Draws, rng
@@ -22,17 +23,19 @@ from .kernel import row_projection
 
 # %% ../../nbs/33_practice.ipynb #fa9e88dc
 def sid_slope(
-    G, Theta, s, # the student's covariance, what the teacher believes in, and the level
-    alpha,       # of SiD
-    noise=0.,    # E[N^T N] of a fake that answers b + N y_s
-):
+    G:Tensor,     # the student's covariance
+    Theta:Tensor, # what the teacher believes in
+    s:float,      # the level
+    alpha:float,  # of SiD
+    noise=0.,     # E[N^T N] of a fake that answers b + N y_s
+) -> Tensor:
     "H: the gradient of SiD in M is 2 H M"
     I = torch.eye(len(G), dtype=G.dtype)
     Ti, Ci = torch.linalg.inv(Theta + s**2*I), torch.linalg.inv(G + s**2*I)
     H = (Ci - Ti)@(Ti + alpha*(Ci - Ti))
     return -s**4*(H + H.T)/2 - alpha*noise
 
-def sid_gradient(M, Theta, s, alpha, Ns=(0.,)):
+def sid_gradient(M:Tensor, Theta:Tensor, s:float, alpha:float, Ns=(0.,)) -> Tensor:
     "The gradient in M of the expected entries of `SiD`, averaged over noises of the fake"
     M, (d, r) = M.clone().requires_grad_(), M.shape
     z, n = exact_normal(r + d).split((r, d), 1)
@@ -52,7 +55,7 @@ def _check_sid(form):
     return max(error(alpha) for alpha in (0., .5, 1.2))
 
 # %% ../../nbs/33_practice.ipynb #c6022379
-def basin_edge(v, s, alpha):
+def basin_edge(v:float, s:float, alpha:float) -> float:
     "The variance above which SiD with `alpha` > 1 diverges: teacher with variance `v`, level `s`"
     return alpha/(alpha - 1)*(v + s**2) - s**2
 
@@ -82,15 +85,15 @@ def _one_group(seed, step, n):
 
 # %% ../../nbs/33_practice.ipynb #ab2f691e
 def stochastic_student(
-    w,                     # a World with A = I
-    case='ambient',        # or 'plain', or 'recorrupted'
-    alpha=.5,              # of SiD
-    steps=800,             # of generator and fake
-    batch=512,             # images in each
-    levels=(.4, .8, 1.6),  # of the noise, in turn
-    rates=(.05, .1),       # of generator and fake
-    seed=0,                # of start, batches and noise
-):
+    w:World,              # a World with A = I
+    case='ambient',       # or 'plain', or 'recorrupted'
+    alpha=.5,             # of SiD
+    steps=800,            # of generator and fake
+    batch=512,            # images in each
+    levels=(.4, .8, 1.6), # of the noise, in turn
+    rates=(.05, .1),      # of generator and fake
+    seed=0,               # of start, batches and noise
+) -> tuple[Tensor, Tensor]:
     "M of a student trained by SiD while a linear fake learns; the eigenvalues it should have"
     d, r, g = len(w.S), len(w.lam), rng(seed)
     Ws = {s: shrink(w.S if case == 'ambient' else w.Sy, s) for s in levels}
@@ -117,17 +120,17 @@ def stochastic_student(
     return torch.stack(tail).mean(0), w.lam + (w.sigma**2 if case == 'plain' else 0)
 
 # %% ../../nbs/33_practice.ipynb #51ed7689
-def widening(v, s, alpha, nu):
+def widening(v:float, s:float, alpha:float, nu:float) -> float:
     "To first order: by how much a fake with E[N^T N] = nu I widens a direction of variance `v`"
     return alpha*nu*(v + s**2)**3/s**4
 
 # %% ../../nbs/33_practice.ipynb #0a221b19
 def theory_view(
-    sigma=.3,     # noise of the data
-    assumed=0.,   # noise that the student corrects for; 0: the plain student
-    rank=4,       # of the student
-    decay=1.,     # of the spectrum: variances 2/i^decay
-    rows=32,      # of a random A; 64: A = I
+    sigma=.3,   # noise of the data
+    assumed=0., # noise that the student corrects for; 0: the plain student
+    rank=4,     # of the student
+    decay=1.,   # of the spectrum: variances 2/i^decay
+    rows=32,    # of a random A; 64: A = I
 ):
     "A figure: variances and distances without an operator, and what an operator sees"
     require(isinstance(rank, int) and 1 <= rank <= 64,
