@@ -12,7 +12,7 @@ root = Path(__file__).parent.parent
 
 def site_links(md, base):
     "Links to notebooks as links to the site, whose pages drop the number; pictures where the repository has them"
-    md = re.sub(r'\]\((?:\d+[a-z]?_)?(\w+)\.ipynb(#[\w-]*)?\)', lambda m: f']({base}/{m[1]}.html{m[2] or ""})', md)
+    md = re.sub(r'\]\((?:\d+[a-z]*_)?(\w+)\.ipynb(#[\w-]*)?\)', lambda m: f']({base}/{m[1]}.html{m[2] or ""})', md)
     return md.replace('](runs/', '](nbs/runs/')
 
 

@@ -96,13 +96,14 @@ def height_and_width(resolution:int | tuple) -> tuple[int, int]:
 
 # %% ../../nbs/05_network.ipynb #a10ebf65
 def twin_of(
-    net, # a network, or a `Precond` around one
+    net:nn.Module, # a network, or a `Precond` around one
 ) -> tuple[Network, tuple]:
     "A new network like it, and what it is called with for one image, where `torch.device` says"
     net = net if isinstance(net, Network) else net.net
     classes = net.config().get('classes')                       # a network of one's own need not have any
     label = torch.empty(1, classes) if classes else None
-    return Network.from_dict(net.to_dict()), (torch.empty(1, net.in_channels, *net.shape[1:]), torch.empty(1), label)
+    x, noise_label = torch.empty(1, net.in_channels, *net.shape[1:]), torch.empty(1)
+    return Network.from_dict(net.to_dict()), (x, noise_label, label)
 
 def flops(
     net:nn.Module, # a network, or a `Precond` around one
