@@ -6,12 +6,14 @@
 __all__ = ['Network', 'num_params', 'xavier', 'positional', 'Conditioned', 'require_whole', 'height_and_width', 'flops']
 
 # %% ../../nbs/05_network.ipynb #3a865c3f
-import inspect
+import inspect, json
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import BadInput, require
 from ..named import Named
@@ -89,10 +91,28 @@ def flops(
     each=False,  # the count of every module by name, instead of the sum
 ):
     "Floating-point operations of one forward pass for one image"
-    from torch.utils.flop_counter import FlopCounterMode
     net = getattr(net, 'net', net)
+    work = _work(type(net), json.dumps(net.to_dict()), each)
+    return dict(work) if each else work
+
+@cache
+def _work(kind, description, each):
+    "`flops` of the network that `description` makes again"
+    from torch.utils.flop_counter import flop_registry, FlopCounterMode
     with torch.device('meta'):
-        twin = Network.from_dict(net.to_dict())
+        net = Network.from_dict(json.loads(description))
         x, c, label = torch.empty(1, net.in_channels, *net.shape[1:]), torch.empty(1), torch.empty(1, net.args['classes'])
-    with FlopCounterMode(display=False) as count: twin(x, c, label)
-    return {k: sum(v.values()) for k, v in count.get_flop_counts().items()} if each else count.get_total_flops()
+    with FlopCounterMode(display=False) if each else _Total(flop_registry) as count: net(x, c, label)
+    return {k: sum(v.values()) for k, v in count.get_flop_counts().items()} if each else count.total
+
+class _Total(TorchDispatchMode):
+    "Adds up what the formulas of `registry` say of all that runs inside; twice as fast as to sort it by module"
+    def __init__(self, registry):
+        super().__init__()
+        self.registry, self.total = registry, 0
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        out, formula = op(*args, **kwargs), self.registry.get(op.overloadpacket)
+        if formula: self.total += formula(*args, **kwargs, out_val=out)
+        return out

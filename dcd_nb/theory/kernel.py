@@ -12,7 +12,7 @@ import torch
 from ..errors import require
 from ..draws import rng
 from .gaussian import exact_check, normal, off, World
-from .eigenspace import angle, gap, minimise, student
+from .eigenspace import angle, as_levels, gap, minimise, student
 
 # %% ../../nbs/32_kernel.ipynb #58191894
 def seen(A):
@@ -70,7 +70,8 @@ def _check_twin(form):
 # %% ../../nbs/32_kernel.ipynb #b9c74a72
 def pooled_student(As, Thetas, k, levels=(.4, .8, 1.6), seed=0):
     "M that minimises the sum of the gaps under several operators, each with its own teacher"
-    f = lambda M: sum(gap(A@M@(A@M).T, T, s) for A, T in zip(As, Thetas) for s in levels)
+    s = as_levels(levels)
+    f = lambda M: sum(gap(A@M@(A@M).T, T, s) for A, T in zip(As, Thetas))
     return minimise(f, .1*normal(rng(seed), As[0].shape[1], k))
 
 def random_operators(K, m, d, seed=5): return [normal(rng(seed, j), m, d)/d**.5 for j in range(K)]

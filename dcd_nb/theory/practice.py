@@ -88,16 +88,17 @@ def stochastic_student(
     Ws = {s: shrink(w.S if case == 'ambient' else w.Sy, s) for s in levels}
     teacher, fake = _PerLevel(Ws), _PerLevel({s: W.clone().requires_grad_() for s, W in Ws.items()})
     M, tail = (.8/d**.5*normal(g, d, r)).requires_grad_(), []
-    opts = [torch.optim.SGD([M], rates[0]), torch.optim.SGD(fake.Ws.values(), rates[1], momentum=.5)]
     images = lambda: (normal(g, batch, r)@M.T).view(batch, d, 1, 1)
+    objectives = {s: AmbientTweedie(w.sigma, At(s)) if case == 'ambient' else Standard(At(s)) for s in levels}
+    sid, speed = {s: SiD(alpha, At(s)) for s in levels}, dict.fromkeys(levels, 0.)
     for k in range(steps):
-        for opt, rate in zip(opts, rates): opt.param_groups[0]['lr'] = rate*min(1, 1.5*(1 - k/steps))
-        s = levels[k%len(levels)]
+        s, cool = levels[k%len(levels)], min(1, 1.5*(1 - k/steps))
         y = images().detach() if case == 'plain' else (x := images().detach()) + w.sigma*normal(g, *x.shape)
-        objective = AmbientTweedie(w.sigma, At(s)) if case == 'ambient' else Standard(At(s))
-        for opt, loss in ((opts[1], lambda: objective.loss(fake, Batch(y, None), _OneGroup(seed, 2*k))),
-                          (opts[0], lambda: SiD(alpha, At(s))(teacher, fake, images(), _OneGroup(seed, 2*k + 1)))):
-            opt.zero_grad(); (d*loss().mean()).backward(); opt.step()
+        slope, = torch.autograd.grad(d*objectives[s].loss(fake, Batch(y, None), _OneGroup(seed, 2*k)).mean(), fake.Ws[s])
+        speed[s] = .5*speed[s] + slope
+        with torch.no_grad(): fake.Ws[s] -= rates[1]*cool*speed[s]
+        slope, = torch.autograd.grad(d*sid[s](teacher, fake, images(), _OneGroup(seed, 2*k + 1)).mean(), M)
+        with torch.no_grad(): M -= rates[0]*cool*slope
         if k >= .75*steps: tail.append(M.detach().clone())
     return torch.stack(tail).mean(0), w.lam + (w.sigma**2 if case == 'plain' else 0)
 
