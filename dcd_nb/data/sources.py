@@ -8,18 +8,19 @@ __all__ = ['digits', 'toy_curve', 'toy', 'toy_distance', 'show_points', 'low_ran
 # %% ../../nbs/02_sources.ipynb #6819c162
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import choose
 from ..draws import rng
-from ..show.images import axes, color_of
+from ..show.images import axes, color_of, sklearn_file
 
 # %% ../../nbs/02_sources.ipynb #714ffa69
 def digits() -> Tensor:
     "The 1797 handwritten digits of scikit-learn, (1797, 1, 8, 8)"
-    from sklearn.datasets import load_digits
-    return torch.from_numpy(load_digits().images).float()[:, None]/8 - 1
+    rows = np.loadtxt(sklearn_file('data/digits.csv.gz'), delimiter=',', dtype=np.float32)
+    return torch.from_numpy(rows[:, :64]).view(-1, 1, 8, 8)/8 - 1
 
 # %% ../../nbs/02_sources.ipynb #4123a2da
 def toy_curve(

@@ -7,7 +7,8 @@ __all__ = ['Network', 'num_params', 'xavier', 'positional', 'Conditioned', 'requ
            'flops']
 
 # %% ../../nbs/05_network.ipynb #3a865c3f
-import inspect
+import inspect, json
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -99,7 +100,7 @@ def twin_of(
     net:nn.Module, # a network, or a `Precond` around one
 ) -> tuple[Network, tuple]:
     "A new network like it, and what it is called with for one image, where `torch.device` says"
-    net = net if isinstance(net, Network) else net.net
+    net = _network_of(net)
     classes = net.config().get('classes')                       # a network of one's own need not have any
     label = torch.empty(1, classes) if classes else None
     x, noise_label = torch.empty(1, net.in_channels, *net.shape[1:]), torch.empty(1)
@@ -110,8 +111,15 @@ def flops(
     each=False,    # the count of every module by name, instead of the sum
 ) -> int | dict[str, int]:
     "Floating-point operations of one forward pass for one image"
+    total, parts = _work(json.dumps(_network_of(net).to_dict(), sort_keys=True), type(_network_of(net)))
+    return dict(parts) if each else total
+
+def _network_of(net): return net if isinstance(net, Network) else net.net
+
+@cache
+def _work(description, kind):
+    "`flops` in all and by module of the network that `description` makes again"
     from torch.utils.flop_counter import FlopCounterMode
-    with torch.device('meta'): twin, call = twin_of(net)
+    with torch.device('meta'): twin, call = twin_of(Network.from_dict(json.loads(description)))
     with FlopCounterMode(display=False) as count: twin(*call)
-    if not each: return count.get_total_flops()
-    return {k: sum(v.values()) for k, v in count.get_flop_counts().items()}
+    return count.get_total_flops(), {k: sum(v.values()) for k, v in count.get_flop_counts().items()}

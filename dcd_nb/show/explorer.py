@@ -94,17 +94,17 @@ def operator_view(
 ):
     "A figure: x, y, A^T y and A^+ y side by side, and the singular values of A below"
     images, s = four_images(corruption, x, seed, rcond)
-    fig, axs = axes(4, height=4.2, nrow=2, height_ratios=[1.2, 1])
-    for ax in axs[1]: ax.remove()
+    place = dict(left=.01, right=.99, bottom=.53, top=.95, wspace=.05)
+    fig, axs = axes(4, height=4.2, layout=None, gridspec_kw=place)
     titles = ('clean $x$', 'corrupted $y$', r'$A^\top y$', '$A^+y$')
-    for ax, title, t in zip(axs[0], titles, images.values()):
+    for ax, title, t in zip(axs, titles, images.values()):
         frequencies = corruption.op.in_kspace and t is images['y']
         ax.imshow(image_grid(log_magnitude(t) if frequencies else t), interpolation='nearest')
         ax.set_title(title, color=color_of(title), fontsize=9)
         ax.set_xlabel('k-space, logarithmic' if frequencies else _below(t), fontsize=7)
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
-    _draw_spectrum(fig.add_subplot(axs[1, 0].get_gridspec()[1, :]), s, corruption.sigma, rcond)
+    _draw_spectrum(fig.add_axes((.085, .11, .905, .3)), s, corruption.sigma, rcond)
     return fig
 
 # %% ../../nbs/02e_explorer.ipynb #97b289e7

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import require
 from ..draws import rng
 from .gaussian import exact_check, normal, off, World
-from .eigenspace import angle, gap, minimise, student
+from .eigenspace import angle, as_levels, gap, minimise, student
 
 # %% ../../nbs/32_kernel.ipynb #58191894
 def row_projection(A:Tensor) -> Tensor:
@@ -74,7 +74,8 @@ def pooled_student(
     As:list[Tensor], Thetas:list[Tensor], k:int, levels=(.4, .8, 1.6), seed=0,
 ) -> Tensor:
     "M that minimises the sum of the gaps under several operators, each with its own teacher"
-    f = lambda M: sum(gap(A@M@(A@M).T, T, s) for A, T in zip(As, Thetas) for s in levels)
+    s = as_levels(levels)
+    f = lambda M: sum(gap(A@M@(A@M).T, T, s) for A, T in zip(As, Thetas))
     return minimise(f, .1*normal(rng(seed), As[0].shape[1], k))
 
 def random_operators(K:int, m:int, d:int, seed=5) -> list[Tensor]:

@@ -100,22 +100,22 @@ def stochastic_student(
     teacher = _PerLevel(Ws)
     fake = _PerLevel({s: W.clone().requires_grad_() for s, W in Ws.items()})
     M, tail = (.8/d**.5*normal(g, d, r)).requires_grad_(), []
-    opts = [torch.optim.SGD([M], rates[0]),
-            torch.optim.SGD(fake.Ws.values(), rates[1], momentum=.5)]
+
     images = lambda: (normal(g, batch, r)@M.T).view(batch, d, 1, 1)
-    def descend(opt, loss):
-        opt.zero_grad()
-        (d*loss.mean()).backward()
-        opt.step()
+    objectives = {s: AmbientTweedie(w.sigma, At(s)) if case == 'ambient' else Standard(At(s)) for s in levels}
+    sid, speed = {s: SiD(alpha, At(s)) for s in levels}, dict.fromkeys(levels, 0.)
     for k in range(steps):
-        for opt, rate in zip(opts, rates):
-            opt.param_groups[0]['lr'] = rate*min(1, 1.5*(1 - k/steps))
-        s = levels[k%len(levels)]
+        s, cool = levels[k%len(levels)], min(1, 1.5*(1 - k/steps))
         x = images().detach()
         y = x if case == 'plain' else x + w.sigma*normal(g, *x.shape)
-        objective = AmbientTweedie(w.sigma, At(s)) if case == 'ambient' else Standard(At(s))
-        descend(opts[1], objective.loss(fake, Batch(y, None), _one_group(seed, 2*k, batch)))
-        descend(opts[0], SiD(alpha, At(s))(teacher, fake, images(), _one_group(seed, 2*k + 1, batch)))
+        draws = [_one_group(seed, 2*k, batch), _one_group(seed, 2*k + 1, batch)]
+        loss = objectives[s].loss(fake, Batch(y, None), draws[0]).mean()
+        slope, = torch.autograd.grad(d*loss, fake.Ws[s])
+        speed[s] = .5*speed[s] + slope
+        with torch.no_grad(): fake.Ws[s] -= rates[1]*cool*speed[s]
+        loss = sid[s](teacher, fake, images(), draws[1]).mean()
+        slope, = torch.autograd.grad(d*loss, M)
+        with torch.no_grad(): M -= rates[0]*cool*slope
         if k >= .75*steps: tail.append(M.detach().clone())
     return torch.stack(tail).mean(0), w.lam + (w.sigma**2 if case == 'plain' else 0)
 
