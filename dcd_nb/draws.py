@@ -34,7 +34,7 @@ def hash32(
 def rng(
     seed:int,      # seed of the experiment
     *key:int,      # what the random numbers are for
-    device='cpu',  # draw on the CPU what must be the same on every machine
+    device:str | torch.device='cpu', # draw on the CPU what must be the same on every machine
 ) -> torch.Generator:
     "A generator whose random numbers depend on `seed` and `key` alone"
     return torch.Generator(device).manual_seed(hash32(seed, *key))
@@ -51,10 +51,10 @@ class Draws:
     "Random numbers of positions `start`, `start + 1`, ... in the batch of one training step"
     group = 16
     def __init__(self,
-        seed:int,      # of the run
-        step=0,        # of training
-        start=0,       # first position; a multiple of 16, so that a group is never torn apart
-        device='cpu',
+        seed:int,    # of the run
+        step:int=0,  # of training
+        start:int=0, # first position; a multiple of 16, so that a group is never torn apart
+        device:str | torch.device='cpu',
     ):
         require(start%self.group == 0, f"start={start} must be a multiple of {self.group}: "
                                        f"give each process a multiple of {self.group} images")
@@ -91,7 +91,7 @@ class Draws:
 # %% ../nbs/00b_draws.ipynb #3df8ffb1
 def latents(
     shape:tuple, # (N, C, H, W)
-    seed=0,
+    seed:int=0,
     index=None,  # which images; None: 0 to N-1
 ) -> Tensor:
     "Normal noise; row i depends on the seed and on `index[i]` alone"
@@ -104,7 +104,7 @@ def latents(
     return out
 
 # %% ../nbs/00b_draws.ipynb #f394f970
-def checked_index(index, n):
+def checked_index(index, n:int):
     "Numbers of `n` images as a list or a range"
     index = range(n) if index is None else [int(i) for i in index]
     require(len(index) == n, f"index has {len(index)} entries, but shape asks for {n} images")

@@ -1,5 +1,7 @@
 "One page, one file, one name; and a file imports only what stands before it."
 import ast
+import importlib
+import inspect
 import json
 import re
 import subprocess
@@ -142,3 +144,36 @@ def test_few_lines_are_long():
     lines = [line for path, _ in modules_of() for line in path.read_text(encoding='utf-8').splitlines() if line.strip() and not line.startswith('# %%')]
     share = sum(len(line) > 100 for line in lines)/len(lines)
     assert share < .12, f'{share:.1%} of all lines have more than 100 columns'
+
+
+told = ('errors', 'named', 'draws', 'files', 'checkpoint', 'training', 'objectives', 'losses', 'distill', 'operators')      # others as they get there
+plain_names = {'path', 'name', 'n', 'shape', 'seed', 'sigma', 'steps', 'rcond', 'images', 'precision', 'dropout', 'missing', 'about', 'why', 'acs'}
+
+
+def public(module):
+    "What a module defines for others: (name, function or class, docstring), methods under the name of their class"
+    found = importlib.import_module(f'dcd_nb.{module}'.removesuffix('.__init__'))
+    for name, o in vars(found).items():
+        if name.startswith('_') or getattr(o, '__module__', '') != found.__name__ or not (inspect.isclass(o) or inspect.isfunction(o)): continue
+        yield name, o, o.__doc__
+        for inner, m in vars(o).items() if inspect.isclass(o) else ():
+            if inner.startswith('_') and inner not in ('__init__', '__call__', '__getitem__'): continue
+            f = m.fget if isinstance(m, property) else getattr(m, '__func__', m)
+            if inspect.isfunction(f): yield f'{name}.{inner}', f, m.__doc__
+
+
+@pytest.mark.parametrize('module', [m for m in modules.values() if m.split('.')[0] in told])
+def test_what_others_call_says_what_it_does_and_which_plain_values_it_takes(module):
+    "A method that means what it means in the class above may be silent; so may `__init__`, whose class speaks"
+    silent, bare = [], []
+    for name, o, doc in public(module):
+        owner, _, inner = name.partition('.')
+        above = vars(importlib.import_module(f'dcd_nb.{module}'.removesuffix('.__init__')))[owner].__mro__[1:] if inner else ()
+        inherited = any(getattr(vars(c).get(inner), '__doc__', None) for c in above if c is not object)
+        if not doc and inner != '__init__' and not inherited: silent.append(name)
+        if inspect.isclass(o): continue
+        for p in inspect.signature(o).parameters.values():
+            values = p.default if isinstance(p.default, tuple) else (p.default,)
+            plain = p.name in plain_names or values and all(type(v) in (int, float, str, bool) for v in values)
+            if plain and p.annotation is p.empty and p.kind is not p.VAR_KEYWORD: bare.append(f'{name}: {p.name}')
+    assert not silent and not bare
