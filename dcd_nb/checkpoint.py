@@ -32,7 +32,7 @@ def save(
     images:int,        # seen so far
     tensors:dict,      # name -> tensor: all that the next step depends on
     meta:dict,         # the same in plain values
-    newest=2,          # how many of the newest stay; this one always does
+    newest:int=2,      # how many of the newest stay; this one always does
 ):
     "Commit a checkpoint, then remove old ones and what killed processes left behind"
     save_tensors(_at(folder, images), tensors, meta | dict(images=images))
@@ -43,7 +43,7 @@ def save(
 # %% ../nbs/07_checkpoint.ipynb #80101d73
 def unfinished(
     folder:str | Path, # of the run
-    since=-1,          # those of more images than this
+    since:int=-1,      # those of more images than this
 ) -> list[str]:
     "Sentences about checkpoints that were begun and never committed, last first"
     found = {}

@@ -34,7 +34,7 @@ def hash32(
 def rng(
     seed:int,      # seed of the experiment
     *key:int,      # what the random numbers are for
-    device='cpu',  # draw on the CPU what must be the same on every machine
+    device:str | torch.device='cpu', # draw on the CPU what must be the same on every machine
 ) -> torch.Generator:
     "A generator whose random numbers depend on `seed` and `key` alone"
     return torch.Generator(device).manual_seed(hash32(seed, *key))
@@ -55,11 +55,11 @@ class Draws:
     groups = {1: 16, 2: 64}  # how many positions share a generator, by rule
     multiple = 16            # processes and parts of a batch begin at multiples of this
     def __init__(self,
-        seed:int,       # of the run
-        step=0,         # of training
-        start=0,        # first position, a multiple of 16
-        device='cpu',
-        rule:int=newest,# 2, or 1 for runs that began with it
+        seed:int,         # of the run
+        step:int=0,       # of training
+        start:int=0,      # first position, a multiple of 16
+        device:str | torch.device='cpu',
+        rule:int=newest,  # 2, or 1 for runs that began with it
     ):
         require(start%self.multiple == 0, f"start={start} must be a multiple of {self.multiple}: "
                                           f"give each process a multiple of {self.multiple} images")
@@ -119,7 +119,7 @@ def _part(drawn, rows):
     return {k: _part(t, rows) for k, t in drawn.items()} if isinstance(drawn, dict) else drawn[rows]
 
 # %% ../nbs/00b_draws.ipynb #f394f970
-def checked_index(index, n):
+def checked_index(index, n:int):
     "Numbers of `n` images as a list or a range"
     index = range(n) if index is None else [int(i) for i in index]
     require(len(index) == n, f"index has {len(index)} entries, but shape asks for {n} images")
@@ -150,7 +150,7 @@ class ImageDraws:
 
 def latents(
     shape:tuple, # (N, C, H, W)
-    seed=0,
+    seed:int=0,
     index=None,  # which images; None: 0 to N-1
     rule:int=newest,
 ) -> Tensor:

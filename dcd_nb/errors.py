@@ -22,7 +22,7 @@ def require(
 # %% ../nbs/00_errors.ipynb #7b20dc35
 def choose(
     arg:str,             # what the argument is called
-    name,                # what was given
+    name:object,         # what was given
     options:dict | list, # the names that exist
 ):
     "The entry `name` of `options`, or an error that suggests the nearest name"
@@ -32,10 +32,10 @@ def choose(
     raise BadInput(f"{arg}={name!r} is not known{hint} Known: {', '.join(map(str, options))}")
 
 def number(
-    name:str,     # what the argument is called
-    v,            # what was given: any real number, NumPy's included
-    ok=lambda v: True, # which are allowed
-    allowed='a finite number', # the same in words
+    name:str,                      # what the argument is called
+    v,                             # what was given: any real number, NumPy's included
+    ok=lambda v: True,             # which are allowed
+    allowed:str='a finite number', # the same in words
 ) -> float:
     "`v` as a float, or an error that says what is allowed"
     try:

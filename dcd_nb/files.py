@@ -68,12 +68,13 @@ def atomic(
 def _remove(path):
     with suppress(OSError): path.unlink(missing_ok=True)
 
-def hidden_path(path, suffix=None):
+def hidden_path(path:str | Path, suffix:str | None=None) -> Path:
     "A hidden name beside `path`"
     path = Path(path)
     return path.with_name(f'.{path.name}.{suffix or f"{os.getpid()}-{threading.get_ident()}"}')
 
-def flush_to_disk(path):
+def flush_to_disk(path:str | Path):
+    "Return when what was written to `path` is on the disk"
     fd = os.open(path, os.O_RDONLY)
     try: os.fsync(fd)
     finally: os.close(fd)
@@ -108,7 +109,7 @@ def alone(
         finally: lock.unlink(missing_ok=True)
 
 # %% ../nbs/00d_files.ipynb #94855d1d
-def file_pair(path):
+def file_pair(path:str | Path) -> tuple[Path, Path]:
     "The two files that `path` names, with or without a suffix"
     path = Path(path)
     require(path.name not in ('', '..'), f"path={str(path)!r} has no name: give that of a file, e.g. 'my_generator'")
@@ -120,7 +121,7 @@ def _checksum(d): return hashlib.sha256(json.dumps(d, sort_keys=True).encode()).
 def commit(
     tmp:str | Path,  # a finished safetensors file
     path:str | Path, # where it goes: path.safetensors, with path.json beside it
-    meta,            # what belongs to it; anything JSON can hold
+    meta:dict,       # what belongs to it; anything JSON can hold
 ):
     "Move a finished file into place and write its JSON, which commits. A pair that is replaced can be read until then"
     data, info = file_pair(path)
@@ -226,8 +227,8 @@ def _reserve(path, head, size):
 
 def allocate(
     path:str | Path,
-    spec:dict,  # {name: (dtype, shape)}
-    fresh=True, # make the file; False: it exists and is continued
+    spec:dict,       # {name: (dtype, shape)}
+    fresh:bool=True, # make the file; False: it exists and is continued
 ) -> dict[str, Tensor]:
     "The tensors of a safetensors file, mapped for writing"
     head, size = _layout(spec)

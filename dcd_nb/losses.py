@@ -72,8 +72,8 @@ class SiD(Loss):
     with a = f_phi(y_s, s) of the teacher, b = f_psi(y_s, s) of the fake, y_s = y + s*eps
     """
     def __init__(self,
-        alpha=1.2,   # 1/2: the gradient of the Fisher divergence; above 1: diverges far from the teacher
-        levels=None, # of the noise; None: those of SiD
+        alpha:float=1.2, # 1/2: the gradient of the Fisher divergence; above 1: diverges far from the teacher
+        levels=None,     # of the noise; None: those of SiD
     ):
         super().__init__(levels)
         self.alpha = number('alpha', alpha)

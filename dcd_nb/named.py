@@ -137,7 +137,7 @@ def from_plain(v,
 def from_dict(cls:Named,
     d:dict,                   # what `to_dict` gave
     tensors:dict | None=None, # those that `tensors()` gave, if there are any
-    name='',                  # in front of their names
+    name:str='',              # in front of their names
 ):
     "The object that `to_dict` described"
     family = getattr(cls, 'family', None) or family_of(d)

@@ -1,6 +1,7 @@
 "One page, one file, one name; and a file imports only what stands before it."
 import ast
 import importlib
+import inspect
 import json
 import re
 import subprocess
@@ -208,3 +209,36 @@ def test_public_functions_say_what_they_do_and_take(module):
     for name, n in public_functions(ast.parse(path_of(module).read_text(encoding='utf-8'))):
         assert name.endswith('__init__') or ast.get_docstring(n), f'{module}.{name} has no docstring'
         if isinstance(n, ast.FunctionDef): assert not [*without_hint(n)], f'{module}.{name}: which type?'
+
+
+told = ('errors', 'named', 'draws', 'files', 'checkpoint', 'training', 'objectives', 'losses', 'distill', 'operators')      # others as they get there
+plain_names = {'path', 'name', 'n', 'shape', 'seed', 'sigma', 'steps', 'rcond', 'images', 'precision', 'dropout', 'missing', 'about', 'why', 'acs'}
+
+
+def public(module):
+    "What a module defines for others: (name, function or class, docstring), methods under the name of their class"
+    found = importlib.import_module(f'dcd_nb.{module}'.removesuffix('.__init__'))
+    for name, o in vars(found).items():
+        if name.startswith('_') or getattr(o, '__module__', '') != found.__name__ or not (inspect.isclass(o) or inspect.isfunction(o)): continue
+        yield name, o, o.__doc__
+        for inner, m in vars(o).items() if inspect.isclass(o) else ():
+            if inner.startswith('_') and inner not in ('__init__', '__call__', '__getitem__'): continue
+            f = m.fget if isinstance(m, property) else getattr(m, '__func__', m)
+            if inspect.isfunction(f): yield f'{name}.{inner}', f, m.__doc__
+
+
+@pytest.mark.parametrize('module', [m for m in modules.values() if m.split('.')[0] in told])
+def test_what_others_call_says_what_it_does_and_which_plain_values_it_takes(module):
+    "A method that means what it means in the class above may be silent; so may `__init__`, whose class speaks"
+    silent, bare = [], []
+    for name, o, doc in public(module):
+        owner, _, inner = name.partition('.')
+        above = vars(importlib.import_module(f'dcd_nb.{module}'.removesuffix('.__init__')))[owner].__mro__[1:] if inner else ()
+        inherited = any(getattr(vars(c).get(inner), '__doc__', None) for c in above if c is not object)
+        if not doc and inner != '__init__' and not inherited: silent.append(name)
+        if inspect.isclass(o): continue
+        for p in inspect.signature(o).parameters.values():
+            values = p.default if isinstance(p.default, tuple) else (p.default,)
+            plain = p.name in plain_names or values and all(type(v) in (int, float, str, bool) for v in values)
+            if plain and p.annotation is p.empty and p.kind is not p.VAR_KEYWORD: bare.append(f'{name}: {p.name}')
+    assert not silent and not bare

@@ -32,12 +32,12 @@ class Generator:
     with D the denoiser of network and objective, which may be shown more than the noise, e.g. a mask
     """
     def __init__(self,
-        net,              # a `Precond`
-        objective,        # says what the network is shown beside the noise
-        init_sigma=2.5,   # level of the noise that it is shown
-        about=None,       # plain values worth remembering
-        outside_slope=1., # share that stays of what lies outside [-1, 1]
-        latent_scale=1.,  # of z: below 1, typical images are preferred
+        net,                    # a `Precond`
+        objective,              # says what the network is shown beside the noise
+        init_sigma:float=2.5,   # level of the noise that it is shown
+        about:dict | None=None, # plain values worth remembering
+        outside_slope:float=1., # share that stays of what lies outside [-1, 1]
+        latent_scale:float=1.,  # of z: below 1, typical images are preferred
     ):
         _check_generator(init_sigma, outside_slope, latent_scale)
         self.net, self.objective, self.about = net, objective, about or {}
@@ -100,17 +100,17 @@ class Student:
         require(isinstance(student, cls), f"student={student!r} must be a Student, or a Generator to go on with")
         return student
 
-    def generator(self, net, objective, about=None):
+    def generator(self, net, objective, about:dict | None=None):
         "A `Generator` like this, of a network"
         return Generator(net, objective, self.init_sigma, about, self.outside_slope, self.latent_scale)
 
 # %% ../../nbs/22_generator.ipynb #54068744
 @patch
-def sample(self:Generator, n,
-    seed=0,     # image i depends on seed and i alone
-    index=None, # which images; None: 0 to n-1
-    state=None, # what the network is shown; None: as in training
-    batch=500,  # images at a time
+def sample(self:Generator, n:int,
+    seed:int=0,    # image i depends on seed and i alone
+    index=None,    # which images; None: 0 to n-1
+    state=None,    # what the network is shown; None: as in training
+    batch:int=500, # images at a time
 ):
     "New images (n, C, H, W), on the CPU"
     require(isinstance(n, int) and n > 0, f"n={n!r} must be a positive whole number of images")
@@ -130,8 +130,8 @@ def sample(self:Generator, n,
 # %% ../../nbs/22_generator.ipynb #97ceee14
 @patch
 def save(self:Generator,
-    path,        # writes path.safetensors and path.json
-    half=False,  # keep 16 of 32 bits of each weight
+    path:str | Path, # writes path.safetensors and path.json
+    half:bool=False, # keep 16 of 32 bits of each weight
 ):
     "Write network and objective"
     save_model(path, self, 'generator', half, init_sigma=self.init_sigma,
@@ -139,9 +139,9 @@ def save(self:Generator,
 
 @patch(cls_method=True)
 def load(cls:Generator,
-    path,           # as given to `save`, or the folder of a run of `distill`
-    device='cpu',
-    precision=None, # of the network; None: bf16 on a GPU that has it
+    path:str | Path,           # as given to `save`, or the folder of a run of `distill`
+    device:str | torch.device='cpu',
+    precision:str | None=None, # of the network; None: bf16 on a GPU that has it
 ):
     "The generator that was saved, or that of the selected or last good checkpoint of a run"
     net, objective, meta, held = load_model(path, 'generator', device, precision)
@@ -154,9 +154,9 @@ def load(cls:Generator,
 
 # %% ../../nbs/22_generator.ipynb #7aa1ae79
 def load_pretrained(
-    name,           # of weights that come with the package, or a path: weights, or the folder of a run
-    device='cpu',
-    precision=None, # of the network; None: bf16 on a GPU that has it
+    name:str | Path,           # of weights that come with the package, or a path: weights, or the folder of a run
+    device:str | torch.device='cpu',
+    precision:str | None=None, # of the network; None: bf16 on a GPU that has it
 ):
     "The `Generator` or the `Teacher` that `name` holds"
     shipped = {p.stem: p for p in Path(files('dcd_nb')/'weights').glob('*.json') if load_meta(p)['meta'].get('kind') == 'generator'}
@@ -169,9 +169,9 @@ def load_pretrained(
 
 @patch(cls_method=True)
 def from_pretrained(cls:Generator,
-    name,           # of weights that come with the package, or a path: weights, or the folder of a run of `distill`
-    device='cpu',
-    precision=None, # of the network; None: bf16 on a GPU that has it
+    name:str | Path,           # of weights that come with the package, or a path: weights, or the folder of a run of `distill`
+    device:str | torch.device='cpu',
+    precision:str | None=None, # of the network; None: bf16 on a GPU that has it
 ):
     "The generator that `name` holds"
     found = load_pretrained(name, device, precision)
@@ -189,7 +189,7 @@ class _Call(torch.nn.Module):
 
 @patch
 def to_onnx(self:Generator,
-    path, # writes this .onnx file
+    path:str | Path, # writes this .onnx file
 ):
     "Write the generator as ONNX: noise z (N, C, H, W) in, and a mask if it is shown one; images x out"
     path = Path(path)
@@ -205,8 +205,8 @@ def to_onnx(self:Generator,
 
 # %% ../../nbs/22_generator.ipynb #6bf26e94
 def resized_copy(
-    net,   # a `Precond`
-    shape, # (C, H, W) of the images it shall make
+    net,         # a `Precond`
+    shape:tuple, # (C, H, W) of the images it shall make
 ):
     "A copy of `net` for images of another size, with its weights where they fit"
     if tuple(net.shape) == tuple(shape): return copy.deepcopy(net)
@@ -224,8 +224,8 @@ def resized_copy(
 
 # %% ../../nbs/22_generator.ipynb #7b8e566d
 def with_dropout(
-    net,     # a `Precond`
-    dropout, # part of the entries that are dropped while it learns; None: as it is
+    net,                  # a `Precond`
+    dropout:float | None, # part of the entries that are dropped while it learns; None: as it is
 ):
     "`net`, or a copy of it with another dropout and the same weights"
     if dropout is None: return net

@@ -11,7 +11,7 @@ import torch
 from ..metrics import corrupted_anew, Proximal
 
 # %% ../../nbs/22b_monitors.ipynb #3907f02c
-def spectrum(x, bins=8):
+def spectrum(x, bins:int=8):
     "Mean power of images in rings of spatial frequency"
     h, w = x.shape[2:]
     power = torch.fft.fft2(x.double(), norm='ortho').abs().square().mean((0, 1))
@@ -19,13 +19,13 @@ def spectrum(x, bins=8):
     ring = (r/.5*bins).long().clamp(max=bins - 1)
     return torch.stack([power[ring == k].mean() if (ring == k).any() else power.new_zeros(()) for k in range(bins)])
 
-def histogram(x, bins=32):
+def histogram(x, bins:int=32):
     "How often values of images fall into `bins` bins from -2 to 2"
     h = torch.histc(x.double().clamp(-2, 2), bins, -2, 2)
     return h/h.sum()
 
 # %% ../../nbs/22b_monitors.ipynb #e06ee29b
-def health(G, ys, start=None, n=1000, seed=0, near=None):
+def health(G, ys, start=None, n:int=1000, seed:int=0, near=None):
     "How images of `G`, corrupted again, differ from the observations; and how far its weights are from `start`"
     x, found = G.sample(n, seed), {}
     y = ys.y[:n].float().cpu()
@@ -41,7 +41,7 @@ def health(G, ys, start=None, n=1000, seed=0, near=None):
         found['travelled'] = ((_weights(G.net) - start).norm()/start.norm()).item()
     return found
 
-def health_since(G, ys, n):
+def health_since(G, ys, n:int):
     "`health` for a generator that begins as `G`; what does not change is worked out once"
     start = _weights(G.net)
     near = Proximal(ys) if len(ys) > 3 else None
@@ -52,7 +52,7 @@ def _weights(net):
     return torch.cat([p.detach().flatten().cpu() for p in net.parameters()])
 
 # %% ../../nbs/22b_monitors.ipynb #1c2e910b
-def distilled_wrong(scale, first):
+def distilled_wrong(scale:float, first:float):
     "What tells whether a distillation went wrong, for data whose root mean square is `scale` and a generator that starts at `first`"
     def wrong(means, recent):
         rms = means.get('size', scale)

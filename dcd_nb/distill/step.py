@@ -27,13 +27,13 @@ class DistillationStep:
     What is compared is A(x) for an ambient objective, A(x) with noise for `Standard`, x for one that fills holes
     """
     def __init__(self,
-        teacher,         # a `Teacher`, frozen
-        corruption,      # of the data
-        loss,            # of the generator
-        fake, generator, # a `Learner` each
-        init_sigma,      # level of the noise that the generator is shown
-        fake_steps,      # steps of the fake for each step of the generator
-        outside_slope=1.,# share that stays of what its images have outside [-1, 1]
+        teacher,                # a `Teacher`, frozen
+        corruption,             # of the data
+        loss,                   # of the generator
+        fake, generator,        # a `Learner` each
+        init_sigma:float,       # level of the noise that the generator is shown
+        fake_steps:int,         # steps of the fake for each step of the generator
+        outside_slope:float=1., # share that stays of what its images have outside [-1, 1]
     ):
         self.teacher, self.objective, self.corruption, self.loss = teacher.net, teacher.objective, corruption, loss
         self.fake, self.generator, self.fake_steps = fake, generator, fake_steps
@@ -75,7 +75,7 @@ def mean_square(x):
     return x.detach().square().mean()
 
 # %% ../../nbs/22a_step.ipynb #ec427dcb
-def set_trainable(net, on):
+def set_trainable(net, on:bool):
     "Let `net` learn, with dropout; or freeze it"
     net.train(on).requires_grad_(on)
 
@@ -101,16 +101,16 @@ def __call__(self:DistillationStep, now):
 
 # %% ../../nbs/22a_step.ipynb #2a827f60
 @patch
-def rms(self:DistillationStep, watched):
+def rms(self:DistillationStep, watched:dict):
     "Root mean square of the images, had nothing been kept inside"
     lost = 1/max(self.G.outside_slope, 1e-3) - 1
     return watched['power'].sqrt() + lost*watched['outside'].sqrt()
 
 # %% ../../nbs/22a_step.ipynb #37f97bfa
 def step_flops(
-    f, g,         # floating-point operations of a forward pass of the teacher, and of the generator
-    loss,         # of the generator
-    fake_steps=1,
+    f:float, g:float, # floating-point operations of a forward pass of the teacher, and of the generator
+    loss,             # of the generator
+    fake_steps:int=1,
 ):
     "Floating-point operations for one image of one step of Phase II"
     learning = fake_steps*(g + 3*f) if loss.needs_fake else 0    # of the fake

@@ -179,20 +179,21 @@ _mobilenet = 'mobilenet_v3_small-047dcff4.pth'
 
 def _mobilenet_weights(weights):
     "The weights of the convolutions, wherever they are"
-    places = [weights or os.getenv('DCD_IMAGENET') or cache_dir(), Path(torch.hub.get_dir())/'checkpoints']
-    files = [p/_mobilenet if p.is_dir() else p for p in map(Path, places)]
-    path = next((p for p in files if p.is_file()), None)
-    if path is None:
-        raise BadInput(f"the features 'imagenet' need the weights of torchvision's mobilenet_v3_small, which are not at "
-                       f"{' or '.join(map(str, files))}: call torchvision.models.mobilenet_v3_small(weights='DEFAULT') once, "
-                       "or set DCD_IMAGENET to the path of the file")
-    try: found = load_file(path) if path.suffix == '.safetensors' else torch.load(path, 'cpu', weights_only=True)
-    except Exception as e: raise BadInput(f"{path} cannot be read ({str(e).splitlines()[0][:80]}): download it again") from e
+    from torchvision.models import MobileNet_V3_Small_Weights as known
+    said, cached = weights or os.getenv('DCD_IMAGENET'), Path(torch.hub.get_dir())/'checkpoints'/_mobilenet
+    path = Path(said) if said else cached
+    require(not said or path.suffix == '.safetensors', f"{path} must be a .safetensors file: save_file of safetensors writes one")
+    require(path.is_file(), "the features 'imagenet' need the weights of torchvision's mobilenet_v3_small, which are not at "
+                            f"{path}: call torchvision.models.mobilenet_v3_small(weights='DEFAULT') once, or set DCD_IMAGENET "
+                            "to a .safetensors file with them")
+    try: found = load_file(path) if said else known.DEFAULT.get_state_dict(check_hash=True)
+    except Exception as e:
+        raise BadInput(f"{path} cannot be read ({str(e).splitlines()[0][:80]}): download it again") from e
     return path, {k: t for k, t in found.items() if k.startswith('features.')}
 
 def imagenet(
     shape:tuple,                    # (C, H, W) of the images
-    weights:str | Path | None=None, # the file, .pth or .safetensors; None: $DCD_IMAGENET, or torchvision's cache
+    weights:str | Path | None=None, # a .safetensors file; None: $DCD_IMAGENET, or torchvision's cache
     device:str | torch.device | None=None,
 ) -> Features:
     "The 576 features of MobileNetV3-Small, trained on ImageNet"

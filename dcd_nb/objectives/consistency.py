@@ -22,7 +22,7 @@ from .tweedie import AmbientTweedie
 def descend(
     denoise, # D(x, s)
     x,       # images at level `s`
-    s,       # a number
+    s:float, # a number
     t,       # the lower level of each image (B,)
     noise,   # normal, (steps, B, C, H, W): one for each step
 ):
@@ -36,7 +36,7 @@ def descend(
 # %% ../../nbs/12_consistency.ipynb #6441c214
 class LogNormalBelow(LogNormal):
     "Log-normal levels, given that they are at most sigma"
-    def __init__(self, sigma, mean=-1.2, std=1.2):
+    def __init__(self, sigma:float, mean:float=-1.2, std:float=1.2):
         super().__init__(mean, std)
         self.sigma = number('sigma', sigma, lambda v: v > 0, 'a positive number')
     def quantile(self, u):
@@ -45,17 +45,22 @@ class LogNormalBelow(LogNormal):
 
 # %% ../../nbs/12_consistency.ipynb #0a7c6b8e
 class Consistency(AmbientTweedie):
-    "Ambient Tweedie, and below `sigma` a denoiser that agrees with itself at `sigma`"
+    """Ambient Tweedie, and below `sigma` a denoiser that agrees with itself at `sigma`.
+
+        L = L_N + weight * E |mean_j f(x_j, t) - f(y, sigma)|^2,     t < sigma
+
+    with L_N of Ambient Tweedie, and x_j the ends of `copies` random walks from y down to the level t
+    """
     lowest_level = 0.
     def __init__(self,
-        sigma,         # noise of the observations
-        weight=1.,     # of the penalty
-        copies=6,      # walks from each image
-        nodes=6,       # levels of a walk, both ends included
-        every=16,      # one image in `every` pays the penalty: 1, 2, 4, 8 or 16
-        through=False, # let gradients into the walk and the target, too
-        levels=None,   # of the noise, for Ambient Tweedie; None: log-normal, truncated to [sigma, inf)
-        low=None,      # where walks end; None: log-normal, truncated to (0, sigma]
+        sigma:float,        # noise of the observations
+        weight:float=1.,    # of the penalty
+        copies:int=6,       # walks from each image
+        nodes:int=6,        # levels of a walk, both ends included
+        every:int=16,       # one image in `every` pays the penalty: 1, 2, 4, 8 or 16
+        through:bool=False, # let gradients into the walk and the target, too
+        levels=None,        # of the noise, for Ambient Tweedie; None: log-normal, truncated to [sigma, inf)
+        low=None,           # where walks end; None: log-normal, truncated to (0, sigma]
     ):
         super().__init__(number('sigma', sigma, lambda v: v > 0, 'a positive number: without noise every level is learned'), levels)
         self.weight = number('weight', weight, lambda v: v >= 0, 'a finite number, at least 0')

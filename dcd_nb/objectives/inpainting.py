@@ -17,14 +17,19 @@ from .objective import fresh, Objective, require_above
 
 # %% ../../nbs/13_inpainting.ipynb #0b16f7f2
 class AmbientInpainting(Objective):
-    "Fill the holes of randomly masked observations; the network is given the mask"
+    """Fill the holes of randomly masked observations; the network is given the mask.
+
+        L = E w(s) |m*(c*f + (1 - c)*y_s - y) + (A - m)*(f - y)|^2,     f = f(m*y_s, s, m)
+
+    with A the mask of the observation, m one that hides more, and c and y_s as for Ambient Tweedie
+    """
     extra_channels, predicts_images = 1, True
     lowest_level = property(lambda self: self.sigma, doc="Below the noise of the observations nothing was learned")
     def __init__(self,
-        missing,     # part of the pixels that the observations have lost
-        sigma=0.,    # noise of the others
-        delta=.1,    # part of the observed pixels that is hidden on purpose
-        levels=None, # of the noise; None: log-normal, truncated to [sigma, inf)
+        missing:float,  # part of the pixels that the observations have lost
+        sigma:float=0., # noise of the others
+        delta:float=.1, # part of the observed pixels that is hidden on purpose
+        levels=None,    # of the noise; None: log-normal, truncated to [sigma, inf)
     ):
         self.op = RandomMask(missing)
         self.missing = self.op.missing
@@ -40,11 +45,12 @@ class AmbientInpainting(Objective):
         require_mask(self.op, state, x.shape)
         return dict(x=x*state.to(x), mask=state.to(x))
 
-    def draw_condition(self, n, shape, generator): return self.op.further(self.op.draw(n, shape, generator), generator, self.delta)
+    def draw_condition(self, n:int, shape:tuple, generator):
+        return self.op.further(self.op.draw(n, shape, generator), generator, self.delta)
     def whole_condition(self, condition): return self.op.unhidden(condition)
     def loss_mask(self, state): return state
 
-    def sampling_conditions(self, n, shape, seed=0):
+    def sampling_conditions(self, n:int, shape:tuple, seed:int=0):
         drawn = [torch.rand(1, *shape[1:], generator=rng(seed, i, 2)) < .5 for i in range(n)]
         half = torch.stack(drawn).float()
         return {'mask as in training': None, 'mask that keeps half': half, 'mask without holes': torch.ones_like(half)}

@@ -17,12 +17,17 @@ from .objective import fresh, Objective
 
 # %% ../../nbs/14_kspace.ipynb #fef050c1
 class AmbientFourier(Objective):
-    "Fill the lines that a scan has skipped; the network is given the image of the others, and their mask"
+    """Fill the lines that a scan has skipped; the network is given the image of the others, and their mask.
+
+        L = E w(s) |A f(z + s*B^T B n, s, B) - y|^2,     z = B^T y
+
+    with A the operator of the observation, and B one that skips more of its lines
+    """
     extra_channels, predicts_images = 1, True
     def __init__(self,
-        op,          # of the observations: FourierMask, or another that can hide further lines
-        R=None,      # acceleration after hiding further; None: that of the operator, plus 1
-        levels=None, # of the noise; None: log-normal
+        op,                  # of the observations: FourierMask, or another that can hide further lines
+        R:float | None=None, # acceleration after hiding further; None: that of the operator, plus 1
+        levels=None,         # of the noise; None: log-normal
     ):
         require(isinstance(op, Operator) and op.linear and op.hides == 'lines' and op.can_hide_more,
              f"op={op!r} must be an operator that can hide more of k-space (hides = 'lines', and further), e.g. FourierMask(4)")
@@ -33,7 +38,8 @@ class AmbientFourier(Objective):
         "The same scans with fewer lines"
         return self.op.further(state, generator, **{} if self.R is None else {'R': self.R})
 
-    def draw_condition(self, n, shape, generator): return self.further(self.op.draw(n, shape, generator), generator)
+    def draw_condition(self, n:int, shape:tuple, generator):
+        return self.further(self.op.draw(n, shape, generator), generator)
     def whole_condition(self, condition): return self.op.unhidden(condition)
 
     def through_lines(self, x, state):

@@ -35,7 +35,7 @@ class Objective(Named, family='objective'):
         self.check_levels(levels)
         self._levels = levels
 
-    def draw_condition(self, n, shape, generator):
+    def draw_condition(self, n:int, shape:tuple, generator):
         "What the network is given beside `n` new images of `shape` (C, H, W); None: nothing"
         return None
 
@@ -87,7 +87,7 @@ def output_shape(self:Objective, ys):
     return tuple(ys.shape if self.predicts_images else ys.y.shape[1:])
 
 @patch
-def sampling_conditions(self:Objective, n, shape, seed=0):
+def sampling_conditions(self:Objective, n:int, shape:tuple, seed:int=0):
     "Ways to sample `n` images of `shape` (C, H, W): {name: what the network is given}; None: `states`, as in training"
     return {'full': None}
 
@@ -110,8 +110,8 @@ def loss_mask(self:Objective, state):
 # %% ../../nbs/10_objective.ipynb #d34a67b7
 def require_above(
     levels:Levels,
-    sigma:float, # noise of the observations
-    what='carry no gradient', # what is wrong with levels below it
+    sigma:float,                  # noise of the observations
+    what:str='carry no gradient', # what is wrong with levels below it
 ):
     "Refuse levels of which none is above `sigma`; warn if some are below"
     near = sigma*(1 - 1e-6)                              # a level that is sigma, but for its last digits
@@ -128,7 +128,10 @@ def fresh(draws, y):
 
 # %% ../../nbs/10_objective.ipynb #4a115898
 class Standard(Objective):
-    "Denoise the observations as if they were images"
+    """Denoise the observations as if they were images.
+
+        L = E w(s) |f(y_s, s) - y|^2,     y_s = y + s*n
+    """
     def __init__(self, levels=None): # of the noise; None: those of EDM
         self.levels = LogNormal() if levels is None else levels
 
@@ -143,20 +146,24 @@ class Standard(Objective):
 # %% ../../nbs/10_objective.ipynb #46071b4b
 class At(Levels):
     "One level"
-    def __init__(self, s): self.s = s
+    def __init__(self, s:float): self.s = s
     def quantile(self, u): return torch.full_like(u, self.s)
 
 class Matrix:
     "A linear denoiser x -> W x, for one level"
     def __init__(self, W): self.W = W
-    def __call__(self, x, s, **kw): return (x.flatten(1)@self.W.T).view_as(x)
-    def weight(self, s, mask=None): return 1.
+    def __call__(self, x, s, **kw):
+        "W x"
+        return (x.flatten(1)@self.W.T).view_as(x)
+    def weight(self, s, mask=None):
+        "1: all entries count alike"
+        return 1.
 
 # %% ../../nbs/10_objective.ipynb #c093e5d7
 def best_matrix(
-    objective,  # with levels `At(s)`
-    batch,      # many observations
-    folds=10,   # parts that are solved separately, to know the standard error
+    objective,    # with levels `At(s)`
+    batch,        # many observations
+    folds:int=10, # parts that are solved separately, to know the standard error
     columns=None, # which entries of x the network sees; None: all. The other columns are 0
     kind=Matrix,  # the network around the matrix
 ):
@@ -176,10 +183,10 @@ def best_matrix(
 
 # %% ../../nbs/10_objective.ipynb #1b932919
 def gaussian_world(
-    corruption,       # a `Corruption`
-    n=200_000,        # observations
-    shape=(1, 2, 3),  # of the images
-    seed=0,
+    corruption,            # a `Corruption`
+    n:int=200_000,         # observations
+    shape:tuple=(1, 2, 3), # of the images
+    seed:int=0,
 ):
     "Observations of correlated Gaussian images, float64, and the covariance of the images"
     d, g = shape[0]*shape[1]*shape[2], rng(seed)

@@ -12,9 +12,12 @@ from .objective import fresh, Objective, require_above
 
 # %% ../../nbs/11_tweedie.ipynb #9dcedd99
 class AmbientTweedie(Objective):
-    "Denoise to the image behind the noise of the observations, at levels above `sigma`"
+    """Denoise to the image behind the noise of the observations, at levels above `sigma`.
+
+        L = E w(s) |c*f(y_s, s) + (1 - c)*y_s - y|^2,     c = 1 - sigma^2/s^2,     y_s = y + sqrt(s^2 - sigma^2)*n
+    """
     def __init__(self,
-        sigma,       # noise of the observations
+        sigma:float, # noise of the observations
         levels=None, # of the noise; None: log-normal, truncated to [sigma, inf)
     ):
         self.sigma = number('sigma', sigma, lambda v: v >= 0, 'a finite number, at least 0')

@@ -13,7 +13,7 @@ from .operator import Operator
 
 # %% ../../nbs/01a_compose.ipynb #8657dd85
 class Compose(Operator):
-    "`ops` one after the other: the first is applied first"
+    "A = A_k ... A_2 A_1: `ops` one after the other, the first is applied first"
     def __init__(self, *ops):
         require(ops and all(isinstance(o, Operator) for o in ops), f"ops={ops!r} must be one or more operators, e.g. Compose(GaussianBlur(), RandomMask(.5))")
         self.ops = tuple(p for o in ops for p in (o.ops if isinstance(o, Compose) else (o,)))
@@ -35,7 +35,7 @@ class Compose(Operator):
 
 # %% ../../nbs/01a_compose.ipynb #763a2633
 @patch
-def draw(self:Compose, n, shape, generator):
+def draw(self:Compose, n:int, shape:tuple, generator):
     state = {}
     for i, op in enumerate(self.ops):
         s, shape = op.draw(n, shape, generator), op.out_shape(shape)
@@ -43,12 +43,12 @@ def draw(self:Compose, n, shape, generator):
     return state or None
 
 @patch
-def out_shape(self:Compose, shape):
+def out_shape(self:Compose, shape:tuple):
     for op in self.ops: shape = op.out_shape(shape)
     return shape
 
 @patch
-def in_shape(self:Compose, shape):
+def in_shape(self:Compose, shape:tuple):
     for op in reversed(self.ops): shape = op.in_shape(shape)
     return shape
 
@@ -56,7 +56,8 @@ def in_shape(self:Compose, shape):
 def observed(self:Compose, state): return self.ops[-1].observed(self._parts(state)[-1][1])
 
 @patch
-def noise(self:Compose, y, sigma, state, generator): return self.ops[-1].noise(y, sigma, self._parts(state)[-1][1], generator)
+def noise(self:Compose, y, sigma:float, state, generator):
+    return self.ops[-1].noise(y, sigma, self._parts(state)[-1][1], generator)
 
 @patch
 def further(self:Compose, state, generator, **kw):

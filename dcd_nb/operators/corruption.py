@@ -22,8 +22,8 @@ Batch.__doc__ = "Observations `y` and the state of the operator that made them"
 class Corruption:
     "y = A(x) + sigma eps"
     def __init__(self,
-        op,       # the operator A
-        sigma=0., # level of the noise, in units of pixels in [-1, 1]; for complex images, per real channel
+        op,             # the operator A
+        sigma:float=0., # level of the noise, in units of pixels in [-1, 1]; for complex images, per real channel
     ):
         require(isinstance(op, Operator), f"op={op!r} must be an operator, e.g. RandomMask(missing=.6)")
         self.op, self.sigma = op, number('sigma', sigma, lambda v: v >= 0, 'a finite number, at least 0')
@@ -34,9 +34,9 @@ class Corruption:
         return Batch(self.op.noise(self.op(x, state), self.sigma, state, generator), state)
 
     def recorrupt(self,
-        x,           # images of a generator
-        draws,       # random numbers of a training step
-        noise=True,  # with the noise, or A(x) alone?
+        x,               # images of a generator
+        draws,           # random numbers of a training step
+        noise:bool=True, # with the noise, or A(x) alone?
     ):
         "The same in a training step, where the random numbers belong to positions in the batch; differentiable in `x`"
         state = new_states(self.op.draw, x, draws)
@@ -46,9 +46,9 @@ class Corruption:
         return Batch(torch.cat(draws.each(noised, len(y))), state)
 
     def measure(self,
-        x,           # images (N, C, H, W): floats in [-1, 1], or uint8
-        seed=0,      # of the experiment
-        index=None,  # which image each one is; None: 0 to N-1
+        x,          # images (N, C, H, W): floats in [-1, 1], or uint8
+        seed:int=0, # of the experiment
+        index=None, # which image each one is; None: 0 to N-1
     ):
         "Observe every image once, as `Measurements`. Observation i depends on seed, index and image alone"
         from dcd_nb.data.measurements import measure_images# measurements are made of corruptions, so they come later
@@ -58,13 +58,19 @@ class Corruption:
 
 # %% ../../nbs/01b_corruption.ipynb #cc603053
 @patch
-def to_dict(self:Corruption): return {'op': self.op.to_dict(), 'sigma': self.sigma}
+def to_dict(self:Corruption) -> dict:
+    "Operator and level of the noise, as plain values"
+    return {'op': self.op.to_dict(), 'sigma': self.sigma}
 
 @patch
-def tensors(self:Corruption): return {f'op.{k}': t for k, t in self.op.tensors().items()}
+def tensors(self:Corruption) -> dict:
+    "The tensors of the operator, of which `to_dict` gives the hashes"
+    return {f'op.{k}': t for k, t in self.op.tensors().items()}
 
 @patch(cls_method=True)
-def from_dict(cls:Corruption, d, tensors=None): return Corruption(Operator.from_dict(d['op'], tensors, 'op'), d['sigma'])
+def from_dict(cls:Corruption, d:dict, tensors:dict | None=None):
+    "The corruption that `to_dict` described"
+    return Corruption(Operator.from_dict(d['op'], tensors, 'op'), d['sigma'])
 
 @patch
 def check_kept(self:Corruption):

@@ -18,7 +18,7 @@ from .operator import Operator
 class FromDeepinv(Operator):
     "A linear physics of deepinv, fixed as it is"
     remade = False      # files keep a hash; the object has to be passed
-    def __init__(self, physics, shape, sha256=None): # sha256: in files only
+    def __init__(self, physics, shape:tuple, sha256:str | None=None): # sha256: in files only
         require(not isinstance(physics, str), f"this corruption was made with deepinv's {physics}, which cannot be kept in a file: "
              "make it again, and pass it as Measurements.load(path, corruption=...)")
         self.physics, self.shape = physics, tuple(shape)
@@ -30,9 +30,10 @@ class FromDeepinv(Operator):
         if tuple(x.shape[1:]) != self.shape: raise BadInput(f"{self} takes images of shape {self.shape}, but these have {tuple(x.shape[1:])}")
         return self.physics.A(self._to(x)).to(x)
     def transpose(self, y, state): return self.physics.A_adjoint(self._to(y)).to(y)
-    def inverse(self, y, state, rcond=None): return super().inverse(y, state, rcond, steps=300, tol=1e-6)
-    def in_shape(self, shape): return self.shape
-    def out_shape(self, shape): return tuple(self.physics.A(torch.zeros(1, *shape, device=_device(self.physics))).shape[1:])
+    def inverse(self, y, state, rcond:float | None=None): return super().inverse(y, state, rcond, steps=300, tol=1e-6)
+    def in_shape(self, shape:tuple): return self.shape
+    def out_shape(self, shape:tuple):
+        return tuple(self.physics.A(torch.zeros(1, *shape, device=_device(self.physics))).shape[1:])
     def config(self): return dict(physics=type(self.physics).__name__, shape=list(self.shape), sha256=_kept(self.physics))
     def __repr__(self): return f"from_deepinv({type(self.physics).__name__})"
 
@@ -48,7 +49,7 @@ def _kept(physics):
 # %% ../../nbs/01f_deepinv.ipynb #9450f4e4
 def from_deepinv(
     physics,     # a `deepinv.physics.LinearPhysics`
-    shape,       # (C, H, W) of its images
+    shape:tuple, # (C, H, W) of its images
 ) -> Operator:
     "A linear physics of deepinv as an operator"
     dinv = optional('deepinv', 'deepinv')
@@ -61,9 +62,9 @@ def from_deepinv(
 
 # %% ../../nbs/01f_deepinv.ipynb #935f13c1
 def to_deepinv(
-    op,         # a linear operator
-    state=None, # its state, if it is random
-    sigma=0.,   # of the noise that calling the physics adds; on observed entries only
+    op,             # a linear operator
+    state=None,     # its state, if it is random
+    sigma:float=0., # of the noise that calling the physics adds; on observed entries only
 ):
     "An operator as a `LinearPhysics` of deepinv"
     dinv = optional('deepinv', 'deepinv')

@@ -41,18 +41,18 @@ def through_lines(z, mask):
     return torch.fft.ifft(torch.fft.fft(z)*torch.fft.ifftshift(mask, dim=-1))
 
 class FourierMask(Operator):
-    "Single-coil MRI: the Fourier transform on `W//R` vertical lines; the state is the mask of lines"
+    "y = m F x: single-coil MRI, the Fourier transform on `W//R` vertical lines; the state is the mask m of lines"
     random = True
     hides = 'lines'
     in_kspace = True
     def __init__(self,
-        R,         # acceleration: one line in R is measured
-        acs=None,  # lines in the centre that are always measured; None: a sixteenth of all
+        R:float,             # acceleration: one line in R is measured
+        acs:int | None=None, # lines in the centre that are always measured; None: a sixteenth of all
     ):
         require(isinstance(R, (int, float)) and 1 <= R < math.inf, f"R={R!r} must be a number, 1 or more")
         require(acs is None or isinstance(acs, int) and acs >= 0, f"acs={acs!r} must be a number of lines, or None")
         self.R, self.acs = R, acs
-    def centre_lines(self, w):
+    def centre_lines(self, w:int):
         "First ACS line, and the line after the last"
         n = max(1, w//16) if self.acs is None else self.acs
         require(n <= w, f"acs={n} lines are more than the {w} there are")
@@ -62,17 +62,18 @@ class FourierMask(Operator):
     def square(self, x, state):
         require_mask(self, state, x.shape, lines=True)
         return from_complex(through_lines(to_complex(x), state[:, 0]))
-    def inverse(self, y, state, rcond=None): return self.transpose(y, state)
+    def inverse(self, y, state, rcond:float | None=None): return self.transpose(y, state)
     def observed(self, state): return state
     def unhidden(self, state): return torch.ones_like(state)
-    def spectrum(self, shape, state=None): return mask_spectrum(state, shape)
+    def spectrum(self, shape:tuple, state=None): return mask_spectrum(state, shape)
 
 # %% ../../nbs/01d_fourier.ipynb #d5041130
 @patch
-def draw(self:FourierMask, n, shape, generator): return self._thin(torch.ones(n, 1, 1, shape[2], device=generator.device), self.R, generator)
+def draw(self:FourierMask, n:int, shape:tuple, generator):
+    return self._thin(torch.ones(n, 1, 1, shape[2], device=generator.device), self.R, generator)
 
 @patch
-def further(self:FourierMask, state, generator, R=None):
+def further(self:FourierMask, state, generator, R:float | None=None):
     "Drop lines until `W//R` are left; by default for R + 1"
     w, R = state.shape[-1], self.R + 1 if R is None else R
     require(w//R < w//self.R, f"R={R} hides nothing further: {int(w//R)} of {w} lines are left, as with R={self.R}; take a larger R")

@@ -13,7 +13,7 @@ from .operator import Operator
 
 # %% ../../nbs/01e_nonlinear.ipynb #a9d3350f
 class Saturation(Operator):
-    "Exposure `gain`, clipping at white, then a power `gamma`"
+    "y = 2 min(gain (x + 1)/2, 1)^gamma - 1: exposure `gain`, clipping at white, then a power `gamma`"
     linear = False
     def __init__(self, gain:float=2., gamma:float=1.):
         self.gain, self.gamma = (number(k, v, lambda v: v > 0, 'a positive number') for k, v in dict(gain=gain, gamma=gamma).items())
@@ -23,7 +23,7 @@ class Saturation(Operator):
 
 # %% ../../nbs/01e_nonlinear.ipynb #e30baed2
 class Quantise(Operator):
-    "Round to `2**bits` levels in [-1, 1]; the gradient passes straight through"
+    "y = round((x + 1) k)/k - 1 with k = (2^bits - 1)/2: `2**bits` levels in [-1, 1]; the gradient passes straight through"
     linear = False
     def __init__(self, bits:int=4):
         require(isinstance(bits, int) and 1 <= bits <= 16, f"bits={bits!r} must be a whole number from 1 to 16")
@@ -34,12 +34,12 @@ class Quantise(Operator):
 
 # %% ../../nbs/01e_nonlinear.ipynb #53fb1f4a
 class Poisson(Operator):
-    "Photon counts: a white pixel expects `photons`"
+    "y = 2 k/photons - 1 with k ~ Poisson(photons (x + 1)/2): photon counts, of which a white pixel expects `photons`"
     linear = False
     def __init__(self, photons:float=30.):
         self.photons = number('photons', photons, lambda v: v > 0, 'a positive number')
     def forward(self, x, state): return x.clone()
-    def noise(self, y, sigma, state, generator):
+    def noise(self, y, sigma:float, state, generator):
         mean = self.photons*((y + 1)/2).clamp(min=0)
         count = torch.poisson(mean.detach().to(generator.device), generator=generator).to(y.device)
         return super().noise(y + (2*count/self.photons - 1 - y).detach(), sigma, state, generator)

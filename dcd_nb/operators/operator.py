@@ -30,9 +30,9 @@ def map_state(
 
 def require_rows(
     state,
-    n:int,          # images
-    what='state',   # how errors call it, or the operator whose state it is
-    shared=False,   # may one row stand for all images?
+    n:int,                         # images
+    what:'str | Operator'='state', # how errors call it, or the operator whose state it is
+    shared:bool=False,             # may one row stand for all images?
 ):
     "Complain about a state that is not made of tensors with a row for each image"
     def wrong(why): raise BadInput(f"{what if isinstance(what, str) else f'state of {what}'} {why}")
@@ -88,13 +88,13 @@ class Operator(Named, family='operator'):
     def forward(self, x, state):
         "A(x)"
         raise NotImplementedError(f'{type(self).__name__}.forward')
-    def draw(self, n, shape, generator):
+    def draw(self, n:int, shape:tuple, generator):
         "State for `n` images of `shape` (C, H, W)"
         return None
-    def out_shape(self, shape):
+    def out_shape(self, shape:tuple):
         "Shape of y for x of `shape`"
         return tuple(shape)
-    def in_shape(self, shape):
+    def in_shape(self, shape:tuple):
         "Shape of x for y of `shape`"
         return tuple(shape)
     def observed(self, state):
@@ -119,6 +119,7 @@ class Operator(Named, family='operator'):
 # %% ../../nbs/01_operator.ipynb #626d9f9c
 @patch
 def __call__(self:Operator, x, state=None):
+    "A(x), for images (B, C, H, W) and their state"
     y = self._run('forward', x, state)
     if tuple(y.shape[1:]) != tuple(self.out_shape(tuple(x.shape[1:]))):
         raise BadInput(f"{self} made {tuple(y.shape[1:])} of {tuple(x.shape[1:])}, "
@@ -172,7 +173,7 @@ def adjoint(self:Operator, y, state=None):
     return self._run('transpose', y, state)
 
 @patch
-def pinv(self:Operator, y, state=None, rcond=None):
+def pinv(self:Operator, y, state=None, rcond:float | None=None):
     "A^+ y; singular values below `rcond` times the largest count as 0 where there is an SVD"
     self.require_linear('pinv')
     return self._run('inverse', y, state, rcond)
@@ -190,13 +191,14 @@ def null(self:Operator, x, state=None):
     return self._run('invisible', x, state)
 
 @patch
-def require_linear(self:Operator, what):
+def require_linear(self:Operator, what:str):
     "Only what is linear has a `what`"
     if not self.linear: raise BadInput(f"{self} is not linear: it has no {what}")
 
 # %% ../../nbs/01_operator.ipynb #9a3e08b2
 @patch
 def transpose(self:Operator, y, state):
+    "A^T y by autograd"
     with torch.inference_mode(False), torch.enable_grad():
         y, state = y.clone(), map_state(torch.clone, state)
         shape = self.in_shape(y.shape[1:])
@@ -208,17 +210,20 @@ def transpose(self:Operator, y, state):
         return torch.autograd.grad(out, x, y, create_graph=y.requires_grad)[0]
 
 @patch
-def square(self:Operator, x, state): return self.transpose(self.forward(x, state), state)
+def square(self:Operator, x, state):
+    "A^T A x"
+    return self.transpose(self.forward(x, state), state)
 
 @patch
 def invisible(self:Operator, x, state):
+    "x - A^+ A x, in float64"
     x64, s64 = x.double(), map_state(torch.Tensor.double, state)
     A = self._like(x64)
     return (x64 - A.inverse(A.forward(x64, s64), s64)).to(x)
 
 # %% ../../nbs/01_operator.ipynb #f8246213
 @patch
-def matrix(self:Operator, shape, state=None):
+def matrix(self:Operator, shape:tuple, state=None):
     "A as a float64 matrix, for one image of `shape` (C, H, W)"
     self.require_linear('matrix')
     d = math.prod(shape)
@@ -228,14 +233,15 @@ def matrix(self:Operator, shape, state=None):
     return self(unit, map_state(lambda t: t[:1].cpu(), state)).flatten(1).T
 
 @patch
-def spectrum(self:Operator, shape, state=None):
+def spectrum(self:Operator, shape:tuple, state=None):
     "The singular values of A, one for each entry of x, largest first; float64"
     s = torch.linalg.svdvals(self.matrix(shape, state))
     return F.pad(s, (0, math.prod(shape) - len(s)))
 
 # %% ../../nbs/01_operator.ipynb #b31b28ed
 @patch
-def inverse(self:Operator, y, state, rcond=None, steps=1000, tol=1e-12):
+def inverse(self:Operator, y, state, rcond:float | None=None, steps:int=1000, tol:float=1e-12):
+    "A^+ y by conjugate gradients, in float64"
     require(rcond is None, f"rcond={rcond} cannot be used: {self} has no singular value decomposition at hand")
     y64, state = y.double(), map_state(torch.Tensor.double, state)
     A = self._like(y64)
@@ -249,32 +255,32 @@ class Identity(Operator):
     channelwise = True
     def forward(self, x, state): return x.clone()
     def transpose(self, y, state): return y.clone()
-    def inverse(self, y, state, rcond=None): return y.clone()
-    def spectrum(self, shape, state=None): return torch.ones(math.prod(shape), dtype=torch.float64)
+    def inverse(self, y, state, rcond:float | None=None): return y.clone()
+    def spectrum(self, shape:tuple, state=None): return torch.ones(math.prod(shape), dtype=torch.float64)
 
 class RandomMask(Operator):
-    "Each pixel is missing with probability `missing`, with all its channels; the state is the mask, 1 = observed"
+    "y = m x: each pixel is missing with probability `missing`, with all its channels; the state is the mask m, 1 = observed"
     random = channelwise = shows_all_pairs = True
     hides = 'pixels'
     def __init__(self, missing:float):
         self.missing = number('missing', missing, lambda v: 0 <= v < 1, 'at least 0 and below 1')
-    def draw(self, n, shape, generator):
+    def draw(self, n:int, shape:tuple, generator):
         u = torch.rand(n, 1, *shape[1:], generator=generator, device=generator.device)
         return (u >= self.missing).float()
     def forward(self, x, state): return hide_entries(self, x, state)
     def transpose(self, y, state): return hide_entries(self, y, state)
-    def inverse(self, y, state, rcond=None): return hide_entries(self, y, state)
+    def inverse(self, y, state, rcond:float | None=None): return hide_entries(self, y, state)
     def observed(self, state): return state
     def unhidden(self, state): return torch.ones_like(state)
-    def spectrum(self, shape, state=None): return mask_spectrum(state, shape)
+    def spectrum(self, shape:tuple, state=None): return mask_spectrum(state, shape)
 
 # %% ../../nbs/01_operator.ipynb #f2d5297a
-def hide_entries(op, y, mask, lines=False):
+def hide_entries(op, y, mask, lines:bool=False):
     "`y` where `mask` is 1, exactly 0 elsewhere; `lines`: whole lines are hidden"
     require_mask(op, mask, y.shape, lines)
     return y.masked_fill(mask == 0, 0.)
 
-def require_mask(op, mask, shape, lines=False):
+def require_mask(op, mask, shape:tuple, lines:bool=False):
     "Complain about what is no mask for images of `shape` (B, C, H, W), or for their lines"
     need = (1, 1 if lines else shape[2], shape[3])
     if mask is None: raise BadInput(f"state of {op} is missing: it needs a mask of shape {need} for each image")
@@ -285,8 +291,8 @@ def require_mask(op, mask, shape, lines=False):
                        f"but images of shape {tuple(shape[1:])} need {need}")
 
 def require_binary(
-    mask,    # a row for each image
-    first=0, # number of the first image
+    mask,        # a row for each image
+    first:int=0, # number of the first image
 ):
     "Complain about a mask with other values than 0 and 1"
     require(torch.is_tensor(mask), f"state must be one tensor with all masks, but is a {type(mask).__name__}")
@@ -297,20 +303,20 @@ def require_binary(
     raise BadInput(f"state is a mask with other values than 0 and 1, {value:g} in image {first + i}: "
                    f"{'divide it by 255' if value == 255 else 'round it'} (1 = observed, 0 = hidden)")
 
-def mask_spectrum(mask, shape):
+def mask_spectrum(mask, shape:tuple):
     "Singular values of a projection that keeps what `mask` keeps of one image"
     return mask[:1].double().expand(1, *shape).flatten().sort(descending=True).values
 
 # %% ../../nbs/01_operator.ipynb #2b3c643b
 @patch
-def further(self:RandomMask, state, generator, delta=.1):
+def further(self:RandomMask, state, generator, delta:float=.1):
     "Hide each observed pixel with probability `delta`"
     u = torch.rand(state.shape, generator=generator, device=generator.device)
     return state*(u >= delta).to(state)
 
 # %% ../../nbs/01_operator.ipynb #626a638f
 @patch
-def noise(self:Operator, y, sigma, state, generator):
+def noise(self:Operator, y, sigma:float, state, generator):
     "`y` with Gaussian noise of level `sigma` on its observed entries"
     if not sigma: return y
     eps = torch.randn(y.shape, generator=generator, device=generator.device, dtype=y.dtype).to(y.device)

@@ -19,9 +19,15 @@ from .operator import Operator
 class Separable(Operator, abstract=True):
     "Y = K_h X K_w^T in each channel; a subclass says what K_n is: `one_dim(n)`, in float64"
     channelwise = True
-    def one_dim(self, n): raise NotImplementedError(f'{type(self).__name__}.one_dim')
-    def dense(self, n): return (self.one_dim(n),)
-    def svd(self, n): return torch.linalg.svd(self.one_dim(n), full_matrices=False)
+    def one_dim(self, n:int):
+        "K_n for rows or columns of `n` pixels, float64"
+        raise NotImplementedError(f'{type(self).__name__}.one_dim')
+    def dense(self, n:int):
+        "K_n alone, as a tuple"
+        return (self.one_dim(n),)
+    def svd(self, n:int):
+        "The singular value decomposition of K_n"
+        return torch.linalg.svd(self.one_dim(n), full_matrices=False)
 
     def _both(self, make, shape, like):
         "What `make` says of rows and columns of an image of `shape`; made once for each size, type and device"
@@ -41,7 +47,7 @@ class Separable(Operator, abstract=True):
 
 # %% ../../nbs/01c_separable.ipynb #daed3b6e
 @patch
-def inverse(self:Separable, y, state, rcond=None):
+def inverse(self:Separable, y, state, rcond:float | None=None):
     z = y.double()
     (Uh, sh, Vh), (Uw, sw, Vw) = self._both(self.svd, self.in_shape(y.shape[1:]), z)
     s = sh[:, None]*sw
@@ -57,7 +63,7 @@ def invisible(self:Separable, x, state):
     return (z - Vh.T@torch.where(keep, Vh@z@Vw.T, 0.)@Vw).to(x)
 
 @patch
-def spectrum(self:Separable, shape, state=None):
+def spectrum(self:Separable, shape:tuple, state=None):
     (_, sh, _), (_, sw, _) = self._both(self.svd, shape, torch.empty(0, dtype=torch.float64))
     s = (sh[:, None]*sw).flatten().repeat(shape[0]).sort(descending=True).values
     return F.pad(s, (0, math.prod(shape) - len(s)))
@@ -69,7 +75,7 @@ def _mirror(j, n, twice):
     return torch.where(j < n, j, (2*n - 1 if twice else 2*n - 2) - j)
 
 class GaussianBlur(Separable):
-    "Gaussian blur with `size` x `size` taps; the image is reflected at its border"
+    "Y = K_h X K_w^T: Gaussian blur with `size` x `size` taps; the image is reflected at its border"
     def __init__(self, size:int=9, std:float=2., kernel:str='folded'):
         require(isinstance(size, int) and size > 0 and size%2 == 1, f"size={size!r} must be an odd number of pixels, e.g. 9")
         self.size, self.std, self.kernel = size, number('std', std, lambda v: v > 0, 'a positive number of pixels'), choose('kernel', kernel, ['folded', 'truncated'])
@@ -82,18 +88,18 @@ class GaussianBlur(Separable):
         at = _mirror(j + self.size//2, self.size, twice=True)
         return torch.zeros(self.size, dtype=torch.float64).index_add_(0, at, g/g.sum())
 
-    def one_dim(self, n):
+    def one_dim(self, n:int):
         require(n > self.size//2, f"size={self.size} of the blur needs images of at least {self.size//2 + 1} pixels, but these have {n}")
         i, j = torch.arange(n)[:, None], torch.arange(-(self.size//2), self.size//2 + 1)
         return torch.zeros(n, n, dtype=torch.float64).scatter_add_(1, _mirror(i + j, n, twice=False), self.taps().expand(n, -1).contiguous())
 
 # %% ../../nbs/01c_separable.ipynb #34738026
 class Downsample(Separable):
-    "`factor` x `factor` pixels become one"
+    "Y = K_h X K_w^T: `factor` x `factor` pixels become one"
     def __init__(self, factor:int, kernel:str='bicubic'):
         require(isinstance(factor, int) and factor > 1, f"factor={factor!r} must be a whole number, 2 or more")
         self.factor, self.kernel = factor, choose('kernel', kernel, ['bicubic', 'box'])
-    def one_dim(self, n):
+    def one_dim(self, n:int):
         f = self.factor
         require(n%f == 0, f"factor={f} does not divide the image size {n}: crop or pad the images first")
         centre = (torch.arange(n//f)[:, None] + .5)*f - .5
@@ -101,8 +107,8 @@ class Downsample(Separable):
         t = ((j - centre)/f).abs().double()
         w = (t < .5).double() if self.kernel == 'box' else _cubic(t)
         return torch.zeros(n//f, n, dtype=torch.float64).scatter_add_(1, _mirror(j, n, twice=True), w/w.sum(1, keepdim=True))
-    def out_shape(self, shape): return (shape[0], shape[1]//self.factor, shape[2]//self.factor)
-    def in_shape(self, shape): return (shape[0], shape[1]*self.factor, shape[2]*self.factor)
+    def out_shape(self, shape:tuple): return (shape[0], shape[1]//self.factor, shape[2]//self.factor)
+    def in_shape(self, shape:tuple): return (shape[0], shape[1]*self.factor, shape[2]*self.factor)
 
 def _cubic(t, a=-.5):
     "The cubic convolution kernel at distance `t`"

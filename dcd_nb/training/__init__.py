@@ -38,8 +38,8 @@ _all_ = ['BatchFeed', 'check_kept', 'Checkpoints', 'EpochOrder', 'exploded', 'fi
 
 # %% ../../nbs/20e_training.ipynb #c5051e5d
 def data_scale(
-    ys,         # `Measurements`
-    shape=None, # (C, H, W) of what shall have that scale; None: that of the observations. Several coils see one image
+    ys,                      # `Measurements`
+    shape:tuple | None=None, # (C, H, W) of what shall have that scale; None: that of the observations. Several coils see one image
 ):
     "Root mean square of what lies behind the noise of `ys`"
     seen = ys.op.observed(ys.state)
@@ -56,8 +56,8 @@ def data_scale(
 
 # %% ../../nbs/20e_training.ipynb #d4571760
 def with_extra_channels(
-    net,    # a `Network`
-    extra,  # channels beside the image
+    net,       # a `Network`
+    extra:int, # channels beside the image
 ):
     "`net` itself if it has room for `extra` further channels, or a copy that has"
     if net.in_channels - net.out_channels >= extra: return net
@@ -160,7 +160,7 @@ def _prepare(ys, net, objective):
     return net
 
 # %% ../../nbs/20e_training.ipynb #172a67ed
-def shared_plan(images, minutes, batch, seed, hardware, checkpoints):
+def shared_plan(images:float | None, minutes:float | None, batch:int, seed:int, hardware, checkpoints):
     "What the plans of both phases say"
     require((images is None) != (minutes is None), f"images={images}, minutes={minutes}: give one of the two as the budget")
     if minutes is None:
@@ -219,7 +219,7 @@ belongs = {
     'verbose progress': "it is called quiet, and means the opposite",
 }
 
-def known_settings(learn):
+def known_settings(learn:dict):
     "Complain about settings that `Learner` does not have, and say where they belong"
     known = [k for k in inspect.signature(Learner).parameters if k != 'net']
     for k in learn:
@@ -228,7 +228,7 @@ def known_settings(learn):
         choose('argument', k, known)
     return learn
 
-def averaged(learn):
+def averaged(learn:dict):
     "Settings for what a run is for, which is an average"
     halflife = known_settings(learn).get('halflife', 1)
     require(halflife is not None, "halflife=None must be a positive number of images: "

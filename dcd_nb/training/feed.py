@@ -17,7 +17,7 @@ from ..data import Measurements
 # %% ../../nbs/20_feed.ipynb #bb84b0f4
 class EpochOrder:
     "Which observation is image number k of a run"
-    def __init__(self, n:int, seed:int, device='cpu'):
+    def __init__(self, n:int, seed:int, device:str | torch.device='cpu'):
         self.n = n
         self.seed = seed
         self.device = device
@@ -52,7 +52,7 @@ class BatchFeed:
     def __init__(self,
         ys:Measurements, # on the device
         seed:int,        # of the run
-        flip=False,      # mirror each image with probability 1/2
+        flip:bool=False, # mirror each image with probability 1/2
     ):
         self.ys = ys
         self.order = EpochOrder(len(ys), seed, ys.y.device)

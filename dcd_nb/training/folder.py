@@ -29,7 +29,7 @@ def _name_of_today(k, v):
     return 'title' if k == 'about' and isinstance(v, str) else _new_names.get(k, k)
 
 def in_new_words(
-    entries,  # of a recipe, of the plan of a run, or of what is said beside weights
+    entries:dict,  # of a recipe, of the plan of a run, or of what is said beside weights
 ):
     "The same entries by the names of today"
     new = {_name_of_today(k, v): v for k, v in entries.items() if k not in _gone}
@@ -67,7 +67,7 @@ def read_recipe(folder:str | Path) -> dict:
     require(isinstance(plan, dict) and {'batch', 'images'} <= set(plan), f"{path} is damaged: start in a new folder")
     return plan
 
-def key_of_plan(plan):
+def key_of_plan(plan:dict):
     "What tells the checkpoints of one run from those of another"
     return hashlib.sha256(json.dumps(_repeatable(plan), sort_keys=True).encode()).hexdigest()
 
@@ -90,7 +90,7 @@ class RunFolder:
     def __init__(self,
         out:str | Path | None,
         plan:dict,             # all that is needed to repeat the run, in plain values
-        resume=False,          # go on with the run in `out`
+        resume:bool=False,     # go on with the run in `out`
         held:dict | None=None, # tensors of the corruption, of which the plan has the hashes
     ):
         try: self.plan = json.loads(json.dumps(plan))
@@ -142,6 +142,7 @@ def begin(self:RunFolder):
 
 @patch
 def write(self:RunFolder):
+    "Write recipe.json"
     with atomic(self.out/'recipe.json') as tmp: tmp.write_text(json.dumps(self.plan, indent=1))
 
 @patch
@@ -175,8 +176,8 @@ def not_fatal():
 @patch
 def save(self:RunFolder,
     tensors:dict,
-    at:dict,     # the counters of the run
-    fatal=False, # stop if the disk fails
+    at:dict,          # the counters of the run
+    fatal:bool=False, # stop if the disk fails
 ):
     "Commit a checkpoint of `tensors` and of the counters `at`"
     if not (self.out and self.chief): return

@@ -25,14 +25,14 @@ MicroBatch.__doc__ = "Images `first`, ..., `first + n - 1` of the run, and their
 class StepContext:
     "Where a run stands when a step begins"
     def __init__(self,
-        step:int,     # number of the step
-        batch:int,    # images in it, over all processes
-        total:int,    # images of the run
-        seed=0,
-        accumulate=1, # parts into which each process cuts its share
-        slow=1.,      # factor on all learning rates
-        device='cpu',
-        rule:int=newest, # of the random numbers
+        step:int,         # number of the step
+        batch:int,        # images in it, over all processes
+        total:int,        # images of the run
+        seed:int=0,
+        accumulate:int=1, # parts into which each process cuts its share
+        slow:float=1.,    # factor on all learning rates
+        device:str | torch.device='cpu',
+        rule:int=newest,  # of the random numbers
     ):
         self.step = step
         self.images = step*batch  # seen before this step
@@ -45,7 +45,7 @@ class StepContext:
         self.rule = rule
 
     def micro_batches(self,
-        key=0, # a step that needs several sets of random numbers gives each its own key
+        key:int=0, # a step that needs several sets of random numbers gives each its own key
     ) -> list[MicroBatch]:
         "This process's part of the batch, cut into `accumulate` pieces"
         rank, world = processes()
@@ -58,14 +58,14 @@ class StepContext:
 class Learner:
     "A network and all that moves it"
     def __init__(self, net,
-        lr=2e-4,           # learning rate
-        betas=(.9, .999),  # of Adam
-        eps=1e-8,          # of Adam
-        clip=1.,           # longest gradient; None: no limit
-        warmup=.05,        # part of the run in which the rate rises from 0
-        decay=0.,          # part of the run, at its end, in which it falls to 0
-        halflife=500_000,  # of the average of the weights, in images; None: no average
-        rampup=.05,        # ... but at most this part of the images seen: in a short run this is what counts
+        lr:float=2e-4,                 # learning rate
+        betas:tuple=(.9, .999),        # of Adam
+        eps:float=1e-8,                # of Adam
+        clip:float | None=1.,          # longest gradient; None: no limit
+        warmup:float=.05,              # part of the run in which the rate rises from 0
+        decay:float=0.,                # part of the run, at its end, in which it falls to 0
+        halflife:float | None=500_000, # of the average of the weights, in images; None: no average
+        rampup:float | None=.05,       # ... but at most this part of the images seen: in a short run this is what counts
     ):
         for name, v in dict(lr=lr, eps=eps, clip=clip or 1.).items():
             number(name, v, lambda v: v > 0, 'a positive number')
@@ -100,9 +100,9 @@ Step.__doc__ = ("What a step found: its loss, the length of the gradient, 1 if t
 
 @patch
 def step(self:Learner,
-    loss,            # loss of a `MicroBatch`; or that, and a dict {name: number to watch}
+    loss,      # loss of a `MicroBatch`; or that, and a dict {name: number to watch}
     now:StepContext,
-    key=0,           # of the random numbers
+    key:int=0, # of the random numbers
 ) -> Step:
     "One step down the mean over the batch of `loss(micro_batch)`"
     micro_batches = now.micro_batches(key)
@@ -162,6 +162,6 @@ def load(self:Learner, tensors:dict[str, Tensor]):
         if name not in slots['step']: continue                              # it has not been moved yet
         self.opt.state[p] = {slot: found[name].clone().to(p.device) for slot, found in slots.items()}
 
-def tensors_below(tensors, name):
+def tensors_below(tensors:dict, name:str):
     "The tensors below `name`, by the rest of their names"
     return {k.removeprefix(name + '.'): t for k, t in tensors.items() if k.startswith(name + '.')}

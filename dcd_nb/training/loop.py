@@ -35,7 +35,8 @@ def exploded(
 # %% ../../nbs/20c_loop.ipynb #b83ac0fa
 class Loop:
     "What `fit` needs to remember"
-    def __init__(self, step, learners, run, device, wrong, flops, quiet, main=None):
+    def __init__(self, step, learners:dict, run, device, wrong, flops:float | None, quiet:bool,
+                 main:str | None=None):
         if main is None and len(learners) == 1: main = next(iter(learners))
         require(main in learners, f"main={main!r} must say what the run is for, one of {', '.join(learners)}")
         self.began = time.monotonic()
@@ -52,7 +53,7 @@ class Loop:
         require(good, f"batch={plan['batch']} cannot be cut into {pieces} parts of a multiple of {Draws.multiple} images: "
                       f"use a multiple of {pieces*Draws.multiple}")
 
-    def now(self, total=None):
+    def now(self, total:int | None=None):
         "Where the run stands"
         plan, again = self.run.plan, self.at['rollbacks']
         seed = hash32(plan['seed'], again) if again else plan['seed']
@@ -65,13 +66,13 @@ class Loop:
         "All that the next step depends on"
         return {f'{name}.{k}': t for name, learner in self.learners.items() for k, t in learner.tensors().items()}
 
-    def load(self, tensors):
+    def load(self, tensors:dict):
         "Go back to what `tensors` were"
         for name, learner in self.learners.items(): learner.load(tensors_below(tensors, name))
 
 # %% ../../nbs/20c_loop.ipynb #ba7cbb1d
 @patch
-def advance(self:Loop, total=None):
+def advance(self:Loop, total:int | None=None):
     "One step"
     now = self.now(total)
     torch.manual_seed(hash32(now.seed, now.step, processes()[0], 2))               # for dropout
@@ -111,7 +112,7 @@ def snapshot(self:Loop):
     return tensors, copy.deepcopy(self.at | dict(sums={}, count=0))
 
 @patch
-def affordable(self:Loop, seconds):
+def affordable(self:Loop, seconds:float):
     "How many images fit into `seconds`: time some steps, then forget them"
     (tensors, at), batch = self.snapshot(), self.run.plan['batch']
     self.seconds_each(3, 0)                                                # the first steps are slower
@@ -124,7 +125,7 @@ def affordable(self:Loop, seconds):
     return int(images.item())
 
 @patch
-def seconds_each(self:Loop, least, longest):
+def seconds_each(self:Loop, least:int, longest:float):
     "Seconds for a step: the mean over at least `least` steps and `longest` seconds"
     start, k, more = time.monotonic(), 0, torch.ones((), device=self.device)
     while more:
@@ -166,7 +167,7 @@ def report(self:Loop):
     self.bar.set_postfix({k: f'{line[k]:.3g}' for k in ('loss', 'mfu') if k in line})
 
 @patch
-def roll_back(self:Loop, why):
+def roll_back(self:Loop, why:str):
     "Back to the last checkpoint, with half the learning rate"
     tensors, at = self.good
     images, again = self.images, at['step']*self.run.plan['batch']
@@ -180,7 +181,7 @@ def roll_back(self:Loop, why):
 
 # %% ../../nbs/20c_loop.ipynb #394d98a1
 @patch
-def save(self:Loop, fatal=False):
+def save(self:Loop, fatal:bool=False):
     "A checkpoint of tensors and counters"
     at = self.at | dict(images=self.images, sums={k: v.item() for k, v in self.sums.items()})
     if not self.sums: self.good = self.snapshot()
@@ -221,7 +222,7 @@ def average(self:Loop):
 
 
 @patch
-def keep_best(self:Loop, found, images):
+def keep_best(self:Loop, found:dict, images:int):
     "Keep the average of the weights, if its number is less than all before"
     name = self.run.plan.get('select')
     if name is None: return
@@ -258,15 +259,15 @@ def adopt(self:Loop):
 
 # %% ../../nbs/20c_loop.ipynb #30f2a547
 def fit(
-    step,               # `StepContext` -> `Step`, the same in all processes
-    learners:dict,      # name -> `Learner`
-    run:RunFolder,      # whose plan has images or minutes, batch and seed
-    device='cpu',
-    on_save=None,       # called with the number of images after a checkpoint; what it returns goes into metrics.jsonl
-    wrong=exploded,     # (means, recent losses) -> what is wrong, or None
+    step,                    # `StepContext` -> `Step`, the same in all processes
+    learners:dict,           # name -> `Learner`
+    run:RunFolder,           # whose plan has images or minutes, batch and seed
+    device:str | torch.device='cpu',
+    on_save=None,            # called with the number of images after a checkpoint; what it returns goes into metrics.jsonl
+    wrong=exploded,          # (means, recent losses) -> what is wrong, or None
     flops:float | None=None, # of one image of one step
-    quiet=False,        # no progress bar, no cost card
-    main:str | None=None, # the learner whose average is what the run is for; None: the only one
+    quiet:bool=False,        # no progress bar, no cost card
+    main:str | None=None,   # the learner whose average is what the run is for; None: the only one
 ) -> dict:
     "Run `step` until the budget is used up; returns the cost"
     loop = Loop(step, learners, run, device, wrong, flops, quiet, main)
@@ -292,7 +293,7 @@ def fit(
 
 # %% ../../nbs/20c_loop.ipynb #91619e66
 @patch
-def cost(self:Loop, selected=None):
+def cost(self:Loop, selected:int | None=None):
     "What the run took, told, written into its folder and returned"
     card = self.card(selected)
     if self.run.out and self.run.chief:
@@ -305,7 +306,7 @@ def cost(self:Loop, selected=None):
     return card
 
 @patch
-def card(self:Loop, selected):
+def card(self:Loop, selected:int | None):
     "What the run took, as plain values"
     seconds, images = self.at['seconds'], self.images
     card = dict(run=str(self.run.out) if self.run.out else None,

@@ -71,18 +71,18 @@ def kept_inside(
 
 # %% ../../nbs/20d_model.ipynb #f6beae2f
 @patch
-def denoise(self:Teacher, x:Tensor, s:Tensor | float, state=None, outside_slope=1.) -> Tensor:
+def denoise(self:Teacher, x:Tensor, s:Tensor | float, state=None, outside_slope:float=1.) -> Tensor:
     "The denoised image"
     return kept_inside(self.objective.denoise(self.net, x, s, state), outside_slope)
 
 @patch
 def sample(self:Teacher,
     n:int,
-    seed=0,                  # sample i depends on seed and i alone
+    seed:int=0,              # sample i depends on seed and i alone
     until:float | None=None, # where to stop; None: at the lowest level that was learned, 0.: all the way down
     index=None,              # which samples; None: 0 to n-1
     state=None,              # what the network is shown beside each image; None: as in training
-    outside_slope=1.,                 # share that stays of what its answers have outside [-1, 1]
+    outside_slope:float=1.,  # share that stays of what its answers have outside [-1, 1]
     **kw,                    # further arguments of `sample`: steps, solver, churn, batch, ...
 ) -> Tensor:
     "New images (n, C, H, W)"
@@ -96,13 +96,13 @@ def sample(self:Teacher,
 
 # %% ../../nbs/20d_model.ipynb #92b6b7be
 @patch
-def nfe(self:Teacher, steps=18, until:float | None=None, **kw) -> int:
+def nfe(self:Teacher, steps:int=18, until:float | None=None, **kw) -> int:
     "Network calls for one image of `sample`"
     if until is None: until = self.objective.lowest_level
     return nfe(steps, until, **kw)
 
 @patch
-def conditions(self:Teacher, index, seed=0):
+def conditions(self:Teacher, index, seed:int=0):
     "What the network is shown beside samples `index`, or None"
     if not self.objective.extra_channels: return None
     index = [int(i) for i in index]
@@ -127,7 +127,7 @@ def save_model(
     path:str | Path, # writes path.safetensors and path.json
     model,           # a `Teacher`, or a generator
     kind:str,        # 'teacher' or 'generator'
-    half=False,      # keep 16 of 32 bits of each weight
+    half:bool=False, # keep 16 of 32 bits of each weight
     **more,          # plain values for the JSON
 ):
     "Write network and objective of `model`, and more about it"
@@ -173,7 +173,7 @@ def load_model(
 @patch
 def save(self:Teacher,
     path:str | Path, # writes path.safetensors and path.json
-    half=False,      # keep 16 of 32 bits of each weight
+    half:bool=False, # keep 16 of 32 bits of each weight
 ):
     "Write network and objective"
     save_model(path, self, 'teacher', half, data=self.data)
