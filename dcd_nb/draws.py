@@ -74,7 +74,7 @@ class Draws:
     def each(self,
         f,       # (generator, rows) -> a tensor, a dict of tensors or None; `rows` index the positions of a group
         n:int,   # positions
-        every=1, # positions that share a row of what `f` returns
+        every:int=1, # positions that share a row of what `f` returns
     ) -> list:
         "What `f` returns for each group of the `n` positions"
         found = []

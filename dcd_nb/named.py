@@ -117,7 +117,7 @@ def family_of(d):
 
 def from_plain(v,
     tensors:dict | None=None, # by dotted name, if `v` has any
-    name='',                  # of `v`
+    name:str='',              # of `v`
 ):
     "What `to_plain` has made plain, with its objects; lists become tuples"
     tensors = tensors or {}

@@ -367,7 +367,7 @@ def test_live_generator_is_the_one_of_torch(page, tmp_path):
     html, = [''.join(o['data']['text/html']) for c in cells for o in c.get('outputs', []) if 'text/html' in o.get('data', {})]
     (tmp_path/'site').mkdir()
     (tmp_path/'site/page.html').write_text(f'<!doctype html><html lang="en"><meta charset="utf-8"><title>live</title><body>{html}</body></html>', encoding='utf-8')
-    record, z, errors = root/'nbs/runs/digits-noise', latents((8, 1, 8, 8), seed=1), []
+    record, z, errors = root/'nbs/runs/digits-noise', latents((8, 1, 8, 8), seed=1, rule=1), []     # the rule of these weights
     G, teacher = Generator.load(record/'generator'), Teacher.load(record/'teacher')
     page.on('pageerror', lambda e: errors.append(e))
     with served(tmp_path/'site') as url:

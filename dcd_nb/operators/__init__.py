@@ -9,8 +9,8 @@ __all__ = ['Batch', 'Compose', 'Corruption', 'Downsample', 'fft2c', 'fftc', 'Fou
            'Saturation', 'Separable', 'through_lines', 'to_complex', 'to_deepinv']
 
 # %% ../../nbs/01g_operators.ipynb #16bcd057
-from .operator import Identity, join_states, map_state, new_states, Operator
-from .operator import RandomMask, require_binary, require_mask, require_rows
+from .states import join_states, map_state, new_states, require_binary, require_rows
+from .operator import Identity, Operator, RandomMask, require_mask
 from .compose import Compose
 from .corruption import Batch, Corruption
 from .separable import Downsample, GaussianBlur, Separable

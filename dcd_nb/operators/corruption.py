@@ -13,7 +13,8 @@ from fastcore.basics import patch
 
 from ..errors import require, number
 from ..named import require_remade, same_description
-from .operator import map_state, new_states, Operator
+from .states import map_state, new_states
+from .operator import Operator
 
 # %% ../../nbs/01b_corruption.ipynb #0524f64e
 Batch = namedtuple('Batch', 'y state')

@@ -219,8 +219,6 @@ def average(self:Loop):
     "What the run is for: the name and the network of an average of weights"
     return f'{self.main}.ema', self.learners[self.main].ema.net
 
-
-
 @patch
 def keep_best(self:Loop, found:dict, images:int):
     "Keep the average of the weights, if its number is less than all before"
