@@ -85,6 +85,7 @@ def distill(
 
     frozen, nets, own = _networks(teacher, ys, student, fake, learn)
     work = step_flops(flops(frozen.net), flops(nets['generator']), loss, fake_steps)
+    said = hardware.precision or teacher.net.precision
     hardware = hardware.settled(frozen.net, device, settings, work, out if resume else None)
     speed_up([frozen.net, *nets.values()], device, hardware)
     learners = {k: Learner(net.requires_grad_(), **own[k]) for k, net in nets.items()}
@@ -96,6 +97,7 @@ def distill(
     run = RunFolder(out, plan, resume, ys.corruption.tensors())
     G.held = run.held
     G.rule = run.rule
+    G.net.precision = said              # that of the run is for the run
 
     compared = teacher.objective.compared(ys.corruption, G.sample(64, seed), Draws(seed, rule=run.rule)).y
     wrong = distilled_wrong(frozen.net.sigma_d, first=mean_square(compared).sqrt().item())

@@ -129,6 +129,7 @@ def train(
 
     net = _prepare(ys, net, objective)
     work = 3*flops(net)
+    said = hardware.precision or net.precision
     hardware = hardware.settled(net, device, settings, work, out if resume else None)
     speed_up([net], device, hardware)
     learner = Learner(net, **averaged(learn))
@@ -140,6 +141,7 @@ def train(
     teacher = Teacher(learner.ema.net, objective, checkpoints.about, data)
     teacher.held = run.held
     teacher.rule = run.rule
+    teacher.net.precision = said        # that of the run is for the run
     step = _phase_one(learner, objective, BatchFeed(ys.to(device), seed, flip))
     look = at_checkpoints(teacher, run, checkpoints, checkpoints.monitor, steps=10)
     with threads_set(hardware.threads):
