@@ -13,6 +13,7 @@ from fastcore.basics import patch
 
 from ..errors import require, number
 from ..named import require_remade, same_description
+from ..draws import number_of, rng
 from .states import map_state, new_states
 from .operator import Operator
 
@@ -43,8 +44,17 @@ class Corruption:
         state = new_states(self.op.draw, x, draws)
         y = self.op(x, state)
         if not noise: return Batch(y, state)
-        noised = lambda g, rows: self.op.noise(y[rows], self.sigma, map_state(lambda t: t[rows], state), g)
+        def noised(g, rows):
+            return self.op.noise(y[rows], self.sigma, map_state(lambda t: t[rows], state), g)
+        if self.op.own_noise and draws.rule == 2: return Batch(self._noised_one_by_one(noised, y, draws), state)
         return Batch(torch.cat(draws.each(noised, len(y))), state)
+
+    def _noised_one_by_one(self, noised, y, draws):
+        "Noise that takes more or fewer random numbers by what an image holds needs a generator for each"
+        def seeds(g, rows): return torch.randint(2**31, (number_of(rows),), generator=g, device=g.device)
+        each = torch.cat(draws.each(seeds, len(y))).tolist()
+        one = [noised(rng(seed, device=draws.device), slice(i, i + 1)) for i, seed in enumerate(each)]
+        return torch.cat(one)
 
     def measure(self,
         x,          # images (N, C, H, W): floats in [-1, 1], or uint8

@@ -39,9 +39,15 @@ def arguments_of(
     for name, kind in _objects.items():
         if name not in signature(function).parameters: continue
         own = {f: rest.pop(k) for k, f in _fields_of(kind).items() if k in rest}
-        objects[name] = kind.of(rest.pop(name)) if name in rest else kind(**own)
+        beside = {k: given[k] for k in _fields_of(kind) if k in given}
+        if name in given:
+            require(not beside, f"{name}={given[name]!r} cannot stand beside {', '.join(beside)}: say it in one of the two")
+        if name not in rest: objects[name] = kind(**own)
+        elif isinstance(rest[name], str): objects[name] = replace(kind.of(rest.pop(name)), **own)    # the name of a device
+        else: objects[name] = kind.of(rest.pop(name))
     if about is not None:
-        objects['checkpoints'] = replace(objects['checkpoints'], about=about)
+        checkpoints = objects['checkpoints']
+        objects['checkpoints'] = replace(checkpoints, about=about | (checkpoints.about or {}))
     return objects | rest
 
 # %% ../../nbs/22d_settings.ipynb #22dd0009

@@ -252,6 +252,10 @@ def at_checkpoints(model, run, checkpoints, monitor, **kw):
         found = monitor(model) if monitor else None
         require(found is None or isinstance(found, dict),
                 f"monitor returned {found!r}: it must return a dict of numbers, or nothing")
-        return found
+        return {k: _plain(v) for k, v in found.items()} if found else found
 
     return look
+
+def _plain(v):
+    "A number of PyTorch or NumPy as one of Python"
+    return v.item() if getattr(v, 'ndim', None) == 0 else v

@@ -40,7 +40,7 @@ class Hardware:
         pick_device(self.device)
         autocast('cpu', self.precision)                       # complains about unknown names
         choose('compile', self.compile, [True, False, 'auto'])
-        for name, v in dict(accumulate=self.accumulate, threads=self.threads or 1).items():
+        for name, v in dict(accumulate=self.accumulate, threads=1 if self.threads is None else self.threads).items():
             require(isinstance(v, int) and v > 0, f"{name}={v!r} must be a positive whole number")
 
     def settled(self,
@@ -52,6 +52,10 @@ class Hardware:
     ):
         "The same with nothing left open: what was said, or else what the run in `begun` uses, or else the usual"
         kept = agreed(lambda: _hardware_of(begun, device))
+        for name, v in self.to_dict().items():
+            same = v in (None, 'auto', kept.get(name, v))
+            require(same, f"out={str(begun)!r} was begun with {name}={kept.get(name)!r}, not {v!r}: "
+                          "leave it out, or choose another folder")
         precision = self.precision or kept.get('precision') or net.precision or net.net.precision
         images, minutes = settings['images'], settings['minutes']
         long = images*work > worth_compiling if images else minutes >= 30

@@ -160,7 +160,11 @@ def load(self:Learner, tensors:dict[str, Tensor]):
     slots = {slot: tensors_below(tensors, f'adam.{slot}') for slot in _adam}
     for name, p in self.net.named_parameters():
         if name not in slots['step']: continue                              # it has not been moved yet
-        self.opt.state[p] = {slot: found[name].clone().to(p.device) for slot, found in slots.items()}
+        self.opt.state[p] = {slot: _laid_out_like(p, found[name]) for slot, found in slots.items()}
+
+def _laid_out_like(p, t):
+    "A copy of `t` where `p` is, with the same strides: a fused optimiser walks through memory"
+    return torch.empty_like(p, dtype=t.dtype).copy_(t) if t.shape == p.shape else t.clone().to(p.device)
 
 def tensors_below(tensors:dict, name:str):
     "The tensors below `name`, by the rest of their names"

@@ -15,7 +15,7 @@ from fastcore.basics import patch
 
 from .. import checkpoint
 from ..errors import require
-from ..draws import Draws, hash32
+from ..draws import Draws, hash32, reseed
 from ..files import alone, atomic, content_hash
 from ..machine import caught_signals, made_with, progress
 from ..distributed import agreed, broadcast_from_first, processes, utilisation
@@ -75,10 +75,11 @@ class Loop:
 def advance(self:Loop, total:int | None=None):
     "One step"
     now = self.now(total)
-    torch.manual_seed(hash32(now.seed, now.step, processes()[0], 2))               # for dropout
+    reseed(hash32(now.seed, now.step, processes()[0], 2), self.device)             # for dropout
     found = self.step_function(now)
     numbers = dict(loss=found.loss, grad=found.grad_norm, bad=found.refused) | found.watched
     for name, v in numbers.items():
+        if name != 'bad': v = torch.where(found.refused > 0, 0., v)         # means are over the steps that were taken
         self.sums[name] = self.sums.get(name, 0.) + torch.nan_to_num(v.float(), 0., 0., 0.)
     self.at['step'] += 1
     self.at['count'] += 1
@@ -269,7 +270,9 @@ def fit(
 ) -> dict:
     "Run `step` until the budget is used up; returns the cost"
     loop = Loop(step, learners, run, device, wrong, flops, quiet, main)
-    cuda = [loop.device.index or 0] if loop.device.type == 'cuda' else []
+    cuda = []
+    if loop.device.type == 'cuda':
+        cuda = [torch.cuda.current_device() if loop.device.index is None else loop.device.index]
     lock = alone(run.out/'recipe.json') if run.out and run.chief else nullcontext()
     with caught_signals() as got, torch.random.fork_rng(cuda), lock:
         loop.prepare()
@@ -285,8 +288,7 @@ def fit(
                 stop, due = loop.stopped(got), loop.due()
                 if due or stop: loop.save(fatal=stop)
                 if due and not stop: loop.monitor(on_save)
-                if stop: break
-            if loop.stopped(got): raise KeyboardInterrupt if signal.SIGINT in got else SystemExit(143)
+                if stop: raise KeyboardInterrupt if signal.SIGINT in got else SystemExit(143)
         return loop.cost(loop.adopt())
 
 # %% ../../nbs/20c_loop.ipynb #91619e66
