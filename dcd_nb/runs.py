@@ -49,7 +49,8 @@ class Judge:
         "{space: distance} of `x`, and of its first images"
         found = {k: f(_judged(x)) for k, f in self.spaces.items()}
         far = lambda n: {k: frechet_of_factors(*factor_of(a[:n]), *self.moments[k]) for k, a in found.items()}
-        return far(len(x)), far(self.few)
+        whole = far(len(x))
+        return whole, far(self.few) if len(x) > self.few else whole
 
 # %% ../nbs/28_runs.ipynb #5f3cbf3b
 def _timed(make, n, seconds=None):

@@ -10,6 +10,7 @@ import copy, inspect, math
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from fastcore.basics import patch
 
 from ..errors import BadInput, choose, require
@@ -100,7 +101,7 @@ def _entries(function, *more):
 
 def _known(path, last, part, name):
     "Complain about a name that nobody would read"
-    require(isinstance(part, dict), f"{name!r} names nothing in this recipe: {'.'.join(path)} is {part!r}")
+    if not isinstance(part, dict): raise BadInput(f"{name!r} names nothing in this recipe: {'.'.join(path)} is {part!r}")
     if path == ['train']:
         choose('train', last, _entries(train, 'sigma_d'))
     elif path == ['distill']:
@@ -120,7 +121,9 @@ def _lines(d, indent=''):
 
 def _show(v):
     if isinstance(v, dict) and 'op' in v: return repr(Corruption.from_dict(v))
-    return repr(Named.from_dict(v)) if family_of(v) else f'{v:_}' if type(v) is int else str(v)
+    if family_of(v):
+        with torch.device('meta'): return repr(Named.from_dict(v))         # a network takes its time to draw its weights
+    return f'{v:_}' if type(v) is int else str(v)
 
 # %% ../../nbs/23_recipe.ipynb #96178045
 def network_for(
