@@ -54,7 +54,8 @@ class Judge:
             "Of the first `n` images"
             return frechet_of_factors(*factor_of(found[space][:n]), *self.moments[space])
         def distances(n): return {space: distance(space, n) for space in found}
-        return distances(len(x)), distances(self.few)
+        whole = distances(len(x))
+        return whole, distances(self.few) if len(x) > self.few else whole
 
 # %% ../nbs/28_runs.ipynb #5f3cbf3b
 def _timed(make, n, seconds=None):

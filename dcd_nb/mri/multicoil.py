@@ -12,7 +12,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 
-from ..errors import choose, require
+from ..errors import BadInput, choose, require
 from ..linalg import conjugate_gradients
 from ..operators.operator import hide_entries
 from ..operators import fftc, FourierMask, from_complex, ifftc, Operator, through_lines
@@ -71,13 +71,14 @@ class MultiCoilMRI(Operator):
     def transpose(self, y, state):
         return self._join(ifftc(to_coils(hide_entries(self, y, state['mask'], lines=True))), state)
     def square(self, x, state):
-        return self._join(through_lines(self._split(x, state), state['mask']), state)
+        S = self._maps(state)
+        return from_complex((S.conj()*through_lines(S*to_complex(x)[:, None], state['mask'])).sum(1))
     def _split(self, x, state): return self._maps(state)*to_complex(x)[:, None]
     def _join(self, z, state): return from_complex((self._maps(state).conj()*z).sum(1))
     def _maps(self, state):
         S = to_coils(state['maps'])
-        require(S.shape[1] == self.coils,
-                f"state of {self} has {S.shape[1]} maps, but coils={self.coils}")
+        if S.shape[1] != self.coils:
+            raise BadInput(f"state of {self} has {S.shape[1]} maps, but coils={self.coils}")
         return S
 
 # %% ../../nbs/03_multicoil.ipynb #a054f9f6

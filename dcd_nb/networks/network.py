@@ -7,7 +7,7 @@ __all__ = ['Network', 'num_params', 'xavier', 'positional', 'Conditioned', 'requ
            'flops']
 
 # %% ../../nbs/05_network.ipynb #3a865c3f
-import inspect, json
+import json
 from functools import cache
 
 import torch
@@ -16,14 +16,14 @@ from fastcore.basics import patch
 from torch import nn, Tensor
 
 from ..errors import BadInput, require
-from ..named import Named
+from ..named import arguments, Named
 
 # %% ../../nbs/05_network.ipynb #cb431277
 class Network(nn.Module, Named, family='network'):
     "(B, out_channels, H, W) of images (B, in_channels, H, W) and noise labels (B,)"
     def __init__(self, args:dict): # the `locals()` of the constructor
         super().__init__()
-        self.args = {k: args[k] for k in inspect.signature(type(self)).parameters}
+        self.args = {k: args[k] for k in arguments(type(self))}
 
     precision = None  # in which it runs where nothing is said; None: the usual one of the device
 
