@@ -203,7 +203,7 @@ belongs = {
         "a run is counted in images: images=steps*batch, or images=epochs*len(ys); steps of a sampler "
         "belong to Teacher.sample(n, steps=...)",
     'until solver churn state index': "it belongs to the sampler, Teacher.sample(n, ...)",
-    'device precision compile accumulate dtype amp':
+    'device precision compile accumulate threads dtype amp':
         "it belongs to the hardware, hardware=Hardware(device='cuda', precision='bf16', ...)",
     'every grid monitor select patience about checkpoint_every save_every':
         "it belongs to the checkpoints, checkpoints=Checkpoints(every=..., select=...)",
