@@ -399,7 +399,8 @@ def test_what_is_watched_is_of_the_whole_batch(name):
     (dict(images=None), 'one of the two'), (lambda: dict(student=Student(init_sigma=0)), 'init_sigma=0'), (dict(batch=0), 'batch=0'), (dict(fake_steps=0), 'fake_steps=0'),
     (dict(teacher=Teacher(Precond(MLP((1, 8, 8), 2), .5), AmbientInpainting(.5))), r'cannot learn from observations through Identity\(\)'),
     (dict(ys=Corruption(Identity(), .4).measure(digits()[:200])), 'the teacher learned from'), (dict(ys=Corruption(Identity(), .5).measure(digits()[:200, :, :4, :4])), 'the teacher learned from'),
-    (lambda: dict(student=Student(start=5)), 'start=5'), (dict(student=5), 'student=5 must be a Student'), (dict(hardware=5), 'hardware=5'), (dict(checkpoints=5), 'checkpoints=5'), (dict(fake=5), 'fake=5'), (dict(fake=dict(lrr=1)), "argument='lrr'"), (dict(precision='bf16'), "argument='precision'"), (dict(leak=.1), "argument='leak'"), (dict(halflife=None), 'halflife=None')])
+    (lambda: dict(student=Student(start=5)), 'start=5'), (dict(student=5), 'student=5 must be a Student'), (dict(hardware=5), 'hardware=5'), (dict(checkpoints=5), 'checkpoints=5'), (dict(fake=5), 'fake=5'), (dict(fake=dict(lrr=1)), "argument='lrr'"), (dict(fake=dict(lrr=1), images=None), "argument='lrr'"),
+    (dict(steps=3, images=None), r'images=steps\*batch'), (dict(epochs=1, images=None), r'images=epochs\*len\(ys\)'), (dict(precision='bf16'), "argument='precision'"), (dict(leak=.1), "argument='leak'"), (dict(halflife=None), 'halflife=None')])
 def test_bad_input_is_one_sentence(kw, says):
     ys, teacher = small(corruptions['noise'])
     with pytest.raises(BadInput, match=says) as e: distill(**dict(teacher=teacher, ys=ys, images=64, batch=32, quiet=True) | (kw() if callable(kw) else kw))

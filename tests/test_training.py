@@ -325,6 +325,7 @@ def test_another_recipe_is_refused(tmp_path):
     (lambda: dict(hardware=Hardware(precision='fp16')), 'bf16'), (dict(device='cpu'), "argument='device' is not known: it belongs to the hardware, hardware=Hardware"),
     (dict(levels=1), r"argument='levels' is not known: levels belong to the objective of train, e.g. objective=AmbientTweedie\(sigma, levels=...\)"),
     (dict(sigma=.1), r'Corruption\(op, sigma\).*objective=AmbientTweedie\(sigma\)'), (dict(loss=1), 'an argument of distill.*its objective, objective='), (dict(alpha=1.2), r'loss=SiD\(alpha=...\)'),
+    (dict(steps=3, images=None), r'images=steps\*batch.*Teacher.sample'), (dict(epochs=1, images=None), r'images=epochs\*len\(ys\)'),
     (dict(steps=9), r'images=steps\*batch.*Teacher.sample'), (dict(epochs=9), r'images=epochs\*len\(ys\)'), (dict(batch_size=9), 'is called batch'), (dict(learning_rate=1), 'is called lr'),
     (dict(monitor=print), r'checkpoints=Checkpoints\('), (dict(halflive=1), "argument='halflive' is not known; did you mean 'halflife'")])
 def test_bad_input_is_one_sentence(kw, says):

@@ -36,7 +36,8 @@ def state_from_flat(tensors:dict[str, Tensor], name='state') -> Tensor | dict | 
     return {p: state_from_flat(tensors, f'{name}.{p}') for p in sorted(parts)} or None
 
 def _check_chunks(y, seen):
-    "Every value of `y` finite, and 0 where it is hidden"
+    "Every value of `y` finite, and 0 where it is hidden; returns the share of the mask that hides"
+    zeros = 0
     for rows in torch.arange(len(y)).split(max(1, 2**20//y[0].numel())):  # a few MB at a time
         part = y[rows]
         bad = rows[~part.isfinite().flatten(1).all(1).cpu()].tolist()
@@ -44,13 +45,31 @@ def _check_chunks(y, seen):
         if seen is None: continue
         mask = seen[rows].to(part.device)
         require_binary(mask, int(rows[0]))
+        zeros += int((mask == 0).sum())
         hidden = part.masked_fill(mask != 0, 0.)
         bad = (hidden != 0).flatten(1).any(1)
         if not bad.any(): continue
         inverted = not part[bad].masked_fill(mask[bad] == 0, 0.).any()
-        why = ("the mask says 1 for hidden, it seems: pass 1 - mask (1 = observed)" if inverted else
-               "set them to 0 if noise was added after masking; else the mask belongs to another image")
+        why = ("the mask says 1 for hidden, it seems: pass (mask == 0).float() (1 = observed)" if inverted else
+               "check that 1 means observed, and that each mask belongs to its image; only then, if noise was added "
+               "after masking, set them to 0")
         raise BadInput(f"y is not 0 on hidden entries of image {rows[bad.cpu()][0].item()}: {why}")
+    return None if seen is None else zeros/seen.numel()
+
+def _check_share(op, hidden, entries):
+    "Warn about masks that hide far more or less than the operator says"
+    says = getattr(op, 'missing', None)
+    if says is None or hidden is None: return
+    if abs(hidden - says) > .1 + 5*(says*(1 - says)/entries)**.5:
+        warnings.warn(f"state hides {hidden:.1%} of the pixels, but {op} says {says:.1%}: pass the masks that made y "
+                      f"(1 = observed, 0 = hidden), or RandomMask({hidden:.3g})")
+
+def _check_channels(op, mask, shape):
+    "Refuse a mask with a channel for each of the image, where the operator has one for all"
+    try: one = op.observed(op.draw(1, op.in_shape(tuple(shape)), rng(0)))
+    except (BadInput, RuntimeError, ValueError, TypeError, IndexError): return
+    require(not torch.is_tensor(one) or one.shape[1] == mask.shape[1] or one.shape[1] != 1,
+            f"state of {op} has {mask.shape[1]} channels, but {op} has one mask for all channels: pass mask[:, :1] if they are alike")
 
 def _wanted(op, y):
     "The state that `op` needs for such observations, in words"
@@ -95,7 +114,10 @@ class Measurements:
         self.state = map_state(Tensor.detach, state)
         self.about = about or {}
         self._fits()
-        _check_chunks(self.y, corruption.op.observed(self.state))
+        mask = corruption.op.observed(self.state)
+        if torch.is_tensor(mask) and mask.ndim == 4: _check_channels(corruption.op, mask, self.y.shape[1:])
+        hidden = _check_chunks(self.y, mask)
+        if hidden is not None: _check_share(corruption.op, hidden, mask.numel())
 
     op    = property(lambda self: self.corruption.op)
     sigma = property(lambda self: self.corruption.sigma)

@@ -35,8 +35,8 @@ def _networks(teacher, ys, student, fake_settings, learn):
     nets = dict(fake=copy.deepcopy(frozen.net), generator=resized_copy(start, ys.shape))
     nets = {k: with_dropout(net, student.dropout) for k, net in nets.items()}
 
-    defaults = dict(lr=1e-5, betas=(0., .999), clip=None, warmup=0.) | averaged(learn)
-    own = dict(fake=defaults | dict(halflife=None) | known_settings(fake_settings or {}), generator=defaults)
+    defaults = dict(lr=1e-5, betas=(0., .999), clip=None, warmup=0.) | learn
+    own = dict(fake=defaults | dict(halflife=None) | (fake_settings or {}), generator=defaults)
     return frozen, nets, own
 
 def _check_arguments(teacher, ys, loss, fake, fake_steps, checkpoints):
@@ -45,6 +45,7 @@ def _check_arguments(teacher, ys, loss, fake, fake_steps, checkpoints):
     teacher.check(ys)
     require(isinstance(loss, Loss), f"loss={loss!r} must be a Loss, e.g. SiD(alpha=1.2)")
     require(fake is None or isinstance(fake, dict), f"fake={fake!r} must be a dict of settings, e.g. dict(lr=1e-4)")
+    known_settings(fake or {})
     require(isinstance(fake_steps, int) and fake_steps > 0, f"fake_steps={fake_steps!r} must be a positive whole number")
     if checkpoints.select and checkpoints.monitor is None:
         choose('select', checkpoints.select, ['proximal', 'spectrum', 'histogram'])
@@ -62,7 +63,7 @@ def distill(
     fake: dict | None = None,                  # settings of the fake that differ, e.g. dict(lr=1e-4)
     student: 'Student | Generator | None' = None, # the generator to be; or one to go on with
     out: 'str | Path | None' = None,           # folder of the run; None: nothing is kept
-    resume: bool = False,                      # go on with the run in `out`, if there is one
+    resume: bool = False,                      # go on with a run in `out`; its budget cannot be changed
     hardware: 'Hardware | str | None' = None,  # or a device, e.g. 'cuda'; None: a GPU if there is one
     checkpoints: 'Checkpoints | None' = None,  # when, and what is looked at; None: ten, with `health`
     quiet: bool = False,                       # no progress bar, no summary
@@ -80,6 +81,7 @@ def distill(
     checkpoints = Checkpoints.of(checkpoints)
     _check_arguments(teacher, ys, loss, fake, fake_steps, checkpoints)
     if out: check_kept(teacher.objective, ys.corruption.to_dict(), ys.corruption.tensors())
+    averaged(learn)
     settings = shared_plan(images, minutes, batch, seed, hardware, checkpoints)
     device = join_processes(hardware.device)
 

@@ -24,6 +24,8 @@ class DistillationStep:
                     one step of Adam on  mean_i l(y_i, a_i, b_i)                  l: SiD, DMD or SDS
                     with a = f_phi(y_s, s),  b = f_psi(y_s, s)
 
+    The levels of the fake are s ~ objective.levels, those of the generator s ~ loss.levels.
+    Each of these steps draws z, and so x, anew, with latent_scale = 1: z is standard normal.
     What is compared is A(x) for an ambient objective, A(x) with noise for `Standard`, x for one that fills holes
     """
     def __init__(self,
@@ -35,8 +37,8 @@ class DistillationStep:
         fake_steps:int,         # steps of the fake for each step of the generator
         outside_slope:float=1., # share that stays of what its images have outside [-1, 1]
     ):
-        self.teacher, self.objective, self.corruption, self.loss = teacher.net, teacher.objective, corruption, loss
-        self.fake, self.generator, self.fake_steps = fake, generator, fake_steps
+        self.teacher_net, self.objective, self.corruption, self.loss = teacher.net, teacher.objective, corruption, loss
+        self.fake_learner, self.generator_learner, self.fake_steps = fake, generator, fake_steps
         self.G = Generator(generator.net, teacher.objective, init_sigma, outside_slope=outside_slope)
 
     def generate(self, micro_batch):
@@ -52,7 +54,7 @@ def fake_loss(self:DistillationStep, micro_batch):
     with torch.no_grad():
         x = self.generate(micro_batch)
     batch = self.corruption.recorrupt(x, micro_batch.draws)
-    return self.objective.loss(self.fake.net, batch, micro_batch.draws).mean()
+    return self.objective.loss(self.fake_learner.net, batch, micro_batch.draws).mean()
 
 # %% ../../nbs/22a_step.ipynb #fa9db275
 @patch
@@ -62,8 +64,8 @@ def generator_loss(self:DistillationStep, micro_batch):
     x = self.generate(micro_batch)
     y, state = objective.compared(self.corruption, x, micro_batch.draws)
 
-    def teacher_denoises(y_s, s): return objective.denoise(self.teacher, y_s, s, state)
-    def fake_denoises(y_s, s): return objective.denoise(self.fake.net, y_s, s, state)
+    def teacher_denoises(y_s, s): return objective.denoise(self.teacher_net, y_s, s, state)
+    def fake_denoises(y_s, s): return objective.denoise(self.fake_learner.net, y_s, s, state)
 
     loss, gap = self.loss.terms(teacher_denoises, fake_denoises, y, micro_batch.draws, objective.loss_mask(state))
     watched = dict(gap=gap.mean(), power=mean_square(y), outside=mean_square(x - x.clamp(-1, 1)))
@@ -82,16 +84,16 @@ def set_trainable(net, on:bool):
 @patch
 def __call__(self:DistillationStep, now):
     "The step at `now`, a `StepContext`; returns what it found as a `Step`"
-    set_trainable(self.generator.net, False)
-    set_trainable(self.fake.net, True)
+    set_trainable(self.generator_learner.net, False)
+    set_trainable(self.fake_learner.net, True)
     fakes = []
     if self.loss.needs_fake:
         for k in range(self.fake_steps):
-            fakes.append(self.fake.step(self.fake_loss, now, key=1 + k))
+            fakes.append(self.fake_learner.step(self.fake_loss, now, key=1 + k))
 
-    set_trainable(self.fake.net, False)
-    set_trainable(self.generator.net, True)
-    step = self.generator.step(self.generator_loss, now)
+    set_trainable(self.fake_learner.net, False)
+    set_trainable(self.generator_learner.net, True)
+    step = self.generator_learner.step(self.generator_loss, now)
 
     refused = torch.stack([s.refused for s in (step, *fakes)]).amax()
     watched = dict(gap=step.watched['gap'], size=self.rms(step.watched))
@@ -121,4 +123,4 @@ def step_flops(
 @patch
 def work(self:DistillationStep):
     "Floating-point operations for one image of one step"
-    return step_flops(flops(self.teacher), flops(self.G.net), self.loss, self.fake_steps)
+    return step_flops(flops(self.teacher_net), flops(self.G.net), self.loss, self.fake_steps)

@@ -6,7 +6,7 @@
 __all__ = ['Objective', 'require_above', 'fresh', 'Standard', 'At', 'Matrix', 'best_matrix', 'gaussian_world']
 
 # %% ../../nbs/10_objective.ipynb #8c1b35c1
-import warnings
+import math, warnings
 
 import torch
 from fastcore.basics import patch
@@ -70,6 +70,16 @@ def check(self:Objective, corruption):
     "Complain about observations that it cannot learn from"
     require(not self.extra_channels or isinstance(corruption.op, type(self.op)), f"{self!r} cannot learn from observations through {corruption.op!r}: "
          "choose an objective by objective_for(corruption)")
+    for name, there in _known_of(corruption).items():
+        mine = getattr(self, name, there)
+        if isinstance(mine, (int, float)) and not math.isclose(mine, there, rel_tol=1e-6):
+            warnings.warn(f"objective.{name}={mine:g}, but the observations have {there:g}: what is learned is right "
+                          f"for {name}={mine:g} alone; objective=None takes the one that suits the observations")
+
+def _known_of(corruption):
+    "The numbers of a corruption that an objective may have, too"
+    known = {} if corruption.op.own_noise else dict(sigma=corruption.sigma)
+    return known | {k: v for k, v in vars(corruption.op).items() if k == 'missing'}
 
 @patch
 def check_condition(self:Objective, state, n:int):

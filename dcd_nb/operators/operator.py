@@ -241,10 +241,11 @@ def require_mask(op, mask, shape:tuple, lines:bool=False):
     need = (1, 1 if lines else shape[2], shape[3])
     if mask is None: raise BadInput(f"state of {op} is missing: it needs a mask of shape {need} for each image")
     if not torch.is_tensor(mask): raise BadInput(f"state of {op} must be one tensor with all masks, but is a {type(mask).__name__}")
+    axis = ": add an axis, mask[:, None]" if mask.ndim == 3 and mask.shape[1:] == need[1:] else ''
     fits = mask.ndim == 4 and all(m in (1, n) for m, n in zip(mask.shape[1:], shape[1:])) and (not lines or mask.shape[1:] == need)
     if not fits:
         raise BadInput(f"state of {op} has the shape {tuple(mask.shape[1:])} for each image, "
-                       f"but images of shape {tuple(shape[1:])} need {need}")
+                       f"but images of shape {tuple(shape[1:])} need {need}{axis}")
 
 def mask_spectrum(mask, shape:tuple):
     "Singular values of a projection that keeps what `mask` keeps of one image"

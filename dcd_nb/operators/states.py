@@ -6,6 +6,8 @@
 __all__ = ['map_state', 'require_rows', 'join_states', 'new_states', 'require_binary']
 
 # %% ../../nbs/00j_states.ipynb #00j00004
+import math
+
 import torch
 
 from ..errors import BadInput, require
@@ -30,11 +32,19 @@ def require_rows(
     "Complain about a state that is not made of tensors with a row for each image"
     def wrong(why): raise BadInput(f"{what if isinstance(what, str) else f'state of {what}'} {why}")
     def check(t):
+        several = isinstance(t, (list, tuple)) and t and all(map(torch.is_tensor, t))
+        if several: wrong(f"must be made of tensors, but holds a {type(t).__name__} of them: use torch.stack")
         if not torch.is_tensor(t): wrong(f"must be made of tensors, but holds {type(t).__name__}: use torch.as_tensor")
         if t.is_complex(): wrong(f"must be made of real numbers, but holds {t.dtype}: use torch.view_as_real")
         rows = t.shape[0] if t.ndim else 0
-        if rows != n and not (shared and rows == 1): wrong(f"is for {rows} images, but there are {n}")
+        if rows != n and not (shared and rows == 1): wrong(f"is for {rows} images, but there are {n}{_shared_by(t, n)}")
     map_state(check, state)
+
+def _shared_by(t, n):
+    "How one mask is passed for `n` images, if `t` may be one"
+    if not (t.ndim == 2 and min(t.shape) > 1 or t.ndim in (3, 4) and t.shape[0] == 1): return ''
+    size = (n, t.shape[1] if t.ndim == 4 else 1, *t.shape[-2:])
+    return f"; one mask that all share is mask.expand{size}"
 
 def join_states(
     states,  # of several groups of images
@@ -60,10 +70,16 @@ def require_binary(
     first:int=0, # number of the first image
 ):
     "Complain about a mask with other values than 0 and 1"
-    require(torch.is_tensor(mask), f"state must be one tensor with all masks, but is a {type(mask).__name__}")
+    several = ': use torch.stack' if isinstance(mask, (list, tuple)) else ''
+    require(torch.is_tensor(mask), f"state must be one tensor with all masks, but is a {type(mask).__name__}{several}")
     bad = ~((mask == 0) | (mask == 1))
     if not bad.any(): return
     i = bad.flatten(1).any(1).nonzero()[0].item()
-    value = mask[i][bad[i]][0].item()
+    value, others = mask[i][bad[i]][0].item(), mask[bad].unique()
+    if math.isnan(value):
+        raise BadInput(f"state is a mask with NaN in image {first + i}: pass (mask == 1).float() if NaN means hidden, "
+                       "or leave such images out")
+    two = len(others) == 1 and not (mask == 1).any()              # 0 and another one
+    fix = f"(mask == {value:g}).float()" if two else "(mask > t).float() with a threshold t"
     raise BadInput(f"state is a mask with other values than 0 and 1, {value:g} in image {first + i}: "
-                   f"{'divide it by 255' if value == 255 else 'round it'} (1 = observed, 0 = hidden)")
+                   f"pass {fix} (1 = observed, 0 = hidden)")
