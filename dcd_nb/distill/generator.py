@@ -15,7 +15,7 @@ import torch
 from fastcore.basics import patch
 
 from ..errors import require, number, optional
-from ..draws import latents, newest, seeded
+from ..draws import latents, newest_rule, seeded
 from ..files import file_pair, load_meta, saving
 from ..operators import map_state
 from ..diffusion import device_of, inference
@@ -46,7 +46,7 @@ class Generator:
         self.latent_scale = float(latent_scale)
         self.cost, self.history = {}, ()
         self.held = {}      # tensors of the corruption, of which `about` has the hashes
-        self.rule = newest  # of its random numbers
+        self.rule = newest_rule  # of its random numbers
 
     shape = property(lambda self: self.net.shape, doc="(C, H, W) of its images")
     corruption = property(lambda self: self.about.get('corruption'), doc="Of the observations, as plain values")
