@@ -16,7 +16,7 @@ import torch
 
 from .errors import choose, require, number
 from .named import Named
-from .draws import checked_index, ImageDraws, newest
+from .draws import checked_index, ImageDraws, newest_rule
 from .machine import pick_device, progress
 from .operators import map_state, require_rows
 
@@ -242,7 +242,7 @@ def sample(
     batch=256,      # images at a time
     device=None,    # where to compute; None: where `denoise` is
     lo=.002, hi=80., rho=7.,
-    rule:int=newest, # of the random numbers; 1 for weights that were made with it
+    rule:int=newest_rule, # of the random numbers; 1 for weights that were made with it
 ):
     "New images (N, C, H, W), on the CPU; they cost `nfe(steps, until, solver)` network calls each"
     n, *size = _shape(shape)

@@ -123,8 +123,14 @@ def commit(
     path:str | Path, # where it goes: path.safetensors, with path.json beside it
     meta:dict,       # what belongs to it; anything JSON can hold
 ):
-    "Move a finished file into place and write its JSON, which commits. A pair that is replaced can be read until then"
+    """Move a finished file into place and write its JSON. A pair that is replaced can be read until the JSON is there:
+
+    1. the tensors get a hidden name made of their hash, or their own if there is no pair yet
+    2. the JSON is written: this commits
+    3. the tensors with the hidden name get their own, over the old ones
+    """
     data, info = file_pair(path)
+    _forget_dead(data, info)
     try: json.dumps(meta)
     except (TypeError, ValueError) as e:
         raise BadInput(f"meta of {data} cannot be kept as JSON ({e}): use plain numbers, texts, lists and dicts") from e
@@ -142,6 +148,22 @@ def _waiting(data, sha256):
     "The hidden name of new tensors while the old ones have the name of both"
     return hidden_path(data, sha256[:16])
 
+def _forget_dead(*paths):
+    "Remove what processes that are gone had begun to write for `paths`"
+    if os.name != 'posix': return
+    for path in paths:
+        name = re.compile(re.escape(f'.{path.name}.') + r'(\d+)-\d+')
+        for p in path.parent.iterdir():
+            m = name.fullmatch(p.name)
+            if m and not _alive(int(m[1])): _remove(p)
+
+def _alive(pid):
+    "Is there a process of this number?"
+    try: os.kill(pid, 0)                                       # no signal, only the question
+    except (ProcessLookupError, OverflowError): return False
+    except OSError: return True                                # that of somebody else
+    return True
+
 def _forget_waiting(data, info):
     "Remove what killed processes left under such names, except tensors of which the JSON speaks"
     name, keep = re.compile(re.escape(f'.{data.name}.') + '[0-9a-f]{16}'), None
@@ -156,10 +178,11 @@ def save_tensors(
     meta:dict,               # what belongs to them; anything JSON can hold
 ):
     "Write `tensors` and `meta`; the JSON commits. What was there before can be read until then"
-    data = file_pair(path)[0]
+    data, info = file_pair(path)
     tmp = hidden_path(data)
     try:
         with saving(data):
+            _forget_dead(data, info)                           # room for the new ones
             save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, tmp)
             commit(tmp, path, meta)
     finally: _remove(tmp)
@@ -188,16 +211,20 @@ def load_tensors(
     path:str | Path, # as given to `save_tensors`
 ) -> tuple[dict[str, Tensor], dict]:
     "The tensors and the meta data that `save_tensors` wrote: exactly those, or an error"
-    data, entries = file_pair(path)[0], load_meta(path)
-    waiting = _waiting(data, entries['sha256'])
-    if waiting.exists(): data = waiting                 # the process died after the JSON: they have not got their name yet
+    final, entries = file_pair(path)[0], load_meta(path)
+    waiting = _waiting(final, entries['sha256'])
+    data = waiting if waiting.exists() else final              # the process died after the JSON: they have not got their name yet
     require(data.exists(), f"{data} is missing: its JSON is there, the tensors are not")
     size = data.stat().st_size
     require(size == entries['bytes'], f"{data} has {size} bytes, but {entries['bytes']} were written: it was cut short or "
                                  "changed; copy or make it again")
     require(file_hash(data) == entries['sha256'], f"{data} was changed after it was written: its SHA-256 is another; "
                                              "copy or make it again")
-    return load_file(data), entries['meta']
+    tensors = load_file(data)
+    if data == waiting:
+        with suppress(OSError, BadInput):                      # finish what it began, if that is allowed here
+            if load_meta(path) == entries: os.replace(waiting, final)
+    return tensors, entries['meta']
 
 # %% ../nbs/00d_files.ipynb #631bf3b8
 _names = {torch.float64: 'F64', torch.float32: 'F32', torch.float16: 'F16',

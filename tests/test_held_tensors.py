@@ -108,6 +108,18 @@ def test_another_kernel_is_another_operator(tmp_path):
     with pytest.raises(BadInput, match='op.kernel is a tensor that is not kept here'): Corruption.from_dict(A.to_dict())
 
 
+@pytest.mark.parametrize('make, says', [
+    (MotionBlur, 'the kernel of the operator has other values than in the run that was begun in out='),
+    (lambda kernel: Compose(Identity(), MotionBlur(kernel)), 'the kernel of the operator has other values')], ids=['alone', 'composed'])
+def test_a_run_does_not_go_on_with_another_kernel(make, says, tmp_path):
+    go = lambda ys: train(ys, MLP((1, 8, 8), width=8, blocks=1), out=tmp_path/'run', resume=True, **small)
+    A, B = Corruption(make(eye), .1), Corruption(make(eye.flip(0)), .1)
+    go(A.measure(x))
+    with pytest.raises(BadInput, match=says) as e: go(B.measure(x))
+    assert 'sha256' not in str(e.value) and len(str(e.value)) < 250 + len(str(tmp_path))
+    with pytest.raises(BadInput, match='y has other values than in the run'): go(A.measure(x, seed=1))
+
+
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
 def test_a_kernel_follows_the_images(dtype):
     "Matrix, adjoint and pseudo-inverse work in float64, whatever the kernel's type, and lose none of its digits"

@@ -15,8 +15,8 @@ import torch
 from fastcore.basics import patch
 
 from ..errors import require, number, optional
-from ..draws import latents, newest, seeded
-from ..files import load_meta, saving
+from ..draws import latents, newest_rule, seeded
+from ..files import file_pair, load_meta, saving
 from ..operators import map_state
 from ..diffusion import device_of, inference
 from ..networks import Network, Precond, UNet
@@ -46,7 +46,7 @@ class Generator:
         self.latent_scale = float(latent_scale)
         self.cost, self.history = {}, ()
         self.held = {}      # tensors of the corruption, of which `about` has the hashes
-        self.rule = newest  # of its random numbers
+        self.rule = newest_rule  # of its random numbers
 
     shape = property(lambda self: self.net.shape, doc="(C, H, W) of its images")
     corruption = property(lambda self: self.about.get('corruption'), doc="Of the observations, as plain values")
@@ -161,6 +161,7 @@ def load_pretrained(
     "The `Generator` or the `Teacher` that `name` holds"
     shipped = {p.stem: p for p in Path(files('dcd_nb')/'weights').glob('*.json') if load_meta(p)['meta'].get('kind') == 'generator'}
     path = name if Path(name).exists() or Path(f'{name}.json').exists() else shipped.get(str(name))
+    if path is None and file_pair(name)[0].exists(): path = name           # without JSON, which `load_meta` says
     require(path is not None, f"model={str(name)!r} is no file, no folder of a run, and no name of weights "
                               f"that come with the package ({', '.join(sorted(shipped))})")
     meta = read_recipe(path) if Path(path).is_dir() else load_meta(path)['meta']

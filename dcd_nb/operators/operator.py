@@ -6,7 +6,7 @@
 __all__ = ['Operator', 'Identity', 'RandomMask', 'hide_entries', 'require_mask', 'mask_spectrum']
 
 # %% ../../nbs/01_operator.ipynb #4b49aed2
-import copy, math
+import copy, inspect, math, re
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,16 @@ class Operator(Named, family='operator'):
     and conjugate gradients. Where it knows better, it writes `transpose` (for `adjoint`), `inverse` (`pinv`), `square` (`gram`)
     or `invisible` (`null`); with another size of y, `out_shape` and `in_shape`; with a state, `draw` and `random = True`.
     Arguments of the constructor are kept under their names; tensors among them follow the type and device of x.
+    One of your own:
+
+        class Fade(Operator):
+            "Darker from left to right"
+            def __init__(self, least:float=.5): self.least = least
+            def forward(self, x, state):
+                return x*torch.linspace(1, self.least, x.shape[-1]).to(x)
+
+    `state` is None where nothing is random. Measuring runs in float64, which `forward` must accept: what it
+    multiplies x with follows x by `.to(x)`.
     """
     linear = True  # has it an adjoint?
     random = False # does it differ from image to image?
@@ -91,7 +101,23 @@ def _run(self:Operator, method, x, state, *args):
     require_rows(state, len(x), f'state of {self}', shared=True)
     state = map_state(lambda t: t.to(x), state)
     with torch.autocast(x.device.type, enabled=False):
-        return getattr(self._like(x), method)(x, state, *args)
+        try: return getattr(self._like(x), method)(x, state, *args)
+        except (TypeError, RuntimeError) as e:
+            why = self._unlike_contract(x, e)
+            if why is None: raise
+            raise BadInput(why) from e
+
+@patch
+def _unlike_contract(self:Operator, x, error):
+    "What in an operator of one's own led to `error`, in words; None: something else"
+    for op in (self, *getattr(self, 'ops', ())):
+        try: inspect.signature(op.forward).bind(x, None)
+        except TypeError: return (f"{type(op).__name__}.forward must be written as forward(self, x, state): "
+                                  "state is None where nothing is random")
+    if re.search(r'scalar type|dtype|Input type .* (weight|bias) type', str(error)):
+        return (f"{self} cannot take images of type {x.dtype} ({str(error)[:100]}): measuring runs in float64, "
+                "so let what forward multiplies x with follow it, by .to(x)")
+    return None
 
 @patch
 def _like(self:Operator, x):

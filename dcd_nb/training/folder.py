@@ -40,6 +40,7 @@ def in_new_words(
 # %% ../../nbs/20b_folder.ipynb #9b1fc8c3
 def _flat(d, name=''):
     "A nested dict with dotted names"
+    if isinstance(d, list) and any(isinstance(part, dict) for part in d): d = dict(enumerate(d))
     if not isinstance(d, dict): return {name: d}
     found = {}
     for key, part in d.items(): found |= _flat(part, f'{name}.{key}' if name else key)
@@ -58,6 +59,16 @@ def _settings(plan):
     return _flat({k: v for k, v in plan.items() if k not in _inherited})
 
 # %% ../../nbs/20b_folder.ipynb #bec1de32
+def _hashed(k):
+    "What entry `k` of a plan has the hash of, in words; None: it is no hash"
+    if k == 'data.hash': return "y"
+    if k in ('teacher', 'start'): return f"the network of {k}"
+    if not k.endswith('.sha256'): return None
+    owner = dict(net='network', objective='objective', loss='loss').get(k.split('.')[0], 'operator')
+    if not k.endswith('.tensor.sha256'): return f"the {owner}"
+    *_, before, name = k.removesuffix('.tensor.sha256').split('.')
+    return f"the {f'{before}[{name}]' if name.isdigit() else name} of the {owner}"
+
 def read_recipe(folder:str | Path) -> dict:
     "The plan of the run in `folder`"
     path = Path(folder)/'recipe.json'
@@ -126,8 +137,11 @@ class RunFolder:
         "Complain about the first setting that differs from the `old` ones, the kind of run before all others"
         before, now = _settings(old), _settings(self.plan)
         for k in ['kind', *before, *now]:
-            require(before.get(k) == now.get(k), f"{out} was begun with {k}={before.get(k)!r}, not {now.get(k)!r}: "
-                                                 "resume with the same settings, or choose another folder")
+            if before.get(k) == now.get(k): continue
+            what = _hashed(k) if before.get(k) and now.get(k) else None
+            why = (f"{what} has other values than in the run that was begun in {out}" if what else
+                   f"{out} was begun with {k}={before.get(k)!r}, not {now.get(k)!r}")
+            raise BadInput(f"{why}: resume with the same settings, or choose another folder")
 
 # %% ../../nbs/20b_folder.ipynb #fa22cb31
 @patch

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import BadInput, require
 from ..named import require_remade, written
-from ..draws import newest, rng
+from ..draws import newest_rule, rng
 from ..files import load_tensors, save_tensors
 from ..machine import made_with, pick_device
 from ..operators import join_states, map_state
@@ -42,7 +42,7 @@ class Teacher:
         self.cost = {}          # of its run, as `fit` returned it
         self.history = ()       # the lines of its metrics.jsonl
         self.held = {}          # tensors of the corruption, of which `data` has the hashes
-        self.rule = newest      # of its random numbers
+        self.rule = newest_rule      # of its random numbers
 
     shape = property(lambda self: self.net.shape, doc="(C, H, W) of what it samples")
     corruption = property(lambda self: self.data.get('corruption'), doc="Of its observations, as plain values")
