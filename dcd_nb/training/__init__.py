@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from ..errors import choose, require, number
-from ..draws import newest, seeded
+from ..draws import newest_rule, seeded
 from ..show.images import save_images
 from ..files import saving
 from ..machine import made_with, threads_set
@@ -174,7 +174,7 @@ def shared_plan(images:float | None, minutes:float | None, batch:int, seed:int, 
     require(isinstance(seed, int) and 0 <= seed < 2**32, f"seed={seed!r} must be a whole number from 0 to 2**32 - 1")
     return dict(images=images, minutes=minutes, batch=batch, accumulate=hardware.accumulate, seed=seed,
                 checkpoint_every=checkpoints.every, select=checkpoints.select, patience=checkpoints.patience,
-                about=checkpoints.about or {}, draws=newest, made_with=made_with())
+                about=checkpoints.about or {}, draws=newest_rule, made_with=made_with())
 
 # %% ../../nbs/20e_training.ipynb #23ac088e
 belongs = {

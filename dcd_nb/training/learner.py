@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from ..errors import require, number
-from ..draws import Draws, hash32, newest
+from ..draws import Draws, hash32, newest_rule
 from ..distributed import average_over_processes, processes
 from ..networks import EMA
 
@@ -32,7 +32,7 @@ class StepContext:
         accumulate:int=1, # parts into which each process cuts its share
         slow:float=1.,    # factor on all learning rates
         device:str | torch.device='cpu',
-        rule:int=newest,  # of the random numbers
+        rule:int=newest_rule,  # of the random numbers
     ):
         self.step = step
         self.images = step*batch  # seen before this step
