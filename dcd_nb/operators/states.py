@@ -26,7 +26,7 @@ def map_state(
 def require_rows(
     state,
     n:int,                         # images
-    what:'str | Operator'='state', # how errors call it, or the operator whose state it is
+    what:object='state',           # how errors call it, or the operator whose state it is
     shared:bool=False,             # may one row stand for all images?
 ):
     "Complain about a state that is not made of tensors with a row for each image"

@@ -270,9 +270,7 @@ def fit(
 ) -> dict:
     "Run `step` until the budget is used up; returns the cost"
     loop = Loop(step, learners, run, device, wrong, flops, quiet, main)
-    cuda = []
-    if loop.device.type == 'cuda':
-        cuda = [torch.cuda.current_device() if loop.device.index is None else loop.device.index]
+    cuda = [loop.device] if loop.device.type == 'cuda' else []
     lock = alone(run.out/'recipe.json') if run.out and run.chief else nullcontext()
     with caught_signals() as got, torch.random.fork_rng(cuda), lock:
         loop.prepare()
