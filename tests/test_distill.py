@@ -352,7 +352,8 @@ def test_hardware_of_a_distillation_is_that_of_all_three_networks(monkeypatch):
     seen = set()
     class Watched(DistillationStep):
         def __call__(self, now):
-            seen.update(net.precision for net in (self.teacher, self.fake.net, self.generator.net))
+            nets = (self.teacher_net, self.fake_learner.net, self.generator_learner.net)
+            seen.update(net.precision for net in nets)
             return super().__call__(now)
     monkeypatch.setattr('dcd_nb.distill.DistillationStep', Watched)
     args = dict(images=32, batch=32, quiet=True, checkpoints=Checkpoints(monitor=False))
