@@ -14,7 +14,8 @@ from dcd_nb.objectives import AmbientTweedie, Objective, Standard
 from dcd_nb.operators import Compose, Corruption, GaussianBlur, Identity, RandomMask
 from dcd_nb.recipes import ImageSource, Recipe, add_recipe, recipe, recipes
 from dcd_nb.recipes.library import _library
-from dcd_nb.runs import Record, run_recipe
+from dcd_nb.record import Record
+from dcd_nb.runs import run_recipe
 from dcd_nb.training import RunFolder, Teacher
 
 tiny = dict(network=MLP((1, 8, 8), width=16, blocks=1), data__n=100, train__images=640, train__batch=64, distill__images=320, distill__batch=64)
