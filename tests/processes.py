@@ -10,6 +10,7 @@ calls `os.replace` for the third time, which is the same place in every run.
     python tests/processes.py NUMBER       is the server; NUMBER is its end of a socket
 """
 import atexit
+import gc
 import json
 import os
 import resource
@@ -231,6 +232,8 @@ preload = ['dcd_nb.all', 'dcd_nb.cli', 'torch._dynamo', 'torch.distributed', 'to
 
 if __name__ == '__main__':
     for name in preload: import_module(name)
+    gc.collect()
+    gc.freeze()            # otherwise the garbage collector of each command looks at all of this, and copies it
     task = serve(socket.socket(fileno=int(sys.argv[1])))
     if task is not None:
         become(*task)
