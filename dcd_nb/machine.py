@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['peaks', 'is_kernel', 'in_notebook', 'progress', 'pick_device', 'autocast', 'checked_precision', 'usual_precision',
-           'multiplies_bf16', 'crowded', 'threads_set', 'made_with', 'stamp', 'caught_signals']
+           'multiplies_bf16', 'running_elsewhere', 'crowded', 'threads_set', 'made_with', 'stamp', 'caught_signals']
 
 # %% ../nbs/00e_machine.ipynb #df6f7974
 import datetime, os, platform, signal, subprocess, sys, threading, time
@@ -80,12 +80,22 @@ def multiplies_bf16(kind:str) -> bool:
     return any(has.get(name) for name in ('avx512_bf16', 'amx_bf16'))
 
 # %% ../nbs/00e_machine.ipynb #5d1ae02b
+def running_elsewhere() -> int:
+    "How many threads of other programs run now: the fewest of five looks in a quarter of a second; 0 where nothing tells"
+    looks = []
+    for _ in range(5):
+        try: running = Path('/proc/loadavg').read_text().split()[3].split('/')[0]
+        except OSError: return 0
+        looks.append(int(running) - 1)                                      # without the one that looks
+        time.sleep(.05)
+    return max(0, min(looks))
+
 def crowded(threads:int) -> str | None:
     "What to say if `threads` threads find other programs on the cores that they need; None: there is room"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    busy = os.getloadavg()[0] if hasattr(os, 'getloadavg') else 0.
-    if threads == 1 or busy + threads < cores + 1: return None
-    return (f"other programs keep {busy:.1f} of {cores} cores busy, and threads={threads} would share them, which can be many "
+    if threads == 1: return None
+    cores, busy = os.cpu_count(), running_elsewhere()
+    if busy + threads <= cores: return None
+    return (f"other programs keep {busy} of {cores} cores busy, and threads={threads} would share them, which can be many "
             "times slower than one thread: wait for them, or pass threads=1 (OMP_NUM_THREADS=1)")
 
 @contextmanager

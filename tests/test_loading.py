@@ -38,3 +38,13 @@ def test_memory_does_not_grow_with_the_data(tmp_path):
     data, loading, measuring, observations = map(float, out.stdout.split())
     assert data > 130 and observations > 500
     assert loading < 40 and measuring < 60, out.stdout                                  # MB
+
+
+def test_digits_and_photographs_are_those_of_scikit_learn():
+    "They are read from its files, without importing it"
+    from sklearn.datasets import load_digits, load_sample_images
+    from dcd_nb.data import digits
+    from dcd_nb.show.images import sklearn_file
+    assert (digits()[:, 0].numpy() == load_digits().images.astype(np.float32)/8 - 1).all()
+    for name, image in zip(('china.jpg', 'flower.jpg'), load_sample_images().images):
+        assert (np.asarray(Image.open(sklearn_file('images')/name)) == image).all()
