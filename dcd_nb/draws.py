@@ -41,8 +41,9 @@ def rng(
     return torch.Generator(device).manual_seed(hash32(seed, *key))
 
 def reseed(seed:int, device:torch.device):
-    "Begin PyTorch's own random numbers anew, on the CPU and on `device`; other GPUs go on as they were"
-    torch.default_generator.manual_seed(seed)          # `torch.manual_seed` would reseed every GPU, too, and for good
+    "Begin PyTorch's own random numbers anew, on the CPU and on `device`, and on no other GPU"
+    # `torch.manual_seed` would reseed every GPU, too, and for good
+    torch.default_generator.manual_seed(seed)
     if torch.device(device).type == 'cuda':
         with torch.cuda.device(device): torch.cuda.manual_seed(seed)
 
@@ -78,7 +79,7 @@ class Draws:
         self.generators = {}  # one for each group; they go on from draw to draw
 
     def each(self,
-        f,       # (generator, rows) -> a tensor, a dict of tensors or None; `rows` index the positions of a group
+        f,       # (generator, rows of a group) -> a tensor, a dict of tensors or None
         n:int,   # positions
         every:int=1, # positions that share a row of what `f` returns
     ) -> list:
@@ -89,14 +90,16 @@ class Draws:
                 self.generators[k] = rng(self.seed, self.step, k, device=self.device)
             rows, kept = self.rows(k, n)
             drawn = f(self.generators[k], rows)
-            found.append(drawn if kept is None else _part(drawn, slice(kept.start//every, -(-kept.stop//every))))
+            if kept is not None: drawn = _part(drawn, slice(kept.start//every, -(-kept.stop//every)))
+            found.append(drawn)
         return found
 
     def rows(self,
         k:int, # number of a group
         n:int,
     ) -> tuple[slice | Tensor, slice | None]:
-        "The rows of group `k` among `n` positions, and which of them are kept (None: all); rows that are not there repeat others"
+        """The rows of group `k` among `n` positions, and which of them are kept (None: all);
+        rows that are not there repeat others"""
         first = k*self.group - self.start
         inside = slice(max(first, 0), min(first + self.group, n))
         if self.rule == 1 or inside.stop - inside.start == self.group: return inside, None
@@ -106,7 +109,8 @@ class Draws:
     def normal(self, x:Tensor) -> Tensor:
         "Normal noise like `x`"
         def draw(g, rows):
-            return torch.randn(number_of(rows), *x.shape[1:], generator=g, device=g.device, dtype=x.dtype)
+            size = (number_of(rows), *x.shape[1:])
+            return torch.randn(size, generator=g, device=g.device, dtype=x.dtype)
         return torch.cat(self.each(draw, len(x)))
 
     def uniform(self, n:int) -> Tensor:
@@ -133,7 +137,7 @@ def checked_index(index, n:int):
 
 # %% ../nbs/00b_draws.ipynb #3df8ffb1
 class ImageDraws:
-    "Normal noise for the images `index`, where image i gets the same in any company; it goes on from draw to draw"
+    "Normal noise for the images `index`, the same for image i in any company"
     groups = {1: 1, 2: 64}  # how many images share a generator, by rule
     def __init__(self,
         seed:int,
@@ -147,7 +151,7 @@ class ImageDraws:
         numbers, place = torch.unique(index//self.group, return_inverse=True)
         keys = (0, 3) if rule == 2 else ()              # as many as nothing else has
         self.generators = [rng(seed, k, *keys) for k in numbers.tolist()]
-        self.rows = place*self.group + index%self.group  # where the images stand among all that is drawn
+        self.rows = place*self.group + index%self.group   # of the images in all that is drawn
 
     def normal(self, shape:tuple) -> Tensor:
         "(N, *shape)"

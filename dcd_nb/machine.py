@@ -58,8 +58,9 @@ def autocast(
     precision:str | None=None, # 'fp32' or 'bf16'; None: the usual one of the device
 ):
     "The context in which networks run"
-    precision = usual_precision(device) if precision is None else checked_precision('precision', precision)
-    return torch.autocast(torch.device(device).type, torch.bfloat16) if precision == 'bf16' else nullcontext()
+    if precision is None: precision = usual_precision(device)
+    if checked_precision('precision', precision) == 'fp32': return nullcontext()
+    return torch.autocast(torch.device(device).type, torch.bfloat16)
 
 def checked_precision(name:str, precision:str) -> str:
     "`precision` itself, if it is one"
@@ -81,22 +82,23 @@ def multiplies_bf16(kind:str) -> bool:
 
 # %% ../nbs/00e_machine.ipynb #5d1ae02b
 def running_elsewhere() -> int:
-    "How many threads of other programs run now: the fewest of five looks in a quarter of a second; 0 where nothing tells"
+    "Threads of other programs that run now: the fewest of five looks; 0 where nothing tells"
     looks = []
     for _ in range(5):
         try: running = Path('/proc/loadavg').read_text().split()[3].split('/')[0]
         except OSError: return 0
-        looks.append(int(running) - 1)                                      # without the one that looks
+        looks.append(int(running) - 1)                          # without the one that looks
         time.sleep(.05)
     return max(0, min(looks))
 
 def crowded(threads:int) -> str | None:
-    "What to say if `threads` threads find other programs on the cores that they need; None: there is room"
+    "What to say if `threads` threads find no room beside other programs; None: there is room"
     if threads == 1: return None
     cores, busy = os.cpu_count(), running_elsewhere()
     if busy + threads <= cores: return None
-    return (f"other programs keep {busy} of {cores} cores busy, and threads={threads} would share them, which can be many "
-            "times slower than one thread: wait for them, or pass threads=1 (OMP_NUM_THREADS=1)")
+    return (f"other programs keep {busy} of {cores} cores busy, and threads={threads} would share "
+            "them, which can be many times slower than one thread: wait for them, or pass threads=1 "
+            "(OMP_NUM_THREADS=1)")
 
 @contextmanager
 def threads_set(n:int):

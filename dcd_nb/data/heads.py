@@ -73,10 +73,13 @@ def with_phase(
     x:torch.Tensor, # magnitudes (N, 1, H, W): floats in [-1, 1], where -1 is black, or uint8
     seed=0,         # the phase of image i depends on seed and i alone
 ) -> torch.Tensor:
-    "Complex images (N, 2, H, W) of these magnitudes, each with a smooth random phase; no magnitude is above 1"
-    require(torch.is_tensor(x) and x.ndim == 4 and x.shape[1] == 1, f"x must be grey images (N, 1, H, W), but is {tuple(getattr(x, 'shape', ()))}")
+    "Complex images (N, 2, H, W) of these magnitudes, each with a smooth random phase"
+    good = torch.is_tensor(x) and x.ndim == 4 and x.shape[1] == 1
+    require(good, f"x must be grey images (N, 1, H, W), but is {tuple(getattr(x, 'shape', ()))}")
     magnitude = x.float()/255 if x.dtype == torch.uint8 else (x + 1)/2
     v = pixel_grid(*x.shape[2:], magnitude)
-    t = torch.stack([2*torch.rand(6, generator=rng(seed, i)) - 1 for i in range(len(x))])[..., None, None]
-    phase = math.pi*t[:, 0] + t[:, 1]*v[0] + t[:, 2]*v[1] + t[:, 3]*v[0]*v[1] + t[:, 4]*v[0]**2 + t[:, 5]*v[1]**2
+    u = torch.stack([torch.rand(6, generator=rng(seed, i, 4)) for i in range(len(x))])   # 4: not those of measure
+    t = 2*u[..., None, None] - 1
+    phase = math.pi*t[:, 0] + t[:, 1]*v[0] + t[:, 2]*v[1]
+    phase = phase + t[:, 3]*v[0]*v[1] + t[:, 4]*v[0]**2 + t[:, 5]*v[1]**2
     return from_complex(torch.polar(magnitude[:, 0].clamp(0, 1), phase))

@@ -181,7 +181,8 @@ def _channels_first(a, path):
             f"{path} has shape {shape}, which is not images (N, C, H, W) or (N, H, W, C)")
     return a
 
-_names_of_arrays = dict(train=('images', 'x', 'arr_0', 'data', 'image', 'x_train', 'train'), test=('x_test', 'test'))
+_names_of_arrays = dict(
+    train=('images', 'x', 'arr_0', 'data', 'image', 'x_train', 'train'), test=('x_test', 'test'))
 
 def _array(path, part):
     "The one array of images in a npy, npz or safetensors file, (N, C, H, W)"
@@ -189,7 +190,8 @@ def _array(path, part):
     except Exception as e: _fail(path, f"cannot be read ({str(e)[:100]}): copy or make it again")
     if len(arrays) > 1:
         arrays = {k: v for k, v in arrays.items() if k in _names_of_arrays[part]}
-    require(len(arrays) == 1, f"{path} must hold one array, or one that is called {' or '.join(map(repr, _names_of_arrays[part]))}")
+    called = ' or '.join(map(repr, _names_of_arrays[part]))
+    require(len(arrays) == 1, f"{path} must hold one array, or one that is called {called}")
     try: a = torch.as_tensor(next(iter(arrays.values())))
     except (TypeError, ValueError) as e:
         _fail(path, f"holds values that cannot be read ({e!s:.80}): save it as uint8 or float32")
@@ -238,7 +240,7 @@ def _of_path(path, part):
     return path
 
 def _smaller(a, size):
-    "An array of images, averaged over squares of pixels to `size` pixels, if that is a whole factor"
+    "An array of images, averaged over squares of pixels if `size` is smaller by a whole factor"
     h, w = a.shape[2:]
     if size is None or h != w or h == size or h%size: return a
     mean = torch.cat([F.avg_pool2d(part.float(), h//size) for part in a.split(1000)])

@@ -97,7 +97,8 @@ def _random(reference):
     return f
 
 # %% ../../nbs/06b_extractors.ipynb #8c1258fb
-known_classifiers = {(1, 8, 8): DigitClassifier, (1, 28, 28): HandwritingClassifier, (3, 32, 32): CifarClassifier}
+known_classifiers = {
+    (1, 8, 8): DigitClassifier, (1, 28, 28): HandwritingClassifier, (3, 32, 32): CifarClassifier}
 
 def _classifier(reference):
     "Hidden units of the classifier for images of that shape"
@@ -180,12 +181,14 @@ _mobilenet = 'mobilenet_v3_small-047dcff4.pth'
 def _mobilenet_weights(weights):
     "The weights of the convolutions, wherever they are"
     from torchvision.models import MobileNet_V3_Small_Weights as known
-    said, cached = weights or os.getenv('DCD_IMAGENET'), Path(torch.hub.get_dir())/'checkpoints'/_mobilenet
-    path = Path(said) if said else cached
-    require(not said or path.suffix == '.safetensors', f"{path} must be a .safetensors file: save_file of safetensors writes one")
-    require(path.is_file(), "the features 'imagenet' need the weights of torchvision's mobilenet_v3_small, which are not at "
-                            f"{path}: call torchvision.models.mobilenet_v3_small(weights='DEFAULT') once, or set DCD_IMAGENET "
-                            "to a .safetensors file with them")
+    said = weights or os.getenv('DCD_IMAGENET')
+    path = Path(said) if said else Path(torch.hub.get_dir())/'checkpoints'/_mobilenet
+    require(not said or path.suffix == '.safetensors',
+            f"{path} must be a .safetensors file: save_file of safetensors writes one")
+    require(path.is_file(),
+            "the features 'imagenet' need the weights of torchvision's mobilenet_v3_small, which are "
+            f"not at {path}: call torchvision.models.mobilenet_v3_small(weights='DEFAULT') once, or "
+            "set DCD_IMAGENET to a .safetensors file with them")
     try: found = load_file(path) if said else known.DEFAULT.get_state_dict(check_hash=True)
     except Exception as e:
         raise BadInput(f"{path} cannot be read ({str(e).splitlines()[0][:80]}): download it again") from e
@@ -202,13 +205,15 @@ def imagenet(
     net, device = mobilenet_v3_small().features, pick_device(device)
     try: net.load_state_dict({k.removeprefix('features.'): t.float() for k, t in tensors.items()})
     except RuntimeError as e:
-        raise BadInput(f"{path} does not hold the weights of mobilenet_v3_small ({str(e).splitlines()[1].strip()[:80]})") from e
+        why = str(e).splitlines()[1].strip()[:80]
+        raise BadInput(f"{path} does not hold the weights of mobilenet_v3_small ({why})") from e
     net = net.to(device).eval().requires_grad_(False)
-    mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in ((.485, .456, .406), (.229, .224, .225)))
+    colors_of_imagenet = torch.tensor([[.485, .456, .406], [.229, .224, .225]], device=device)
+    mean, std = colors_of_imagenet.view(2, 1, 3, 1, 1)
 
     def f(x):
         x = x.to(device).float()
-        unit = x.norm(dim=1, keepdim=True) if x.shape[1] == 2 else (x + 1)/2                    # from 0 to 1
+        unit = x.norm(dim=1, keepdim=True) if x.shape[1] == 2 else (x + 1)/2     # from 0 to 1
         large = F.interpolate(unit.clamp(0, 1), size=(224, 224), mode='bilinear', antialias=True)
         return net((large.expand(-1, 3, -1, -1) - mean)/std).mean((2, 3)).cpu()
 
@@ -221,7 +226,8 @@ def _imagenet_for(reference):
 # %% ../../nbs/06b_extractors.ipynb #e196004e
 _spaces = {
     'classifier': _classifier, 'random': _random, 'pca': _pca, 'pixels': _pixels,
-    'imagenet': _imagenet_for, 'inception': _inception_for('clean'), 'inception-legacy': _inception_for('legacy_tensorflow')}
+    'imagenet': _imagenet_for, 'inception': _inception_for('clean'),
+    'inception-legacy': _inception_for('legacy_tensorflow')}
 
 def features(
     name:str, # 'classifier', 'random', 'pca', 'pixels', 'imagenet', 'inception', 'inception-legacy'

@@ -18,7 +18,7 @@ from ..distributed import agreed, processes
 from .folder import read_recipe
 
 # %% ../../nbs/20da_hardware.ipynb #5ab1e002
-worth_compiling = 2e14  # floating-point operations of a run on a CPU: about half an hour on two cores
+worth_compiling = 2e14  # floating-point operations of a run: half an hour on two cores
 
 @dataclass(frozen=True)
 class Hardware:
@@ -40,7 +40,8 @@ class Hardware:
         pick_device(self.device)
         autocast('cpu', self.precision)                       # complains about unknown names
         choose('compile', self.compile, [True, False, 'auto'])
-        for name, v in dict(accumulate=self.accumulate, threads=1 if self.threads is None else self.threads).items():
+        threads = 1 if self.threads is None else self.threads
+        for name, v in dict(accumulate=self.accumulate, threads=threads).items():
             require(isinstance(v, int) and v > 0, f"{name}={v!r} must be a positive whole number")
 
     def settled(self,
@@ -50,7 +51,7 @@ class Hardware:
         work,     # floating-point operations for one image of the run
         begun,    # folder of the run that goes on, or None
     ):
-        "The same with nothing left open: what was said, or else what the run in `begun` uses, or else the usual"
+        "The same with nothing left open: as said, or as the run in `begun` has it, or the usual"
         kept = agreed(lambda: _hardware_of(begun, device))
         for name, v in self.to_dict().items():
             same = v in (None, 'auto', kept.get(name, v))
@@ -59,7 +60,8 @@ class Hardware:
         precision = self.precision or kept.get('precision') or net.precision or net.net.precision
         images, minutes = settings['images'], settings['minutes']
         long = images*work > worth_compiling if images else minutes >= 30
-        compile = kept.get('compile', device.type == 'cuda' or long) if self.compile == 'auto' else self.compile
+        compile = self.compile
+        if compile == 'auto': compile = kept.get('compile', device.type == 'cuda' or long)
         return replace(self, precision=precision or usual_precision(device), compile=compile,
                        threads=self.threads or kept.get('threads') or torch.get_num_threads())
 
