@@ -211,16 +211,10 @@ def resized_copy(
 ):
     "A copy of `net` for images of another size, with its weights where they fit"
     if tuple(net.shape) == tuple(shape): return copy.deepcopy(net)
-    c, h, w = shape
-    entries = net.net.to_dict()
-    if isinstance(net.net, UNet):
-        times = h/net.shape[1]
-        entries |= dict(resolution=h if h == w else (h, w), attn=[round(r*times) for r in entries['attn']])
-        new = Network.from_dict(entries)
-        new.load_state_dict(dict(zip(new.state_dict(), net.net.state_dict().values())))
-    else:
-        with seeded(0):
-            new = Network.from_dict(entries | dict(shape=list(shape)))
+    new = net.net.resized(tuple(shape[1:]))
+    require(tuple(new.shape) == tuple(shape),
+            f"a network that makes images {tuple(net.shape)} cannot make images {tuple(shape)}: "
+            "the number of channels differs")
     return Precond(new.to(device_of(net)), net.sigma_d, net.precision)
 
 # %% ../../nbs/22_generator.ipynb #7b8e566d

@@ -6,12 +6,15 @@
 __all__ = ['MLPBlock', 'MLP']
 
 # %% ../../nbs/05b_mlp.ipynb #9ee4352c
+import warnings
+
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn
 
 from ..errors import require
-from .network import Conditioned, require_whole, xavier
+from ..draws import seeded
+from .network import Conditioned, height_and_width, require_whole, xavier
 
 # %% ../../nbs/05b_mlp.ipynb #981c015b
 class MLPBlock(nn.Module):
@@ -64,3 +67,12 @@ def forward(self:MLP, x, noise_label, class_labels=None, augment_labels=None):
     out = self.last(self.norm(h))
     if self.gain: out = out + self.lin1(self.gain(emb)*self.lin0(x))
     return out.view(-1, *self.shape)
+
+# %% ../../nbs/05b_mlp.ipynb #e73430a2
+@patch
+def resized(self:MLP, resolution:int | tuple) -> MLP:
+    "A fresh MLP like it for images of another height and width"
+    warnings.warn("the weights of an MLP fit one size of images: for another one it begins with fresh weights")
+    h, w = height_and_width(resolution)
+    with seeded(0):
+        return MLP(**self.args | dict(shape=(self.out_channels, h, w)))

@@ -141,6 +141,15 @@ def forward(self:UNet, x, noise_label, class_labels=None, augment_labels=None):
         x = block(torch.cat([x, skips.pop()], 1) if 'block' in name else x, emb)
     return conv(F.silu(norm(x)))
 
+# %% ../../nbs/05a_unet.ipynb #35a72e02
+@patch
+def resized(self:UNet, resolution:int | tuple) -> UNet:
+    "The same weights for images of another height and width"
+    times = height_and_width(resolution)[0]/self.shape[1]
+    new = UNet(**self.args | dict(resolution=resolution, attn=[round(r*times) for r in self.args['attn']]))
+    new.load_state_dict(dict(zip(new.state_dict(), self.state_dict().values())))
+    return new
+
 # %% ../../nbs/05a_unet.ipynb #dec6299a
 @patch
 def _check(self:UNet, resolution, in_channels, out_channels, channels, mult, blocks, dropout, **kw):

@@ -211,7 +211,10 @@ def image_shape(self:Recipe) -> tuple[int, int, int]:
     side = self.data.size
     if not side and isinstance(self.network, dict): side = self.network.get('resolution')
     if side: return (self.data.channels or 1, *height_and_width(side))
-    return (1, 8, 8) if self.data.source == 'digits' else (2, 1, 1)
+    require(self.data.source in _shapes, f"recipe {self.name!r} says no size of its images: set data.size (--set data.size=32)")
+    return _shapes[self.data.source]
+
+_shapes = dict(digits=(1, 8, 8)) | dict.fromkeys(('roll', 'moons', 'blobs'), (2, 1, 1))
 
 @patch
 def student_shape(self:Recipe, shape:tuple | None=None) -> tuple[int, int, int]:

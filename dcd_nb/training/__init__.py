@@ -17,7 +17,7 @@ import torch
 from ..errors import choose, require, number
 from ..draws import newest_rule, seeded
 from ..show.images import save_images
-from ..files import saving
+from ..files import content_hash, saving
 from ..machine import made_with, threads_set
 from ..distributed import join_processes
 from ..data import Measurements
@@ -136,7 +136,8 @@ def train(
     learner = Learner(net, **learn)
     data = dict(corruption=ys.corruption.to_dict(), image=list(ys.shape), n=len(ys), hash=ys.hash)
     plan = dict(kind='train', data=data, objective=objective.to_dict(), net=net.to_dict(), flip=flip,
-                learn=learner.settings, hardware=hardware.to_dict()) | settings
+                learn=learner.settings, hardware=hardware.to_dict(),
+                first=content_hash(net.state_dict())) | settings
     run = RunFolder(out, plan, resume, ys.corruption.tensors())
 
     teacher = Teacher(learner.ema.net, objective, checkpoints.about, data)

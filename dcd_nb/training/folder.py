@@ -47,7 +47,7 @@ def _flat(d, name=''):
     return found
 
 _outside = ('made_with', 'images')                # entries that say nothing about what the run does
-_inherited = ('draws', 'hardware')                # entries that a run which goes on takes from the one that began
+_inherited = ('draws', 'hardware', 'first')       # entries that a run which goes on takes from the one that began
 
 def _repeatable(plan):
     "The part of a plan that decides what is computed, but for the budget"
@@ -93,7 +93,10 @@ def load_checkpoint(folder:str | Path, plan:dict) -> tuple[dict, dict]:
 def load_weights(folder:str | Path, plan:dict) -> dict:
     "Tensors of the checkpoint that was selected, or else of the last good one"
     best = Path(folder)/'best'
-    return load_checkpoint(best if checkpoint.committed(best) else folder, plan)[0]
+    if checkpoint.committed(best): return load_checkpoint(best, plan)[0]
+    if plan.get('select'):
+        warnings.warn(f"{best} holds no weights selected by {plan['select']!r}: the last ones are taken")
+    return load_checkpoint(folder, plan)[0]
 
 # %% ../../nbs/20b_folder.ipynb #8a8d6c00
 class RunFolder:

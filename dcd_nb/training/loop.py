@@ -251,8 +251,10 @@ def adopt(self:Loop):
     value, images = agreed(self.run.least)
     if value == math.inf: return None
     owner, net = self.average()
-    if self.run.chief:
-        net.load_state_dict(tensors_below(self.best or load_weights(self.run.out, self.run.plan), owner))
+    if not agreed(lambda: bool(self.best or checkpoint.committed(self.run.out/'best'))):
+        warnings.warn(f"{self.run.out}/best is gone: the last weights are returned, not those at image {images}")
+        return None
+    if self.run.chief: net.load_state_dict(tensors_below(self.best or load_weights(self.run.out, self.run.plan), owner))
     broadcast_from_first(net.state_dict().values())
     return images
 
