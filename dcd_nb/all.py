@@ -14,7 +14,7 @@ __all__ = ['AmbientFourier', 'AmbientInpainting', 'AmbientTweedie', 'Anneal', 'B
            'proximal_fid', 'psnr', 'Quantise', 'quickstart', 'RandomMask', 'Recipe', 'recipe', 'recipes', 'Record',
            'restore', 'Restored', 'rng', 'run_recipe', 'Sample', 'sample', 'Saturation', 'save_images', 'SDS',
            'show_images', 'show_points', 'SiD', 'sliced_wasserstein', 'ssim', 'Standard', 'Student', 'Teacher',
-           'to_deepinv', 'toy', 'toy_distance', 'train', 'TruncatedLogNormal', 'UNet']
+           'to_deepinv', 'toy', 'toy_distance', 'train', 'Transformer', 'TruncatedLogNormal', 'UNet']
 
 # %% ../nbs/91_all.ipynb #2b1229b7
 from .errors import BadInput
@@ -27,7 +27,7 @@ from .data import digits, load_images, Measurements, phantoms, show_points, toy,
 from .mri import MultiCoilMRI
 from .diffusion import (ClampedLogNormal, KarrasLevels, Levels, LogNormal, LogUniform, sample,
                               TruncatedLogNormal)
-from .networks import EMA, MLP, Network, Precond, UNet
+from .networks import EMA, MLP, Network, Precond, Transformer, UNet
 from .metrics import (compare, evaluate, fid, frechet_distance, frechet_from_moments,
                             inception_score, kid, lpips, nmse, precision_recall, Proximal,
                             proximal_fid, psnr, sliced_wasserstein, ssim)
@@ -57,4 +57,4 @@ _all_ = ['AmbientFourier', 'AmbientInpainting', 'AmbientTweedie', 'Anneal', 'Bad
          'quickstart', 'RandomMask', 'Recipe', 'recipe', 'recipes', 'Record', 'restore', 'Restored',
          'rng', 'run_recipe', 'Sample', 'sample', 'Saturation', 'save_images', 'SDS', 'show_images',
          'show_points', 'SiD', 'sliced_wasserstein', 'ssim', 'Standard', 'Student', 'Teacher',
-         'to_deepinv', 'toy', 'toy_distance', 'train', 'TruncatedLogNormal', 'UNet']
+         'to_deepinv', 'toy', 'toy_distance', 'train', 'Transformer', 'TruncatedLogNormal', 'UNet']

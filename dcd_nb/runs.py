@@ -7,6 +7,7 @@ __all__ = ['Judge', 'run_recipe', 'results_of', 'picture_at', 'check_record', 'k
 
 # %% ../nbs/28_runs.ipynb #11969fae
 import json, shutil, time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,13 @@ from .show.images import png, save_images
 from .files import atomic, content_hash, file_pair, load_tensors, save_tensors
 from .files import saving
 from .machine import made_with
+from .operators import Corruption, Identity
 from .mri import sense
 from .networks import num_params
 from .metrics.frechet import factor_of, frechet_of_factors
 from .metrics.evaluation import bootstrap_distance, to_floats
-from .metrics import evenly_spaced, features, stored
+from .metrics import evenly_spaced, features, precision_recall, stored
+from .objectives import Standard
 from .training import Teacher
 from .distill import Generator
 from .recipes import Recipe, recipe
@@ -34,28 +37,33 @@ def _judged(x):
 
 # %% ../nbs/28_runs.ipynb #fc35545e
 class Judge:
-    "Distances to clean images, in each space that can be used for them"
-    few = 10_000
+    "Distances to clean images, precision and recall, in each space that can be used for them"
+    few = 10_000       # images of a distance that all records have
+    neighbours = 5000  # images of each side, for precision and recall
     def __init__(self,
         reference, # clean images (N, C, H, W)
     ):
         self.hash, self.n = content_hash(reference), len(reference)
         reference = _judged(reference)
-        self.spaces = {}
-        for name in ('classifier', 'random', 'pca'):
-            try: self.spaces[name] = features(name, reference)
-            except BadInput: pass                       # the digits' classifier knows digits only
-        self.moments = {k: factor_of(f(reference)) for k, f in self.spaces.items()}
+        self.spaces, self.moments, self.some = {}, {}, {}
+        for name in ('classifier', 'random', 'pca', *['imagenet']*(min(reference.shape[2:]) >= 32)):
+            try: f = features(name, reference)
+            except BadInput: continue                   # the classifiers know images of their kind only
+            found = f(reference)
+            self.spaces[name], self.moments[name] = f, factor_of(found)
+            self.some[name] = found[evenly_spaced(self.n, self.neighbours)]
 
     def __call__(self, x):
-        "{space: distance} of `x`, and of its first images"
-        found = {k: f(_judged(x)) for k, f in self.spaces.items()}
-        def distance(space, n):
-            "Of the first `n` images"
-            return frechet_of_factors(*factor_of(found[space][:n]), *self.moments[space])
-        def distances(n): return {space: distance(space, n) for space in found}
-        whole = distances(len(x))
-        return whole, distances(self.few) if len(x) > self.few else whole
+        "{what: {space: number}} of the images `x`"
+        said = {}
+        for space, f in self.spaces.items():
+            found = f(_judged(x))
+            def distance(n): return frechet_of_factors(*factor_of(found[:n]), *self.moments[space])
+            fd = distance(len(x))
+            near = precision_recall(found[evenly_spaced(len(x), self.neighbours)], self.some[space])
+            row = dict(fd=fd, fd_10k=distance(self.few) if len(x) > self.few else fd, precision=near[0], recall=near[1])
+            for k, v in row.items(): said.setdefault(k, {})[space] = v
+        return said
 
 # %% ../nbs/28_runs.ipynb #5f3cbf3b
 def _timed(make, n, seconds=None):
@@ -74,21 +82,34 @@ def _reconstructed(ys, n):
     y, state = ys[:n]
     return dict(zero_filled=ys.op.adjoint(y, state), sense=sense(ys.op, y, state, lam=1e-3))
 
-def contestants(ys, teacher, G, n, seed, seconds=None):
+def contestants(ys, teacher, G, n, seed, seconds=None, others=None):
     "Yield name, images, seconds for a thousand, and network calls, one party after the other"
     if tuple(ys.y.shape[1:]) == tuple(G.shape): yield 'corrupted', ys.y[:n].float().cpu(), None, 0
     for name, x in (baselines_of(ys, n) | _reconstructed(ys, n)).items():
         yield name, x[:n].float(), None, 0
     yield 'student', *_timed(lambda k: G.sample(k, seed), n), 1
-    if tuple(teacher.shape) != tuple(G.shape): return           # it lives among smaller images
-    ways = ways_to_sample(teacher, n, seed)
-    for name, kw in ways.items():
-        def make(k):
-            "The first `k` samples"
-            first = {a: v[:k] if torch.is_tensor(v) else v for a, v in kw.items()}
-            return teacher.sample(k, seed, batch=1000, **first)
-        calls = teacher.nfe(**{k: v for k, v in kw.items() if k == 'until'})
-        yield f'teacher_{name}', *_timed(make, n, seconds and seconds/len(ways)), calls
+    teachers = dict(teacher=teacher) | (others or {})
+    for who, one in teachers.items():
+        if tuple(one.shape) != tuple(G.shape): continue         # it lives among smaller images
+        ways = ways_to_sample(one, n, seed)
+        for name, kw in ways.items():
+            def make(k):
+                "The first `k` samples"
+                first = {a: v[:k] if torch.is_tensor(v) else v for a, v in kw.items()}
+                return one.sample(k, seed, batch=1000, **first)
+            calls = one.nfe(**{k: v for k, v in kw.items() if k == 'until'})
+            yield f'{who}_{name}', *_timed(make, n, seconds and seconds/len(ways)/len(teachers)), calls
+
+def _other_teachers(r, ys, teacher, G, out, clean, longer, **kw):
+    "{name: teacher} beside that of the run"
+    found = {}
+    if longer:
+        images = int(teacher.cost['images']*(1 + G.cost['pflop']/teacher.cost['pflop']))
+        found['longer'] = r.teacher(ys, images=images, out=out/'longer', **kw)
+    if clean is not None:
+        seen = replace(r, corruption=Corruption(Identity()), objective=Standard())
+        found['clean'] = seen.teacher(seen.corruption.measure(clean, r.seed), out=out/'clean', **kw)
+    return found
 
 # %% ../nbs/28_runs.ipynb #a07c120c
 def run_recipe(
@@ -99,6 +120,8 @@ def run_recipe(
     reference=None,# clean images (N, C, H, W) to compare with; None: those of the recipe
     warm=None,     # a record whose teacher and student go on, with fresh optimisers
     n=50_000,      # images that are compared
+    clean=False,   # also train a teacher on clean images, to know what the corruption costs
+    longer=False,  # also train a teacher with the computation of teacher and student together
     device=None,   # None: a GPU if there is one
     quiet=False,
 ) -> dict:
@@ -106,7 +129,7 @@ def run_recipe(
     start, out = time.time(), Path(out)
     r = name if isinstance(name, Recipe) else recipe(name)
     if minutes is not None: number('minutes', minutes, lambda v: v > 0, 'a positive number')
-    require(isinstance(n, int) and n > 1, f"n={n!r} must be a whole number of images, at least 2")
+    require(isinstance(n, int) and n > 3, f"n={n!r} must be a whole number of images, at least 4")
     if (out/'record/results.json').exists(): return results_of(out/'record')
     before = _models(warm) if warm else (None, None)
     ys, kw = r.measurements(data), dict(resume=True, device=device, quiet=quiet)
@@ -115,10 +138,12 @@ def run_recipe(
         return dict(minutes=part*minutes) if minutes else {}
     teacher = r.teacher(ys, out=out/'teacher', start=before[0], **kw, **share(.33))
     G = r.student(teacher, ys, out=out/'student', start=before[1], **kw, **share(.45))
+    seen = r.clean_images(data) if clean else None
+    others = _other_teachers(r, ys, teacher, G, out, seen, longer, **kw)
     left = minutes and max(1., 57*minutes - (time.time() - start))
-    clean = to_floats(r.clean_images(data)) if reference is None else reference
+    if reference is None: reference = to_floats(r.clean_images(data))
     began_with = warm and results_of(warm)['weights_sha256']
-    return _record(r, ys, teacher, G, clean, out, n, left, began_with)
+    return _record(r, ys, teacher, G, others, reference, out, n, left, began_with)
 
 # %% ../nbs/28_runs.ipynb #4b6de704
 def _models(record):
@@ -135,31 +160,31 @@ def results_of(record):
 # %% ../nbs/28_runs.ipynb #9a89779a
 def _tables(judge, found):
     "What `judge` says of what `contestants` yields, and its cost, as tables; and some images"
-    fd, few = {}, {}
+    tables = {}
     cost, calls, count, shown = {}, {}, {}, {}
     for name, x, each, nfe in found:
         count[name] = len(x)
         cost[name] = each and 50*each
         calls[name] = nfe
         shown[name] = x[:16]
-        for table, distances in zip((fd, few), judge(x)):
-            for space, d in distances.items(): table.setdefault(space, {})[name] = d
+        for table, numbers in judge(x).items():
+            for space, v in numbers.items(): tables.setdefault(table, {}).setdefault(space, {})[name] = v
     ways = [k for k in calls if k.startswith('teacher_')]
-    for distances in (*fd.values(), *few.values()) if ways else ():
+    for distances in (*tables['fd'].values(), *tables['fd_10k'].values()) if ways else ():
         distances.setdefault('teacher_full', min(distances[k] for k in ways))
     def two(d):
         "Of the teacher, sampled the first way, and of the student"
         return {k.split('_')[0]: d[k] for k in (*ways[:1], 'student')}
-    tables = dict(fd=fd, fd_10k=few, n=count['student'], counts=count)
+    tables |= dict(n=count['student'], counts=count, neighbours=judge.neighbours)
     return tables | dict(nfe=two(calls), seconds_50k=two(cost)), shown
 
-def _record(r, ys, teacher, G, clean, out, n, seconds, warm):
+def _record(r, ys, teacher, G, others, clean, out, n, seconds, warm):
     "Compare, and write everything; results.json comes last and says that it is complete"
     judge, models, seed = Judge(clean), dict(teacher=teacher, student=G), r.seed
-    tables, shown = _tables(judge, contestants(ys, teacher, G, n, seed, seconds))
+    tables, shown = _tables(judge, contestants(ys, teacher, G, n, seed, seconds, others))
     ran = {}
     for k in ('images', 'seconds', 'rollbacks', 'weights_sha256'):
-        ran[k] = {who: m.cost[k] for who, m in models.items()}
+        ran[k] = {who: m.cost[k] for who, m in (models | others).items()}
     results = dict(
         recipe=r.name, corruption=repr(ys.corruption), sigma=ys.sigma, seed=seed,
         device=made_with()['machine'], parameters=num_params(G.net),

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['Block', 'Conditioned', 'Conv', 'EMA', 'flops', 'Gated', 'group_norm', 'MLP', 'MLPBlock', 'Network', 'num_params',
-           'positional', 'Precond', 'twin_of', 'UNet', 'xavier']
+           'positional', 'Precond', 'twin_of', 'Transformer', 'UNet', 'xavier']
 
 # %% ../../nbs/05e_networks.ipynb #0ae238ca
 from .network import Conditioned, flops, Network, num_params, positional, twin_of, xavier
 from .unet import Block, Conv, Gated, group_norm, UNet
 from .mlp import MLP, MLPBlock
+from .transformer import Transformer
 from .precond import Precond
 from .ema import EMA
 
 _all_ = ['Block', 'Conditioned', 'Conv', 'EMA', 'flops', 'Gated', 'group_norm', 'MLP', 'MLPBlock',
-         'Network', 'num_params', 'positional', 'Precond', 'twin_of', 'UNet', 'xavier']
+         'Network', 'num_params', 'positional', 'Precond', 'twin_of', 'Transformer', 'UNet', 'xavier']
