@@ -7,7 +7,6 @@ __all__ = ['Judge', 'run_recipe', 'results_of', 'picture_at', 'check_record', 'k
 
 # %% ../nbs/28_runs.ipynb #11969fae
 import json, shutil, time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,17 +17,15 @@ from .show.images import png, save_images
 from .files import atomic, content_hash, file_pair, load_tensors, save_tensors
 from .files import saving
 from .machine import made_with
-from .operators import Corruption, Identity
 from .mri import sense
 from .networks import num_params
 from .metrics.frechet import factor_of, frechet_of_factors
 from .metrics.evaluation import bootstrap_distance, to_floats
 from .metrics import evenly_spaced, features, precision_recall, stored
-from .objectives import Standard
 from .training import Teacher
 from .distill import Generator
 from .recipes import Recipe, recipe
-from .quickstart import baselines_of, ways_to_sample
+from .quickstart import baselines_of, images_of_both, teacher_of_clean, ways_to_sample
 
 # %% ../nbs/28_runs.ipynb #25a011f5
 def _judged(x):
@@ -82,33 +79,43 @@ def _reconstructed(ys, n):
     y, state = ys[:n]
     return dict(zero_filled=ys.op.adjoint(y, state), sense=sense(ys.op, y, state, lam=1e-3))
 
-def contestants(ys, teacher, G, n, seed, seconds=None, others=None):
+def contestants(ys, teacher, G, n, seed, seconds=None):
     "Yield name, images, seconds for a thousand, and network calls, one party after the other"
     if tuple(ys.y.shape[1:]) == tuple(G.shape): yield 'corrupted', ys.y[:n].float().cpu(), None, 0
     for name, x in (baselines_of(ys, n) | _reconstructed(ys, n)).items():
         yield name, x[:n].float(), None, 0
     yield 'student', *_timed(lambda k: G.sample(k, seed), n), 1
-    teachers = dict(teacher=teacher) | (others or {})
-    for who, one in teachers.items():
-        if tuple(one.shape) != tuple(G.shape): continue         # it lives among smaller images
-        ways = ways_to_sample(one, n, seed)
-        for name, kw in ways.items():
-            def make(k):
-                "The first `k` samples"
-                first = {a: v[:k] if torch.is_tensor(v) else v for a, v in kw.items()}
-                return one.sample(k, seed, batch=1000, **first)
-            calls = one.nfe(**{k: v for k, v in kw.items() if k == 'until'})
-            yield f'{who}_{name}', *_timed(make, n, seconds and seconds/len(ways)/len(teachers)), calls
+    if tuple(teacher.shape) != tuple(G.shape): return           # it lives among smaller images
+    ways = ways_to_sample(teacher, n, seed)
+    for way in ways:
+        yield f'teacher_{way}', *sampled(teacher, way, n, seed, seconds and seconds/len(ways))
+
+def sampled(teacher, way, n, seed, seconds=None):
+    "Samples of `teacher`, drawn one of its ways, the seconds a thousand take, and network calls"
+    kw = ways_to_sample(teacher, n, seed)[way]
+    def make(k):
+        "The first `k` samples"
+        first = {a: v[:k] if torch.is_tensor(v) else v for a, v in kw.items()}
+        return teacher.sample(k, seed, batch=1000, **first)
+    calls = teacher.nfe(**{k: v for k, v in kw.items() if k == 'until'})
+    return *_timed(make, n, seconds), calls
+
+def _of_other_teachers(others, best, n, seed):
+    "The same as `contestants` for further teachers, each sampled in the ways that were `best` for the first"
+    for who, teacher in others.items():
+        if who == 'clean_teacher':
+            yield who, *sampled(teacher, 'full', n, seed)
+            continue
+        for way in ways_to_sample(teacher, n, seed):
+            if way in best: yield f'{who}_{way}', *sampled(teacher, way, n, seed)
 
 def _other_teachers(r, ys, teacher, G, out, clean, longer, **kw):
     "{name: teacher} beside that of the run"
     found = {}
     if longer:
-        images = int(teacher.cost['images']*(1 + G.cost['pflop']/teacher.cost['pflop']))
-        found['longer'] = r.teacher(ys, images=images, out=out/'longer', **kw)
+        found['longer'] = r.teacher(ys, images=images_of_both(teacher, G), out=out/'longer', **kw)
     if clean is not None:
-        seen = replace(r, corruption=Corruption(Identity()), objective=Standard())
-        found['clean'] = seen.teacher(seen.corruption.measure(clean, r.seed), out=out/'clean', **kw)
+        found['clean_teacher'] = teacher_of_clean(r, clean, out=out/'clean', **kw)
     return found
 
 # %% ../nbs/28_runs.ipynb #a07c120c
@@ -158,39 +165,65 @@ def results_of(record):
     return json.loads(path.read_text())
 
 # %% ../nbs/28_runs.ipynb #9a89779a
-def _tables(judge, found):
-    "What `judge` says of what `contestants` yields, and its cost, as tables; and some images"
-    tables = {}
-    cost, calls, count, shown = {}, {}, {}, {}
-    for name, x, each, nfe in found:
-        count[name] = len(x)
-        cost[name] = each and 50*each
-        calls[name] = nfe
-        shown[name] = x[:16]
-        for table, numbers in judge(x).items():
-            for space, v in numbers.items(): tables.setdefault(table, {}).setdefault(space, {})[name] = v
-    ways = [k for k in calls if k.startswith('teacher_')]
-    for distances in (*tables['fd'].values(), *tables['fd_10k'].values()) if ways else ():
-        distances.setdefault('teacher_full', min(distances[k] for k in ways))
-    def two(d):
-        "Of the teacher, sampled the first way, and of the student"
-        return {k.split('_')[0]: d[k] for k in (*ways[:1], 'student')}
-    tables |= dict(n=count['student'], counts=count, neighbours=judge.neighbours)
-    return tables | dict(nfe=two(calls), seconds_50k=two(cost)), shown
+class _Comparison:
+    "What a judge says of several sets of images, and their cost, as tables; and some of the images"
+    def __init__(self, judge):
+        self.judge, self.said = judge, {}
+        self.cost, self.calls, self.count, self.shown = {}, {}, {}, {}
+
+    def add(self, name, x, each, nfe):
+        "Judge the images `x`, of which a thousand took `each` seconds and one `nfe` network calls"
+        self.count[name] = len(x)
+        self.cost[name] = each and 50*each
+        self.calls[name] = nfe
+        self.shown[name] = x[:16]
+        for table, numbers in self.judge(x).items():
+            for space, v in numbers.items(): self.said.setdefault(table, {}).setdefault(space, {})[name] = v
+
+    def best_ways(self):
+        "The ways to sample from the teacher that are best in some space"
+        ways = [k for k in self.calls if k.startswith('teacher_')]
+        return {min(ways, key=d.get).removeprefix('teacher_') for d in self.said['fd'].values()} if ways else set()
+
+    def tables(self):
+        "Everything that is a number"
+        ways = [k for k in self.calls if k.startswith('teacher_')]
+        for distances in (*self.said['fd'].values(), *self.said['fd_10k'].values()) if ways else ():
+            distances.setdefault('teacher_full', min(distances[k] for k in ways))
+        def two(d):
+            "Of the teacher, sampled the first way, and of the student"
+            return {k.split('_')[0]: d[k] for k in (*ways[:1], 'student')}
+        counts = dict(n=self.count['student'], counts=self.count, neighbours=self.judge.neighbours)
+        return self.said | counts | dict(nfe=two(self.calls), seconds_50k=two(self.cost))
+
+def _weighed(folder, kind, judge, n, seed, most=6):
+    "Distances of `n` images of some of the weights that a phase kept at its checkpoints"
+    found, rows = sorted(folder.glob('*.json')), []
+    for i in evenly_spaced(len(found), most) if found else ():
+        x = kind.load(found[i].with_suffix('')).sample(n, seed)
+        rows.append(dict(images=int(found[i].stem), n=n, fd=judge(x)['fd']))
+    return rows
 
 def _record(r, ys, teacher, G, others, clean, out, n, seconds, warm):
     "Compare, and write everything; results.json comes last and says that it is complete"
     judge, models, seed = Judge(clean), dict(teacher=teacher, student=G), r.seed
-    tables, shown = _tables(judge, contestants(ys, teacher, G, n, seed, seconds, others))
+    found = _Comparison(judge)
+    for row in contestants(ys, teacher, G, n, seed, seconds): found.add(*row)
+    for row in _of_other_teachers(others, found.best_ways(), n, seed): found.add(*row)
     ran = {}
     for k in ('images', 'seconds', 'rollbacks', 'weights_sha256'):
         ran[k] = {who: m.cost[k] for who, m in (models | others).items()}
+    on_the_way = {}
+    for phase, m in models.items():
+        rows = _weighed(out/phase/'weights', type(m), judge, min(n, 2000), seed)
+        if rows: on_the_way[phase] = rows
     results = dict(
         recipe=r.name, corruption=repr(ys.corruption), sigma=ys.sigma, seed=seed,
         device=made_with()['machine'], parameters=num_params(G.net),
         reference=judge.hash, n_reference=judge.n, warm=warm, made_with=made_with())
-    shown = {'clean': clean[:16]} | shown
-    return _write(out/'record', r, results | ran | tables, judge, models, shown)
+    if on_the_way: results['on_the_way'] = on_the_way
+    shown = {'clean': clean[:16]} | found.shown
+    return _write(out/'record', r, results | ran | found.tables(), judge, models, shown)
 
 # %% ../nbs/28_runs.ipynb #2cf96a0c
 def _write(folder, r, results, judge, models, shown):

@@ -98,14 +98,15 @@ def quickstart(
     images:int=None, # seen by the teacher; default: that of the recipe
     seed:int=0,      # of everything
     out:str='quickstart', # folder for the picture, results.json and the generator
-    n:int=5000,      # samples that are compared
+    n:int=None,      # samples that are compared; default: 5000 digits, or 2000 of DATA
     no_clean:bool=False, # do without the teacher that sees clean digits
     no_longer:bool=False, # do without the teacher that computes as much as teacher and student
+    data:str=None,   # other images, as 28x28 grey pixels: mnist, or a path; about a quarter of an hour
     json:bool=False, # print one line of JSON
 ):
     "The whole method on digits, on a CPU, in minutes"
-    results = run_quickstart(corruption, sigma, images, seed, out, n, clean=not no_clean,
-                             longer=not no_longer, quiet=json)
+    results = run_quickstart(corruption, sigma, images, seed, out, n, clean=False if no_clean else None,
+                             longer=False if no_longer else None, data=data, quiet=json)
     told = ('fd', 'nfe', 'seconds_per_1000', 'seconds', 'n', 'reference', 'seed', 'corruption',
             'sigma')
     if json: report({k: results[k] for k in told}, json)
@@ -120,13 +121,15 @@ def run(
     data:str=None,   # images: a path or a name; default: those of the recipe
     warm:str=None,   # a record whose networks go on, with fresh optimisers
     n:int=50_000,    # images that are compared
+    clean:bool=False, # also train a teacher on clean images, to know what the corruption costs
+    longer:bool=False, # also train a teacher with the computation of teacher and student together
     device:str=None, # cpu, cuda, cuda:1, ...
     set:str='',      # other entries of the recipe: 'train.lr=1e-4 distill.images=1000'
     json:bool=False, # print one line of JSON
 ) -> None:
     "Train, distil, compare, and write OUT/record"
-    found = run_recipe(make(recipe).override(changes_of(set)), out, minutes, data, None, warm, n,
-                       device, quiet=json)
+    found = run_recipe(make(recipe).override(changes_of(set)), out, minutes, data, warm=warm, n=n,
+                       clean=clean, longer=longer, device=device, quiet=json)
     if json: return report(found, json)
     short = {k: found[k] for k in ('recipe', 'images', 'nfe', 'n', 'reference')}
     for space, distances in found['fd'].items():

@@ -84,23 +84,30 @@ class UNet(Conditioned):
         attn=(16,),  # attention where images have this height; the smallest size always has it
         dropout=0., augment_dim=0, classes=0,
         gated=False,            # 3x3 convolutions with gates, for images with holes
+        patch_size=1,           # the side of the squares of pixels that it takes as one, with more channels
     ):
         out_channels, mult, attn = out_channels or in_channels, tuple(mult), tuple(attn)
         super().__init__(locals())
         self.in_channels, self.out_channels = in_channels, out_channels
         self.halvings = len(mult) - 1
         self.shape = (out_channels, *height_and_width(resolution))
+        self.patch_size = patch_size
         self._check(**self.args)
         self._condition(channels, 4*channels, augment_dim, classes)
         make = partial(Block, emb=4*channels, dropout=dropout, conv=Gated if gated else Conv)
-        self.enc, skips = self._encoder(make, **self.args)
-        self.dec = self._decoder(make, skips, **self.args)
+        inside = self.args | dict(side=self.shape[1]//patch_size, in_channels=in_channels*patch_size**2,
+                                  out_channels=out_channels*patch_size**2)
+        self.enc, skips = self._encoder(make, **inside)
+        self.dec = self._decoder(make, skips, **inside)
+
+    def config(self):
+        "Without `patch_size=1`, which older descriptions do not have"
+        return {k: v for k, v in self.args.items() if (k, v) != ('patch_size', 1)}
 
 # %% ../../nbs/05a_unet.ipynb #da118cc8
 @patch
-def _encoder(self:UNet, make, resolution, in_channels, channels, mult, blocks, attn, **kw):
+def _encoder(self:UNet, make, side, in_channels, channels, mult, blocks, attn, **kw):
     "The way down, and the channels that each of its layers hands across"
-    side = height_and_width(resolution)[0]
     layers, c, skips = {f'{side}x{side}_conv': Conv(in_channels, channels)}, channels, [channels]
     for level, m in enumerate(mult):
         r = side >> level
@@ -113,11 +120,11 @@ def _encoder(self:UNet, make, resolution, in_channels, channels, mult, blocks, a
 
 # %% ../../nbs/05a_unet.ipynb #e96659c6
 @patch
-def _decoder(self:UNet, make, skips, resolution, out_channels, channels, mult, blocks, attn, **kw):
+def _decoder(self:UNet, make, skips, side, out_channels, channels, mult, blocks, attn, **kw):
     "The way up"
     layers, c = {}, channels*mult[-1]
     for level, m in reversed(list(enumerate(mult))):
-        r = height_and_width(resolution)[0] >> level
+        r = side >> level
         if level < self.halvings: layers[f'{r}x{r}_up'] = make(c, c, resample='up')
         else: layers |= {f'{r}x{r}_in0': make(c, c, attn=True), f'{r}x{r}_in1': make(c, c)}
         for i in range(blocks + 1):
@@ -131,37 +138,39 @@ def _decoder(self:UNet, make, skips, resolution, out_channels, channels, mult, b
 # %% ../../nbs/05a_unet.ipynb #945e5f76
 @patch
 def forward(self:UNet, x, noise_label, class_labels=None, augment_labels=None):
-    self._fits(x, 2**self.halvings)
+    self._fits(x, self.patch_size*2**self.halvings)
     emb, skips = self.embed(noise_label, class_labels, augment_labels), []
+    if self.patch_size > 1: x = F.pixel_unshuffle(x, self.patch_size)
     for layer in self.enc.values():
         x = layer(x, emb)
         skips.append(x)
     *body, (_, norm), (_, conv) = self.dec.items()
     for name, block in body:
         x = block(torch.cat([x, skips.pop()], 1) if 'block' in name else x, emb)
-    return conv(F.silu(norm(x)))
+    x = conv(F.silu(norm(x)))
+    return F.pixel_shuffle(x, self.patch_size) if self.patch_size > 1 else x
 
 # %% ../../nbs/05a_unet.ipynb #35a72e02
 @patch
 def resized(self:UNet, resolution:int | tuple) -> UNet:
     "The same weights for images of another height and width"
-    times = height_and_width(resolution)[0]/self.shape[1]
+    times = height_and_width(resolution)[0]/self.shape[1]                      # of the height, as `attn` counts it
     new = UNet(**self.args | dict(resolution=resolution, attn=[round(r*times) for r in self.args['attn']]))
     new.load_state_dict(dict(zip(new.state_dict(), self.state_dict().values())))
     return new
 
 # %% ../../nbs/05a_unet.ipynb #dec6299a
 @patch
-def _check(self:UNet, resolution, in_channels, out_channels, channels, mult, blocks, dropout, **kw):
+def _check(self:UNet, resolution, in_channels, out_channels, channels, mult, blocks, dropout, patch_size, **kw):
     "Border control"
     for r in height_and_width(resolution): require_whole(resolution=r)
-    require_whole(in_channels=in_channels, out_channels=out_channels, blocks=blocks)
+    require_whole(in_channels=in_channels, out_channels=out_channels, blocks=blocks, patch_size=patch_size)
     good = mult and all(isinstance(m, int) and m > 0 for m in mult)
     require(good, f"mult={mult} must be positive whole numbers, one for each size of the image")
-    f = 2**self.halvings
+    f, patches = patch_size*2**self.halvings, f" after patches of {patch_size}"*(patch_size > 1)
     require(not any(r % f for r in height_and_width(resolution)),
-            f"resolution={resolution} cannot be halved {self.halvings} times, "
-                              f"as mult={mult} asks: use a multiple of {f}, or a shorter mult")
+            f"resolution={resolution} cannot be halved {self.halvings} times{patches}, "
+            f"as mult={mult} asks: use a multiple of {f}, or a shorter mult")
     good = isinstance(channels, int) and channels >= 4 and channels % 2 == 0
     require(good, f"channels={channels!r} must be even, at least 4")
     require(0 <= dropout < 1, f"dropout={dropout!r} must be at least 0 and below 1")

@@ -179,6 +179,25 @@ _add_digits('digits-saturation',
 _add_digits('digits-clean', 'digits as they are: what a teacher could learn if it saw them', Identity(), lowest=.05,
             objective=Standard())
 
+# %% ../../nbs/23a_library.ipynb #62e2873a
+_writing_net = dict(network='UNet', resolution=28, in_channels=1, channels=64, mult=(1, 2), blocks=1, attn=(), patch_size=2)
+_writing_train = dict(images=400_000, batch=128, lr=1e-3, decay=.5, halflife=40_000, rampup=.25, keep_weights=True)
+_writing_distill = dict(images=96_000, batch=128, loss=SiD(1.2), lr=1e-4, betas=(0., .999), fake=dict(lr=3e-4),
+                        decay=.5, halflife=10_000, rampup=.25, keep_weights=True)
+
+def _add_handwriting(name, title, op, sigma=0., network={}, objective=None, **student):
+    "MNIST, seen through `op`"
+    side = op.out_shape((1, 28, 28))[1]
+    add_recipe(Recipe(name, title, ImageSource('mnist', 28, 1), Corruption(op, sigma),
+                      network=_writing_net | dict(resolution=side) | network, objective=objective or {},
+                      train=_writing_train, distill=_writing_distill | student))
+
+_add_handwriting('mnist-noise', 'MNIST with noise of sigma 0.75', Identity(), .75)
+_add_handwriting('mnist-mask', 'MNIST, 80% of the pixels missing', RandomMask(.8))
+_add_handwriting('mnist-mask-noise', 'MNIST, 60% of the pixels missing, noise of sigma 0.2 on the others', RandomMask(.6), .2)
+_add_handwriting('mnist-blur', 'MNIST, blurred by 9x9 with std 1.5, noise of sigma 0.2', GaussianBlur(9, 1.5), .2)
+_add_handwriting('mnist-sr2', 'MNIST, 28x28 seen at 14x14, noise of sigma 0.2', Downsample(2), .2, network=dict(patch_size=1))
+
 # %% ../../nbs/23a_library.ipynb #0fca1752
 def _add_toy(source):
     add_recipe(Recipe(f'{source}-noise', f'points of the toy {source!r} with noise of sigma 0.1', ImageSource(source),
@@ -206,3 +225,15 @@ _add_heads(64, (2, 4, 6, 8),
            student=dict(images=1_000_000, batch=64, lr=1e-5, fake=dict(lr=5e-5)))
 
 add_recipe(Recipe('own', 'your own measurements; the network follows their size', train=dict(images=20_000_000, batch=256)))
+
+# %% ../../nbs/23a_library.ipynb #9ac55521
+def _add_slices(size, R, **student):
+    "Scans of real slices, `R` times as fast as complete ones"
+    net = dict(network='UNet', resolution=size, in_channels=2, channels=64, mult=(1, 2), blocks=1, attn=(), patch_size=2)
+    distill = _writing_distill | dict(images=64_000) | student
+    add_recipe(Recipe(f'heads-{size}-R{R}', f'slices of heads at {size}x{size}, 4 coils, one line in {R}; pass their magnitudes',
+                      ImageSource(None, size, 2, phase=True), Corruption(MultiCoilMRI(R)), net,
+                      train=_writing_train | dict(images=300_000, batch=64, lr=5e-4), distill=distill))
+
+_add_slices(32, 4)
+_add_slices(64, 4)

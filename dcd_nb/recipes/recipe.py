@@ -20,7 +20,7 @@ from ..draws import seeded
 from ..files import file_pair, load_meta
 from ..machine import peaks
 from ..operators import Corruption
-from ..data import load_images, Measurements
+from ..data import load_images, Measurements, with_phase
 from ..networks.network import height_and_width
 from ..networks import flops, MLP, Network, num_params, Precond, UNet
 from ..objectives import Objective, objective_for
@@ -38,6 +38,7 @@ class ImageSource:
     size: int | None = None      # in pixels, to which they are cropped and resized
     channels: int | None = None
     n: int | None = None         # the first `n` of them; None: all
+    phase: bool = False          # are they magnitudes that get a smooth random phase? Two channels then
 
     def __post_init__(self):
         good = self.n is None or isinstance(self.n, int) and self.n > 0
@@ -47,7 +48,9 @@ class ImageSource:
         instead:str | Path | None=None, # another path or name
     ) -> torch.Tensor:
         "The images, as they are kept: bytes of a file, or floats in [-1, 1]"
-        return load_images(instead or self.source, self.size, self.channels, dtype=None)[:self.n]
+        source = instead or self.source
+        if self.phase: return with_phase(load_images(source, self.size, 1, dtype=None)[:self.n])
+        return load_images(source, self.size, self.channels, dtype=None)[:self.n]
 
 # %% ../../nbs/23_recipe.ipynb #33cbe6b4
 @dataclass(eq=False, repr=False)

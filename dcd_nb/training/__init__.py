@@ -251,6 +251,8 @@ def at_checkpoints(model, run, checkpoints, monitor, **kw):
             path = run.out/'samples'/f'{images:012d}.png'
             with not_fatal(), saving(path):
                 save_images(model.sample(checkpoints.grid, **kw), path, zoom=max(1, 64//w))
+        if run.out and run.chief and checkpoints.keep_weights:
+            with not_fatal(): model.save(run.out/'weights'/f'{images:012d}')
         found = monitor(model) if monitor else None
         require(found is None or isinstance(found, dict),
                 f"monitor returned {found!r}: it must return a dict of numbers, or nothing")

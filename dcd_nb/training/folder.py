@@ -262,6 +262,7 @@ class Checkpoints:
       returned; None: the last ones
     * `patience`: stop after so many checkpoints that were no better; None: never
     * `about`: plain values to note in recipe.json, e.g. the recipe of the run
+    * `keep_weights`: keep the averaged weights of each checkpoint in the folder `weights`, to look back
     """
     every: float | None = None
     grid: int = 16
@@ -269,6 +270,7 @@ class Checkpoints:
     select: str | None = None
     patience: int | None = None
     about: dict | None = None
+    keep_weights: bool = False
 
     def __post_init__(self):
         every, grid, monitor, select, patience = self.every, self.grid, self.monitor, self.select, self.patience
