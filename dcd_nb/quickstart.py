@@ -152,11 +152,9 @@ def _preview(path):
     return look
 
 def _seconds(make):
-    "The least time that `make(1000)` takes, warm, of three unless they are long"
-    make(50)
-    times = []
-    while len(times) < 3 and sum(times) < 10: times.append(timeit.timeit(lambda: make(1000), number=1))
-    return min(times)
+    "The least time of three that a thousand images take, warm; of slow networks a hundred are timed"
+    n = 1000 if timeit.timeit(lambda: make(50), number=1) < .5 else 100
+    return min(timeit.repeat(lambda: make(n), number=1, repeat=3))*1000/n
 
 def _best(table, who):
     "In each space the least distance of those whose name begins with `who`, and its name"

@@ -236,7 +236,7 @@ def _write(folder, r, results, judge, models, shown):
     with atomic(folder/'recipe.json') as tmp: tmp.write_text(json.dumps(plans, indent=1))
     with atomic(folder/'metrics.jsonl') as tmp: tmp.write_text('\n'.join(lines) + '\n')
     shape = models['student'].shape
-    save_images(torch.cat([*shown.values()]), folder/'grid.png', 16, zoom=max(1, 32//shape[-1]))
+    save_images(torch.cat([*shown.values()]), folder/'grid.png', 16, zoom=max(1, 64//shape[-1]))
     for phase, m in models.items(): _on_the_way(folder, phase, max(1, 64//m.shape[-1]))
     models['teacher'].save(folder/'teacher', half=True)
     models['student'].save(folder/'generator', half=True)

@@ -8,18 +8,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from processes import run
 
 from dcd_nb.cli import list_recipes
 from dcd_nb.draws import rng
 from dcd_nb.errors import BadInput
+from dcd_nb.data import digits
 from dcd_nb.distill import Generator
 from dcd_nb.metrics import compare
 from dcd_nb.mri import MultiCoilMRI, phantoms
 from dcd_nb.networks import MLP, Precond, UNet
 from dcd_nb.objectives import AmbientInpainting, Objective
 from dcd_nb.operators import Compose, Corruption, FourierMask, Identity, Operator, Saturation
-from dcd_nb.quickstart import ways_to_sample
+from dcd_nb.quickstart import quickstart, ways_to_sample
 from dcd_nb.recipes import recipe, recipes
 from dcd_nb.recipes.library import _library
 from dcd_nb.record import Record
@@ -157,6 +159,36 @@ def narrow(r):
 published = [k for k in recipes() if k.startswith(('cifar10', 'celebahq', 'ffhq', 'afhqv2', 'fastmri')) and not k.endswith('-small')]
 
 
+def test_opponents_and_weights_on_the_way_are_compared_too(tmp_path):
+    r = recipe('digits-noise', network=MLP((1, 8, 8), width=32, blocks=1), train__images=640, train__batch=64, distill__images=320, distill__batch=64, train__keep_weights=True, distill__keep_weights=True)
+    found = run_recipe(r, tmp_path/'a', n=300, clean=True, longer=True, quiet=True)
+    best = {min((v, k) for k, v in d.items() if k.startswith('teacher_'))[1].replace('teacher_', 'longer_') for d in found['fd'].values()}
+    assert {k for k in found['counts'] if k.startswith(('longer', 'clean'))} == best | {'clean_teacher'}
+    teacher, G = Teacher.load(tmp_path/'a/teacher'), Generator.load(tmp_path/'a/student')
+    both = json.loads((tmp_path/'a/longer/recipe.json').read_text())['images']
+    work = [json.loads((tmp_path/f'a/{phase}/results.json').read_text())['pflop'] for phase in ('teacher', 'student')]
+    assert both == found['images']['longer'] and abs(both - 640*sum(work)/work[0]) < 64 and found['images']['clean_teacher'] == 640
+    seen = json.loads((tmp_path/'a/clean/recipe.json').read_text())
+    assert seen['data']['corruption'] == dict(op=dict(operator='Identity'), sigma=0.) and seen['objective']['objective'] == 'Standard'
+    for phase, model, way in (('teacher', teacher, 'teacher_truncated'), ('student', G, 'student')):
+        rows = found['on_the_way'][phase]
+        assert rows[-1]['images'] == found['images'][phase] and [row['images'] for row in rows] == sorted({row['images'] for row in rows}) and len(rows) > 3
+        for space, d in rows[-1]['fd'].items(): assert d == pytest.approx(found['fd'][space][way], rel=1e-4)    # the last weights are those of the run
+        assert rows[0]['fd']['random'] > rows[-1]['fd']['random']
+    for table in ('precision', 'recall'): assert all(0 <= v <= 1 for d in found[table].values() for v in d.values()) and {*found[table]['pca']} == {*found['counts']}
+    assert 'precision / recall' in str(Record(tmp_path/'a/record'))
+
+
+def test_quickstart_takes_other_images(tmp_path):
+    save = lambda x, k: Image.fromarray((127.5*x[0, 0] + 127.5).byte().numpy()).resize((30, 30)).save(tmp_path/f'data/{k}.png')
+    (tmp_path/'data').mkdir()
+    for k in range(40): save(digits()[k:k+1], k)
+    found = quickstart(images=256, n=40, data=str(tmp_path/'data'), out=tmp_path/'out', quiet=True)
+    assert {p.name for p in (tmp_path/'out').iterdir()} >= {'preview.png', 'quickstart.png', 'results.json', 'generator.safetensors'}
+    assert Generator.load(tmp_path/'out/generator').shape == (1, 28, 28) and found['n'] == 40 and not found['equal_compute'] and 'clean_teacher' not in found['fd']['pca']
+    with pytest.raises(BadInput, match='noise, mask, blur'): quickstart('saturation', data=str(tmp_path/'data'))
+
+
 def test_scans_leave_a_record(tmp_path):
     r = recipe('phantoms-16-R4', data__n=300, train__images=2560, distill__images=1280)
     results = run_recipe(r, tmp_path/'a', n=200, quiet=True)
@@ -225,7 +257,7 @@ def test_every_kind_of_recipe_runs_three_steps_of_both_phases(name):
     r = narrow(recipe(name))
     if name.startswith('fastmri'): ys = r.corruption.measure(phantoms(4, (48, 40)))
     elif name.startswith('phantoms'): ys = r.corruption.measure(phantoms(4, r.data.size))          # not all of them, of which the first four would be taken
-    elif r.data.source in (None, 'cifar10'):
+    elif r.data.source in (None, 'cifar10', 'mnist'):
         ys = r.corruption.measure(2*torch.rand(4, r.data.channels, r.data.size, r.data.size, generator=rng(0)) - 1)
     else: ys = r.override({'data.n': 4}).measurements()
     teacher = r.teacher(ys, quiet=True, grid=0, checkpoint_every=6)

@@ -1,5 +1,6 @@
 "Choosing without clean images: the proximal distance, the best checkpoint under faults, noise and operators from observations."
 import json
+import shutil
 import signal
 
 import pytest
@@ -49,6 +50,16 @@ def go(made, **kw):
 
 
 def shown(model): return content_hash(model.net.state_dict())
+
+
+def test_lost_weights_are_told(made, tmp_path):
+    "Without its folder the best is gone: the last weights are returned, and not called selected"
+    G = go(made, monitor=Says(3., 1., 2., 2., 2.), select='v', out=tmp_path/'run')
+    shutil.rmtree(tmp_path/'run/best')
+    with pytest.warns(UserWarning, match="best holds no weights selected by 'v'"): last = Generator.load(tmp_path/'run')
+    with pytest.warns(UserWarning, match="best is gone: the last weights are returned, not those at image 128"):
+        again = go(made, monitor=Says(3., 1., 2., 2., 2.), select='v', out=tmp_path/'run', resume=True)
+    assert 'selected' not in again.cost and shown(again) == shown(last) != shown(G)
 
 
 @pytest.mark.parametrize('kept', [True, False])

@@ -179,6 +179,7 @@ def _check(self:UNet, resolution, in_channels, out_channels, channels, mult, blo
 UNet.sizes = dict(
     digits  = dict(resolution=8, in_channels=1, channels=32, mult=(1, 1), blocks=1, attn=()),
     tiny    = dict(resolution=32, in_channels=3, channels=32, mult=(2, 2, 2), blocks=2),
+    cpu     = dict(resolution=32, in_channels=3, channels=64, mult=(1, 2, 2), blocks=2, attn=(8,), patch_size=2),
     small   = dict(resolution=32, in_channels=3, channels=64, mult=(1, 2, 2), blocks=2),
     medium  = dict(resolution=32, in_channels=3, channels=64, mult=(2, 2, 2), blocks=4),
     cifar10 = dict(resolution=32, in_channels=3, channels=128, mult=(2, 2, 2), blocks=4,

@@ -198,6 +198,21 @@ _add_handwriting('mnist-mask-noise', 'MNIST, 60% of the pixels missing, noise of
 _add_handwriting('mnist-blur', 'MNIST, blurred by 9x9 with std 1.5, noise of sigma 0.2', GaussianBlur(9, 1.5), .2)
 _add_handwriting('mnist-sr2', 'MNIST, 28x28 seen at 14x14, noise of sigma 0.2', Downsample(2), .2, network=dict(patch_size=1))
 
+# %% ../../nbs/23a_library.ipynb #4171e475
+def _add_cpu_editions(*names):
+    "The recipes of these names at a size for the hours of a CPU"
+    for name in names:
+        r = recipe(name)
+        side = r.corruption.op.out_shape((3, 32, 32))[1]
+        net = dict(network='UNet') | UNet.sizes['cpu'] | dict(resolution=side)
+        if side < 32: net |= dict(patch_size=1)
+        add_recipe(replace(
+            r, name=f'{name}-cpu', title=f'{r.title}; for the hours of a CPU', network=net,
+            train=_writing_train | dict(images=4_000_000, lr=5e-4, halflife=100_000, flip=True),
+            distill=_writing_distill | dict(images=600_000, lr=5e-5, fake=dict(lr=15e-5), halflife=20_000)))
+
+_add_cpu_editions('cifar10-noise-0.2', 'cifar10-mask-0.6', 'cifar10-sr')
+
 # %% ../../nbs/23a_library.ipynb #0fca1752
 def _add_toy(source):
     add_recipe(Recipe(f'{source}-noise', f'points of the toy {source!r} with noise of sigma 0.1', ImageSource(source),

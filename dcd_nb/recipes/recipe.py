@@ -181,14 +181,16 @@ def _own_corruption(r):
 def network_for(
     shape:tuple, # (C, H, W) of the images
 ) -> Network:
-    "A network that suits images of that shape: an MLP for vectors and tiny images, else a U-Net"
+    "A network that suits images of that shape: an MLP for vectors and tiny images, else a U-Net, on squares of pixels if they are many"
     c, h, w = shape
     if h*w <= 64: return MLP(shape, linear=h*w > 1)
     require(h % 4 == 0 and w % 4 == 0, f"images of {h}x{w} pixels suit no network here: "
                                        "crop or pad their sides to multiples of 4")
-    halvings = max(1, min(3, int(math.log2(min(h, w)/8))))
-    while h % 2**halvings or w % 2**halvings: halvings -= 1
-    return UNet(h if h == w else (h, w), c, channels=64, mult=(1, *[2]*halvings), blocks=2)
+    patch_size = 2 if min(h, w) >= 24 else 1
+    h_in, w_in = h//patch_size, w//patch_size
+    halvings = max(1, min(3, int(math.log2(min(h_in, w_in)/8))))
+    while h_in % 2**halvings or w_in % 2**halvings: halvings -= 1
+    return UNet(h if h == w else (h, w), c, channels=64, mult=(1, *[2]*halvings), blocks=2, patch_size=patch_size)
 
 @patch
 def network_for(self:Recipe,
