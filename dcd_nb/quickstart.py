@@ -61,9 +61,9 @@ def quickstart(
     seed=0,
     out='quickstart',   # folder for the picture, results.json and the generator; None: nothing
     n=None,             # samples that are compared; None: 5000 digits, or 2000 of `data`
-    clean=None,         # also train a teacher on clean images, to know what the corruption costs; None: on digits
-    longer=None,        # also train a teacher with the computation of teacher and student together; None: of digits
-    data=None,          # other images, seen as 28x28 grey pixels: 'mnist', or a path. None: the digits
+    clean=None,         # also train a teacher on clean images; None: if they are the digits
+    longer=None,        # also train a teacher with as much computation as teacher and student; None: as `clean`
+    data=None,          # other images, as 28x28 grey pixels: 'mnist', or a path; None: the digits
     quiet=False,
 ) -> dict:
     "Corrupt, train, distil and compare; returns the distances"
@@ -76,7 +76,7 @@ def quickstart(
         with saving(Path(out)/'results.json'): pass  # better now than after the work
     tell = _silent if quiet else print
 
-    reference = to_floats(r.clean_images(data))                 # to simulate observations, and to compare with
+    reference = to_floats(r.clean_images(data))        # to make observations, and to compare with
     ys = r.corruption.measure(reference, seed)
     look = _preview(Path(out)/'preview.png') if out and data else False
     if look: tell(f'a picture of what is learned comes every minute or so: {Path(out)}/preview.png')
@@ -131,7 +131,7 @@ def _recipe(corruption, sigma, images, seed, data):
     known = [kind for kind in kinds if not data or f'mnist-{kind}' in recipes()]
     r = recipe(f"{'mnist' if data else 'digits'}-{choose('corruption', corruption, known)}")
     changes = {'train.seed': seed, 'distill.seed': seed}
-    if data and images is None: images = 100_000                # a quarter of the recipe's: minutes, not an hour
+    if data and images is None: images = 100_000       # a quarter of the recipe's: minutes
     if sigma is not None:
         good = lambda v: 0 < v < 5 or v == 0 and corruption == 'mask'
         changes['corruption.sigma'] = number('sigma', sigma, good,
@@ -152,7 +152,7 @@ def _preview(path):
     return look
 
 def _seconds(make):
-    "The least time of three that a thousand images take, warm; of slow networks a hundred are timed"
+    "The least time of three that a thousand images take; of slow networks a hundred are timed"
     n = 1000 if timeit.timeit(lambda: make(50), number=1) < .5 else 100
     return min(timeit.repeat(lambda: make(n), number=1, repeat=3))*1000/n
 

@@ -49,9 +49,10 @@ class Record:
             said.append(line(who, n, [f'{d[who]:.4f}' for d in r['fd'].values()]))
         if 'recall' in r:                               # records of older versions do not say it
             said.append('precision / recall')
-            def both(who, space): return f"{r['precision'][space][who]:.2f} / {r['recall'][space][who]:.2f}"
             for who, n in r['counts'].items():
-                said.append(line(who, min(n, r['neighbours']), [both(who, space) for space in r['fd']]))
+                pairs = [(r[k][space][who] for k in ('precision', 'recall')) for space in r['fd']]
+                shown = ['{:.2f} / {:.2f}'.format(*pair) for pair in pairs]
+                said.append(line(who, min(n, r['neighbours']), shown))
         for who, nfe in r['nfe'].items():
             learned = f"{r['images'][who]} images in {r['seconds'][who]:.0f} s"
             samples = f"{nfe} call{'s'*(nfe > 1)}, {r['seconds_50k'][who]:.1f} s for 50 000 samples"

@@ -45,7 +45,7 @@ class Judge:
         self.spaces, self.moments, self.some = {}, {}, {}
         for name in ('classifier', 'random', 'pca', *['imagenet']*(min(reference.shape[2:]) >= 32)):
             try: f = features(name, reference)
-            except BadInput: continue                   # the classifiers know images of their kind only
+            except BadInput: continue           # the classifiers know images of their kind only
             found = f(reference)
             self.spaces[name], self.moments[name] = f, factor_of(found)
             self.some[name] = found[evenly_spaced(self.n, self.neighbours)]
@@ -57,8 +57,10 @@ class Judge:
             found = f(_judged(x))
             def distance(n): return frechet_of_factors(*factor_of(found[:n]), *self.moments[space])
             fd = distance(len(x))
-            near = precision_recall(found[evenly_spaced(len(x), self.neighbours)], self.some[space])
-            row = dict(fd=fd, fd_10k=distance(self.few) if len(x) > self.few else fd, precision=near[0], recall=near[1])
+            rows = evenly_spaced(len(x), self.neighbours)
+            near = precision_recall(found[rows], self.some[space])
+            few = distance(self.few) if len(x) > self.few else fd
+            row = dict(fd=fd, fd_10k=few, precision=near[0], recall=near[1])
             for k, v in row.items(): said.setdefault(k, {})[space] = v
         return said
 
@@ -101,7 +103,7 @@ def sampled(teacher, way, n, seed, seconds=None):
     return *_timed(make, n, seconds), calls
 
 def _of_other_teachers(others, best, n, seed):
-    "The same as `contestants` for further teachers, each sampled in the ways that were `best` for the first"
+    "The same as `contestants` for further teachers, sampled in the ways that were `best` for the first"
     for who, teacher in others.items():
         if who == 'clean_teacher':
             yield who, *sampled(teacher, 'full', n, seed)
@@ -178,12 +180,14 @@ class _Comparison:
         self.calls[name] = nfe
         self.shown[name] = x[:16]
         for table, numbers in self.judge(x).items():
-            for space, v in numbers.items(): self.said.setdefault(table, {}).setdefault(space, {})[name] = v
+            of_table = self.said.setdefault(table, {})
+            for space, v in numbers.items(): of_table.setdefault(space, {})[name] = v
 
     def best_ways(self):
         "The ways to sample from the teacher that are best in some space"
         ways = [k for k in self.calls if k.startswith('teacher_')]
-        return {min(ways, key=d.get).removeprefix('teacher_') for d in self.said['fd'].values()} if ways else set()
+        tables = self.said['fd'].values() if ways else ()
+        return {min(ways, key=d.get).removeprefix('teacher_') for d in tables}
 
     def tables(self):
         "Everything that is a number"

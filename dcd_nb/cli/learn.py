@@ -101,12 +101,12 @@ def quickstart(
     n:int=None,      # samples that are compared; default: 5000 digits, or 2000 of DATA
     no_clean:bool=False, # do without the teacher that sees clean digits
     no_longer:bool=False, # do without the teacher that computes as much as teacher and student
-    data:str=None,   # other images, as 28x28 grey pixels: mnist, or a path; about a quarter of an hour
+    data:str=None,   # other images, as 28x28 grey pixels: mnist, or a path; a quarter of an hour
     json:bool=False, # print one line of JSON
 ):
     "The whole method on digits, on a CPU, in minutes"
-    results = run_quickstart(corruption, sigma, images, seed, out, n, clean=False if no_clean else None,
-                             longer=False if no_longer else None, data=data, quiet=json)
+    further = dict(clean=False if no_clean else None, longer=False if no_longer else None)
+    results = run_quickstart(corruption, sigma, images, seed, out, n, data=data, quiet=json, **further)
     told = ('fd', 'nfe', 'seconds_per_1000', 'seconds', 'n', 'reference', 'seed', 'corruption',
             'sigma')
     if json: report({k: results[k] for k in told}, json)

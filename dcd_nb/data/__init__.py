@@ -10,7 +10,8 @@ __all__ = ['cache_dir', 'decode', 'digits', 'image_files', 'known_images', 'load
 from .sources import digits, low_rank, show_points, toy, toy_curve, toy_distance
 from .heads import phantoms, with_phase
 from .measurements import Measurements
-from .loading import cache_dir, decode, image_files, known_images, load_images
+from .archives import image_files
+from .loading import cache_dir, decode, known_images, load_images
 from .on_disk import measure_to
 
 _all_ = ['cache_dir', 'decode', 'digits', 'image_files', 'known_images', 'load_images', 'low_rank',

@@ -72,7 +72,8 @@ def forward(self:MLP, x, noise_label, class_labels=None, augment_labels=None):
 @patch
 def resized(self:MLP, resolution:int | tuple) -> MLP:
     "A fresh MLP like it for images of another height and width"
-    warnings.warn("the weights of an MLP fit one size of images: for another one it begins with fresh weights")
+    warnings.warn("the weights of an MLP fit one size of images: "
+                  "for another one it begins with fresh weights")
     h, w = height_and_width(resolution)
     with seeded(0):
         return MLP(**self.args | dict(shape=(self.out_channels, h, w)))

@@ -28,9 +28,10 @@ class Network(nn.Module, Named, family='network'):
     precision = None  # in which it runs where nothing is said; None: the usual one of the device
 
     def resized(self, resolution:int | tuple) -> 'Network':
-        "A network like it for images of another height and width, with its weights as far as they fit"
-        raise BadInput(f"{type(self).__name__} cannot make images of another size: give it a method `resized`, "
-                       "use a UNet or a Transformer, or pass student=Student(start=...) with a generator of that size")
+        "A network like it for images of another size, with its weights as far as they fit"
+        raise BadInput(f"{type(self).__name__} cannot make images of another size: "
+                       "give it a method `resized`, use a UNet or a Transformer, "
+                       "or pass student=Student(start=...) with a generator of that size")
 
     def config(self): return self.args
     def __repr__(self): return f"{Named.__repr__(self)}, {num_params(self)/1e6:.2f} M parameters"

@@ -25,7 +25,8 @@ class Attention(nn.Module):
 
     def forward(self, x):
         b, n, width = x.shape
-        q, k, v = self.qkv(x).view(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)    # (b, head, patch, width/heads)
+        # each of them is (b, head, patch, width/heads)
+        q, k, v = self.qkv(x).view(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         q, k = self.norm_q(q).to(v.dtype), self.norm_k(k).to(v.dtype)
         a = F.scaled_dot_product_attention(q, k, v)
         return self.proj(a.transpose(1, 2).reshape(b, n, width))
@@ -83,7 +84,8 @@ class Transformer(Conditioned):
 def forward(self:Transformer, x, noise_label, class_labels=None, augment_labels=None):
     self._fits(x)
     (h, w), size = x.shape[2:], self.shape[1:]
-    require((h, w) == size, f"images of {h}x{w} pixels do not fit: the network was made for {size[0]}x{size[1]}, see `resized`")
+    require((h, w) == size, f"images of {h}x{w} pixels do not fit: "
+                            f"the network was made for {size[0]}x{size[1]}, see `resized`")
     emb = self.embed(noise_label, class_labels, augment_labels)
     h = (self.first(x) + self.position).flatten(2).transpose(1, 2)            # (b, patch, width)
     made, half = [], len(self.blocks) - len(self.joins)
@@ -107,16 +109,20 @@ def resized(self:Transformer, resolution:int | tuple) -> Transformer:
     "The same weights for images of another height and width"
     new = Transformer(**self.args | dict(resolution=resolution))
     weights = self.state_dict()
-    weights['position'] = F.interpolate(weights['position'], size=new.position.shape[2:], mode='bilinear')
+    size = new.position.shape[2:]
+    weights['position'] = F.interpolate(weights['position'], size=size, mode='bilinear')
     new.load_state_dict(weights)
     return new
 
 @patch
-def _check(self:Transformer, resolution, in_channels, out_channels, patch, width, depth, heads, dropout, **kw):
+def _check(self:Transformer, resolution, patch, width, heads, dropout, **others):
     "Border control"
-    require_whole(in_channels=in_channels, out_channels=out_channels, patch=patch, width=width, depth=depth, heads=heads)
+    counts = {k: others[k] for k in ('in_channels', 'out_channels', 'depth')}
+    require_whole(patch=patch, width=width, heads=heads, **counts)
     for side in height_and_width(resolution):
         require_whole(resolution=side)
-        require(side % patch == 0, f"resolution={resolution} cannot be cut into patches of patch={patch} pixels")
-    require(width % 2 == 0 and width % heads == 0, f"width={width} must be even, and a multiple of heads={heads}")
+        require(side % patch == 0,
+                f"resolution={resolution} cannot be cut into patches of patch={patch} pixels")
+    require(width % 2 == 0 and width % heads == 0,
+            f"width={width} must be even, and a multiple of heads={heads}")
     require(0 <= dropout < 1, f"dropout={dropout!r} must be at least 0 and below 1")

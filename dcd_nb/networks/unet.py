@@ -84,7 +84,7 @@ class UNet(Conditioned):
         attn=(16,),  # attention where images have this height; the smallest size always has it
         dropout=0., augment_dim=0, classes=0,
         gated=False,            # 3x3 convolutions with gates, for images with holes
-        patch_size=1,           # the side of the squares of pixels that it takes as one, with more channels
+        patch_size=1,           # squares of so many pixels are taken as one, with more channels
     ):
         out_channels, mult, attn = out_channels or in_channels, tuple(mult), tuple(attn)
         super().__init__(locals())
@@ -95,8 +95,9 @@ class UNet(Conditioned):
         self._check(**self.args)
         self._condition(channels, 4*channels, augment_dim, classes)
         make = partial(Block, emb=4*channels, dropout=dropout, conv=Gated if gated else Conv)
-        inside = self.args | dict(side=self.shape[1]//patch_size, in_channels=in_channels*patch_size**2,
-                                  out_channels=out_channels*patch_size**2)
+        inside = self.args | dict(side=self.shape[1]//patch_size)
+        inside['in_channels'] *= patch_size**2
+        inside['out_channels'] *= patch_size**2
         self.enc, skips = self._encoder(make, **inside)
         self.dec = self._decoder(make, skips, **inside)
 
@@ -154,17 +155,19 @@ def forward(self:UNet, x, noise_label, class_labels=None, augment_labels=None):
 @patch
 def resized(self:UNet, resolution:int | tuple) -> UNet:
     "The same weights for images of another height and width"
-    times = height_and_width(resolution)[0]/self.shape[1]                      # of the height, as `attn` counts it
-    new = UNet(**self.args | dict(resolution=resolution, attn=[round(r*times) for r in self.args['attn']]))
+    times = height_and_width(resolution)[0]/self.shape[1]
+    attn = [round(r*times) for r in self.args['attn']]
+    new = UNet(**self.args | dict(resolution=resolution, attn=attn))
     new.load_state_dict(dict(zip(new.state_dict(), self.state_dict().values())))
     return new
 
 # %% ../../nbs/05a_unet.ipynb #dec6299a
 @patch
-def _check(self:UNet, resolution, in_channels, out_channels, channels, mult, blocks, dropout, patch_size, **kw):
+def _check(self:UNet, resolution, channels, mult, dropout, patch_size, **others):
     "Border control"
     for r in height_and_width(resolution): require_whole(resolution=r)
-    require_whole(in_channels=in_channels, out_channels=out_channels, blocks=blocks, patch_size=patch_size)
+    counts = {k: others[k] for k in ('in_channels', 'out_channels', 'blocks')}
+    require_whole(patch_size=patch_size, **counts)
     good = mult and all(isinstance(m, int) and m > 0 for m in mult)
     require(good, f"mult={mult} must be positive whole numbers, one for each size of the image")
     f, patches = patch_size*2**self.halvings, f" after patches of {patch_size}"*(patch_size > 1)
@@ -179,7 +182,8 @@ def _check(self:UNet, resolution, in_channels, out_channels, channels, mult, blo
 UNet.sizes = dict(
     digits  = dict(resolution=8, in_channels=1, channels=32, mult=(1, 1), blocks=1, attn=()),
     tiny    = dict(resolution=32, in_channels=3, channels=32, mult=(2, 2, 2), blocks=2),
-    cpu     = dict(resolution=32, in_channels=3, channels=64, mult=(1, 2, 2), blocks=2, attn=(8,), patch_size=2),
+    cpu     = dict(resolution=32, in_channels=3, channels=64, mult=(1, 2, 2), blocks=2, attn=(8,),
+                   patch_size=2),
     small   = dict(resolution=32, in_channels=3, channels=64, mult=(1, 2, 2), blocks=2),
     medium  = dict(resolution=32, in_channels=3, channels=64, mult=(2, 2, 2), blocks=4),
     cifar10 = dict(resolution=32, in_channels=3, channels=128, mult=(2, 2, 2), blocks=4,

@@ -180,23 +180,27 @@ _add_digits('digits-clean', 'digits as they are: what a teacher could learn if i
             objective=Standard())
 
 # %% ../../nbs/23a_library.ipynb #62e2873a
-_writing_net = dict(network='UNet', resolution=28, in_channels=1, channels=64, mult=(1, 2), blocks=1, attn=(), patch_size=2)
-_writing_train = dict(images=400_000, batch=128, lr=1e-3, decay=.5, halflife=40_000, rampup=.25, keep_weights=True)
-_writing_distill = dict(images=96_000, batch=128, loss=SiD(1.2), lr=1e-4, betas=(0., .999), fake=dict(lr=3e-4),
-                        decay=.5, halflife=10_000, rampup=.25, keep_weights=True)
+_squares = dict(network='UNet', channels=64, mult=(1, 2), blocks=1, attn=(), patch_size=2)
+_hour = dict(images=400_000, batch=128, lr=1e-3, decay=.5, halflife=40_000, rampup=.25,
+             keep_weights=True)
+_hour_distill = dict(images=96_000, batch=128, loss=SiD(1.2), lr=1e-4, betas=(0., .999),
+                     fake=dict(lr=3e-4), decay=.5, halflife=10_000, rampup=.25, keep_weights=True)
 
 def _add_handwriting(name, title, op, sigma=0., network={}, objective=None, **student):
     "MNIST, seen through `op`"
     side = op.out_shape((1, 28, 28))[1]
-    add_recipe(Recipe(name, title, ImageSource('mnist', 28, 1), Corruption(op, sigma),
-                      network=_writing_net | dict(resolution=side) | network, objective=objective or {},
-                      train=_writing_train, distill=_writing_distill | student))
+    network = _squares | dict(resolution=side, in_channels=1) | network
+    add_recipe(Recipe(name, title, ImageSource('mnist', 28, 1), Corruption(op, sigma), network,
+                      objective or {}, _hour, _hour_distill | student))
 
 _add_handwriting('mnist-noise', 'MNIST with noise of sigma 0.75', Identity(), .75)
 _add_handwriting('mnist-mask', 'MNIST, 80% of the pixels missing', RandomMask(.8))
-_add_handwriting('mnist-mask-noise', 'MNIST, 60% of the pixels missing, noise of sigma 0.2 on the others', RandomMask(.6), .2)
-_add_handwriting('mnist-blur', 'MNIST, blurred by 9x9 with std 1.5, noise of sigma 0.2', GaussianBlur(9, 1.5), .2)
-_add_handwriting('mnist-sr2', 'MNIST, 28x28 seen at 14x14, noise of sigma 0.2', Downsample(2), .2, network=dict(patch_size=1))
+_add_handwriting('mnist-mask-noise',
+                 'MNIST, 60% of the pixels missing, noise of sigma 0.2 on the others', RandomMask(.6), .2)
+_add_handwriting('mnist-blur', 'MNIST, blurred by 9x9 with std 1.5, noise of sigma 0.2',
+                 GaussianBlur(9, 1.5), .2)
+_add_handwriting('mnist-sr2', 'MNIST, 28x28 seen at 14x14, noise of sigma 0.2', Downsample(2), .2,
+                 network=dict(patch_size=1))
 
 # %% ../../nbs/23a_library.ipynb #4171e475
 def _add_cpu_editions(*names):
@@ -208,8 +212,9 @@ def _add_cpu_editions(*names):
         if side < 32: net |= dict(patch_size=1)
         add_recipe(replace(
             r, name=f'{name}-cpu', title=f'{r.title}; for the hours of a CPU', network=net,
-            train=_writing_train | dict(images=4_000_000, lr=5e-4, halflife=100_000, flip=True),
-            distill=_writing_distill | dict(images=600_000, lr=5e-5, fake=dict(lr=15e-5), halflife=20_000)))
+            train=_hour | dict(images=4_000_000, lr=5e-4, halflife=100_000, flip=True),
+            distill=_hour_distill | dict(images=600_000, lr=5e-5, fake=dict(lr=15e-5),
+                                         halflife=20_000)))
 
 _add_cpu_editions('cifar10-noise-0.2', 'cifar10-mask-0.6', 'cifar10-sr')
 
@@ -244,11 +249,11 @@ add_recipe(Recipe('own', 'your own measurements; the network follows their size'
 # %% ../../nbs/23a_library.ipynb #9ac55521
 def _add_slices(size, R, **student):
     "Scans of real slices, `R` times as fast as complete ones"
-    net = dict(network='UNet', resolution=size, in_channels=2, channels=64, mult=(1, 2), blocks=1, attn=(), patch_size=2)
-    distill = _writing_distill | dict(images=64_000) | student
-    add_recipe(Recipe(f'heads-{size}-R{R}', f'slices of heads at {size}x{size}, 4 coils, one line in {R}; pass their magnitudes',
-                      ImageSource(None, size, 2, phase=True), Corruption(MultiCoilMRI(R)), net,
-                      train=_writing_train | dict(images=300_000, batch=64, lr=5e-4), distill=distill))
+    title = f'slices of heads at {size}x{size}, 4 coils, one line in {R}; pass their magnitudes'
+    add_recipe(Recipe(f'heads-{size}-R{R}', title, ImageSource(None, size, 2, phase=True),
+                      Corruption(MultiCoilMRI(R)), _squares | dict(resolution=size, in_channels=2),
+                      train=_hour | dict(images=300_000, batch=64, lr=5e-4),
+                      distill=_hour_distill | dict(images=64_000) | student))
 
 _add_slices(32, 4)
 _add_slices(64, 4)

@@ -38,7 +38,7 @@ class ImageSource:
     size: int | None = None      # in pixels, to which they are cropped and resized
     channels: int | None = None
     n: int | None = None         # the first `n` of them; None: all
-    phase: bool = False          # are they magnitudes that get a smooth random phase? Two channels then
+    phase: bool = False          # do they get a smooth random phase? They have two channels then
 
     def __post_init__(self):
         good = self.n is None or isinstance(self.n, int) and self.n > 0
@@ -181,7 +181,8 @@ def _own_corruption(r):
 def network_for(
     shape:tuple, # (C, H, W) of the images
 ) -> Network:
-    "A network that suits images of that shape: an MLP for vectors and tiny images, else a U-Net, on squares of pixels if they are many"
+    """A network that suits images of that shape: an MLP for vectors and tiny images, else a U-Net;
+    if there are many pixels, it takes squares of them as one"""
     c, h, w = shape
     if h*w <= 64: return MLP(shape, linear=h*w > 1)
     require(h % 4 == 0 and w % 4 == 0, f"images of {h}x{w} pixels suit no network here: "
@@ -190,7 +191,8 @@ def network_for(
     h_in, w_in = h//patch_size, w//patch_size
     halvings = max(1, min(3, int(math.log2(min(h_in, w_in)/8))))
     while h_in % 2**halvings or w_in % 2**halvings: halvings -= 1
-    return UNet(h if h == w else (h, w), c, channels=64, mult=(1, *[2]*halvings), blocks=2, patch_size=patch_size)
+    return UNet(h if h == w else (h, w), c, channels=64, mult=(1, *[2]*halvings), blocks=2,
+                patch_size=patch_size)
 
 @patch
 def network_for(self:Recipe,
@@ -201,12 +203,9 @@ def network_for(self:Recipe,
     net = self.network
     c, h, w = shape
     with seeded(self.seed):
-        if net is None:
-            net = network_for(shape)
-        elif isinstance(net, str):
-            net = UNet.named(net, resolution=h if h == w else (h, w), in_channels=c)
-        else:
-            net = Network.from_dict(net)
+        if net is None: net = network_for(shape)
+        elif isinstance(net, str): net = UNet.named(net, resolution=h if h == w else (h, w), in_channels=c)
+        else: net = Network.from_dict(net)
         return with_extra_channels(net, extra)
 
 # %% ../../nbs/23_recipe.ipynb #afa0af1e
@@ -216,10 +215,9 @@ def image_shape(self:Recipe) -> tuple[int, int, int]:
     side = self.data.size
     if not side and isinstance(self.network, dict): side = self.network.get('resolution')
     if side: return (self.data.channels or 1, *height_and_width(side))
-    require(self.data.source in _shapes, f"recipe {self.name!r} says no size of its images: set data.size (--set data.size=32)")
-    return _shapes[self.data.source]
-
-_shapes = dict(digits=(1, 8, 8)) | dict.fromkeys(('roll', 'moons', 'blobs'), (2, 1, 1))
+    known = dict(digits=(1, 8, 8), roll=(2, 1, 1), moons=(2, 1, 1), blobs=(2, 1, 1))
+    require(self.data.source in known, f"recipe {self.name!r} says no size of its images: set data.size=32, ...")
+    return known[self.data.source]
 
 @patch
 def student_shape(self:Recipe, shape:tuple | None=None) -> tuple[int, int, int]:

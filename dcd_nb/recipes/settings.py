@@ -99,7 +99,7 @@ def raised_levels(
     "A copy of `v` in which levels that start at `old` start at `new`"
     if isinstance(v, dict): return {k: raised_levels(o, old, new) for k, o in v.items()}
     if isinstance(v, Levels):
-        start = [k for k in ('lo', 'sigma') if v.config().get(k) == old]      # what kinds of levels call it
+        start = [k for k in ('lo', 'sigma') if v.config().get(k) == old]   # as the kinds call it
         return changed(v, start[0], new) if start else v
     if isinstance(v, Named):
         for k, o in v.config().items():

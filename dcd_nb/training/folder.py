@@ -47,7 +47,7 @@ def _flat(d, name=''):
     return found
 
 _outside = ('made_with', 'images')                # entries that say nothing about what the run does
-_inherited = ('draws', 'hardware', 'first')       # entries that a run which goes on takes from the one that began
+_inherited = ('draws', 'hardware', 'first')       # taken from the run that began, if it goes on
 
 def _repeatable(plan):
     "The part of a plan that decides what is computed, but for the budget"
@@ -95,7 +95,8 @@ def load_weights(folder:str | Path, plan:dict) -> dict:
     best = Path(folder)/'best'
     if checkpoint.committed(best): return load_checkpoint(best, plan)[0]
     if plan.get('select'):
-        warnings.warn(f"{best} holds no weights selected by {plan['select']!r}: the last ones are taken")
+        warnings.warn(f"{best} holds no weights selected by {plan['select']!r}: "
+                      "the last ones are taken")
     return load_checkpoint(folder, plan)[0]
 
 # %% ../../nbs/20b_folder.ipynb #8a8d6c00
@@ -262,7 +263,7 @@ class Checkpoints:
       returned; None: the last ones
     * `patience`: stop after so many checkpoints that were no better; None: never
     * `about`: plain values to note in recipe.json, e.g. the recipe of the run
-    * `keep_weights`: keep the averaged weights of each checkpoint in the folder `weights`, to look back
+    * `keep_weights`: keep the averaged weights of each checkpoint, in the folder `weights`
     """
     every: float | None = None
     grid: int = 16

@@ -63,7 +63,8 @@ class Hardware:
         compile = self.compile
         if compile == 'auto': compile = kept.get('compile', device.type == 'cuda' or long)
         return replace(self, precision=precision or usual_precision(device), compile=compile,
-                       threads=self.threads or _that_fit(kept.get('threads')) or torch.get_num_threads())
+                       threads=(self.threads or _that_fit(kept.get('threads'))
+                                or torch.get_num_threads()))
 
     def to_dict(self):
         "What recipe.json says of it"
@@ -82,8 +83,8 @@ def _that_fit(threads):
     "As many threads as a run was begun with, or as many as this machine has cores"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     if threads is None or threads <= cores: return threads
-    warnings.warn(f"the run was begun with threads={threads}, and this machine has {cores} cores: it goes on with "
-                  f"{cores}, and sums may be rounded otherwise")
+    warnings.warn(f"the run was begun with threads={threads}, and this machine has {cores} cores: "
+                  f"it goes on with {cores}, and sums may be rounded otherwise")
     return cores
 
 def _hardware_of(begun, device):

@@ -131,15 +131,11 @@ def seconds_each(self:Loop, least:int, longest:float):
     start, k, more = time.monotonic(), 0, torch.ones((), device=self.device)
     while more:
         self.advance(total=1000*self.run.plan['batch'])
-        self._wait()
+        if self.device.type == 'cuda': torch.cuda.synchronize(self.device)
         k += 1
         more.fill_(k < least or time.monotonic() - start < longest)
         broadcast_from_first([more])                                                     # another clock would end at another step
     return (time.monotonic() - start)/k
-
-@patch
-def _wait(self:Loop):
-    if self.device.type == 'cuda': torch.cuda.synchronize(self.device)
 
 # %% ../../nbs/20c_loop.ipynb #750ffe68
 @patch
@@ -251,10 +247,12 @@ def adopt(self:Loop):
     value, images = agreed(self.run.least)
     if value == math.inf: return None
     owner, net = self.average()
-    if not agreed(lambda: bool(self.best or checkpoint.committed(self.run.out/'best'))):
-        warnings.warn(f"{self.run.out}/best is gone: the last weights are returned, not those at image {images}")
+    folder = self.run.out
+    if not agreed(lambda: bool(self.best or checkpoint.committed(folder/'best'))):
+        warnings.warn(f"{folder}/best is gone: the last weights are returned, not those at image {images}")
         return None
-    if self.run.chief: net.load_state_dict(tensors_below(self.best or load_weights(self.run.out, self.run.plan), owner))
+    if self.run.chief:
+        net.load_state_dict(tensors_below(self.best or load_weights(folder, self.run.plan), owner))
     broadcast_from_first(net.state_dict().values())
     return images
 
