@@ -92,6 +92,7 @@ def _move(tmp, path):
 @contextmanager
 def alone(
     path:str | Path, # what is being written
+    wait:bool=False, # until it is free; False: complain if it is not
 ):
     "Nobody else may write `path` meanwhile"
     try: import fcntl
@@ -99,12 +100,16 @@ def alone(
         yield
         return
     lock = hidden_path(path, 'lock')
-    with saving(path): f = open(lock, 'w')
-    with f:
-        try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    while True:
+        with saving(path): f = open(lock, 'w')
+        try: fcntl.flock(f, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError:
+            f.close()
             raise BadInput(f"{path} is being written by another process: "
                            "wait for it, or choose another name") from None
+        if lock.exists() and os.path.samestat(os.fstat(f.fileno()), lock.stat()): break
+        f.close()                                           # who had it before has removed this file
+    with f:
         try: yield
         finally: lock.unlink(missing_ok=True)
 

@@ -5,7 +5,10 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+from dcd_nb.data import load_images
 
 code = """
 import sys, threading, time, torch
@@ -48,3 +51,28 @@ def test_digits_and_photographs_are_those_of_scikit_learn():
     assert (digits()[:, 0].numpy() == load_digits().images.astype(np.float32)/8 - 1).all()
     for name, image in zip(('china.jpg', 'flower.jpg'), load_sample_images().images):
         assert (np.asarray(Image.open(sklearn_file('images')/name)) == image).all()
+
+
+def test_processes_that_start_together_share_one_entry(tmp_path):
+    "Each loads the same images, from a cache that is empty at first, many times"
+    (tmp_path/'images').mkdir()
+    rows = np.random.default_rng(0).integers(0, 255, (30, 8, 8), np.uint8)
+    for k, a in enumerate(rows): Image.fromarray(a).save(tmp_path/f'images/{k:02d}.png')
+    code = ('import sys, torch\nfrom dcd_nb.data import load_images\nfrom dcd_nb.files import content_hash\nsys.stdin.readline()\n'
+            'print(*[content_hash(load_images(sys.argv[1], size, dtype=torch.uint8)) for size in range(2, 8)])')
+    env = os.environ | dict(DCD_CACHE=str(tmp_path/'cache'))
+    started = [subprocess.Popen([sys.executable, '-c', code, tmp_path/'images'], env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(4)]
+    for p in started: p.stdin.write('go\n'); p.stdin.flush()
+    said = [p.communicate(timeout=120) for p in started]
+    assert all(p.returncode == 0 for p in started), said
+    assert len({out for out, _ in said}) == 1 and len(said[0][0].split()) == 6
+    assert len([*(tmp_path/'cache').iterdir()]) == 12, 'six entries of two files, and nothing else'
+
+
+def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
+    (tmp_path/'images').mkdir()
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path/'images/a.png')
+    (tmp_path/'file').write_text('')
+    monkeypatch.setenv('DCD_CACHE', str(tmp_path/'file/cache'))
+    with pytest.warns(UserWarning, match='set|name another folder'): x = load_images(tmp_path/'images', dtype=torch.uint8)
+    assert x.flatten().tolist() == [*range(64)]
