@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['solvers', 'per_image', 'gaussian_denoiser', 'empirical_denoiser', 'Levels', 'LogNormal', 'LogUniform',
            'ClampedLogNormal', 'TruncatedLogNormal', 'normal_above', 'edm_weight', 'karras', 'karras_grid',
-           'KarrasLevels', 'euler', 'heun', 'walk', 'nfe', 'Churn', 'inference', 'device_of', 'sample']
+           'KarrasLevels', 'euler', 'heun', 'walk', 'nfe', 'Churn', 'require_float32', 'inference', 'device_of',
+           'sample']
 
 # %% ../nbs/04_diffusion.ipynb #d204115e
 import math
@@ -208,9 +209,16 @@ class Churn:
         return x + (t*t - s*s)**.5*self.noise*normal(), t
 
 # %% ../nbs/04_diffusion.ipynb #82d7da4c
+def require_float32(net):
+    "Complain about weights of another type"
+    kind = next((p.dtype for p in getattr(net, 'parameters', list)()), torch.float32)
+    require(kind == torch.float32, f"the weights of the network are {kind}: networks keep float32, call net.float(); "
+                                   "to compute in bf16, pass precision='bf16'")
+
 @contextmanager
 def inference(net):
     "No gradients and no dropout inside; afterwards `net` is as it was"
+    require_float32(net)
     training = getattr(net, 'training', False)
     if training: net.eval()
     try:

@@ -131,6 +131,8 @@ def _part(drawn, rows):
 # %% ../nbs/00b_draws.ipynb #f394f970
 def checked_index(index, n:int):
     "Numbers of `n` images as a list or a range"
+    require(index is None or hasattr(index, '__iter__'),
+            f"index={index!r} must be numbers of images, e.g. range(8) or [3, 5]")
     index = range(n) if index is None else [int(i) for i in index]
     require(len(index) == n, f"index has {len(index)} entries, but shape asks for {n} images")
     return index

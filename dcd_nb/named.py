@@ -229,6 +229,9 @@ def _built(node, family, known, inside):
         case ast.Tuple(elts=parts) | ast.List(elts=parts): return tuple(map(inner, parts))
         case ast.Call(func=ast.Name(id=name)):
             make = choose(family, name, known)
+            names = [k.arg for k in node.keywords]
+            twice = [k for k in names if names.count(k) > 1]
+            if twice: raise _Unreadable(f'{name} is given {twice[0]} twice')
             return _called(make, [inner(part) for part in node.args],
                            {k.arg: inner(k.value) for k in node.keywords})
     try: return ast.literal_eval(node)

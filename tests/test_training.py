@@ -193,7 +193,7 @@ def test_several_processes_do_what_one_does(tmp_path):
 
 def test_processes_end_the_timing_of_a_step_together(tmp_path):
     "One of two is held up as it looks at the clock: with a time of its own it would go on while the other times another step, and Gloo would abort"
-    late = ('dcd_nb.training:Loop._wait', 7, signal.SIGSTOP)
+    late = ('dcd_nb.training:Loop.advance', 7, signal.SIGSTOP)
     args = ['digits-noise', '--batch', 64, '--minutes', .08, '--out', 'run', '--set', 'network=MLP(shape=(1,8,8),width=32,blocks=2)']
     both = start_together(2, 'dcd_train', *args, cwd=tmp_path, fates={1: late})
     stopped = lambda p: Path(f'/proc/{p.pid}/stat').read_text().rsplit(')', 1)[1].split()[0] == 'T'

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..errors import BadInput, require
 from ..draws import rng
 from ..files import content_hash, load_tensors, save_tensors
-from ..machine import progress
+from ..machine import pick_device, progress
 from ..operators import Batch, Corruption, map_state, require_binary, require_rows
 
 # %% ../../nbs/02b_measurements.ipynb #a8cc97ec
@@ -150,6 +150,7 @@ def _fits(self:Measurements):
 def __getitem__(self:Measurements, i) -> Batch:
     "Observations and their state, as a copy: nobody can write into the data by accident"
     if isinstance(i, slice): i = range(len(self))[i]
+    require(isinstance(i, int) or hasattr(i, '__iter__'), f"ys[{i!r}]: give the number of an observation, several, or a slice")
     if not torch.is_tensor(i) and not isinstance(i, int): i = list(i)
     i = torch.as_tensor(i)
     if i.numel() == 0: i = i.long()
@@ -161,6 +162,7 @@ def __getitem__(self:Measurements, i) -> Batch:
 @patch
 def to(self:Measurements, device:str | torch.device) -> Measurements:
     "The same measurements on another device"
+    if str(device).startswith('cuda'): device = pick_device(device)    # or it says that there is none
     new = copy.copy(self)
     new.y = self.y.to(device)
     new.state = map_state(lambda t: t.to(device), self.state)

@@ -40,6 +40,7 @@ class Generator:
         latent_scale:float=1.,  # of z: below 1, typical images are preferred
     ):
         _check_generator(init_sigma, outside_slope, latent_scale)
+        require(isinstance(net, torch.nn.Module), f"net={net!r} must be a Precond, e.g. Precond(UNet.named('small'))")
         self.net, self.objective, self.about = net, objective, about or {}
         self.init_sigma = float(init_sigma)
         self.outside_slope = float(outside_slope)
@@ -159,6 +160,7 @@ def load_pretrained(
     precision:str | None=None, # of the network; None: bf16 on a GPU that has it
 ):
     "The `Generator` or the `Teacher` that `name` holds"
+    require(isinstance(name, (str, Path)), f"model={name!r} must be a name or a path")
     shipped = {p.stem: p for p in Path(files('dcd_nb')/'weights').glob('*.json') if load_meta(p)['meta'].get('kind') == 'generator'}
     path = name if Path(name).exists() or Path(f'{name}.json').exists() else shipped.get(str(name))
     if path is None and file_pair(name)[0].exists(): path = name           # without JSON, which `load_meta` says

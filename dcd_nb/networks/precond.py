@@ -15,7 +15,7 @@ from torch import nn, Tensor
 from ..errors import BadInput, require, number
 from ..machine import autocast
 from ..diffusion import edm_weight, per_image
-from .network import Network
+from .network import Network, require_sizes
 
 # %% ../../nbs/05c_precond.ipynb #e569e863
 class Precond(nn.Module):
@@ -28,6 +28,7 @@ class Precond(nn.Module):
         super().__init__()
         require(isinstance(net, Network),
                 f"net={type(net).__name__} must be a Network, e.g. UNet.named('small')")
+        require_sizes(net)
         sigma_d = number('sigma_d', sigma_d, lambda v: v > 0, 'a positive number')
         autocast('cpu', precision)       # complains about unknown names
         self.net, self.sigma_d, self.precision = net, sigma_d, precision

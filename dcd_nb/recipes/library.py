@@ -206,7 +206,7 @@ _add_handwriting('mnist-sr2', 'MNIST, 28x28 seen at 14x14, noise of sigma 0.2', 
 def _add_cpu_editions(*names):
     "The recipes of these names at a size for the hours of a CPU"
     for name in names:
-        r = recipe(name)
+        r = _library[name]
         side = r.corruption.op.out_shape((3, 32, 32))[1]
         net = dict(network='UNet') | UNet.sizes['cpu'] | dict(resolution=side)
         if side < 32: net |= dict(patch_size=1)

@@ -21,7 +21,9 @@ from ..files import content_hash, saving
 from ..machine import made_with, threads_set
 from ..distributed import join_processes
 from ..data import Measurements
+from ..diffusion import require_float32
 from ..networks import flops, Network, Precond
+from ..networks.network import require_sizes
 from ..objectives import Objective, objective_for
 from .feed import BatchFeed, EpochOrder
 from .learner import Learner, StepContext, MicroBatch, Step
@@ -60,6 +62,7 @@ def with_extra_channels(
     extra:int, # channels beside the image
 ):
     "`net` itself if it has room for `extra` further channels, or a copy that has"
+    require_sizes(net)
     if net.in_channels - net.out_channels >= extra: return net
     entries = net.to_dict() | dict(in_channels=net.out_channels + extra)
     if 'out_channels' in net.config():
@@ -155,6 +158,7 @@ def train(
 def _prepare(ys, net, objective):
     "A `Precond` of `net` that fits the observations"
     require(isinstance(net, (Network, Precond)), f"net={net!r} must be a network, e.g. UNet.named('cifar10')")
+    require_float32(net)
     shape = objective.output_shape(ys)
     if isinstance(net, Network):
         net = Precond(with_extra_channels(net, objective.extra_channels), data_scale(ys, shape))
@@ -206,7 +210,7 @@ belongs = {
     'until solver churn state index': "it belongs to the sampler, Teacher.sample(n, ...)",
     'device precision compile accumulate threads dtype amp':
         "it belongs to the hardware, hardware=Hardware(device='cuda', precision='bf16', ...)",
-    'every grid monitor select patience about checkpoint_every save_every':
+    'every grid monitor select patience about keep_weights checkpoint_every save_every':
         "it belongs to the checkpoints, checkpoints=Checkpoints(every=..., select=...)",
     'learning_rate': "it is called lr",
     'batch_size': "it is called batch",
@@ -261,5 +265,5 @@ def at_checkpoints(model, run, checkpoints, monitor, **kw):
     return look
 
 def _plain(v):
-    "A number of PyTorch or NumPy as one of Python"
-    return v.item() if getattr(v, 'ndim', None) == 0 else v
+    "Numbers of PyTorch or NumPy as those of Python"
+    return v.tolist() if hasattr(v, 'tolist') else v

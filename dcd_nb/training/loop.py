@@ -272,7 +272,7 @@ def fit(
     loop = Loop(step, learners, run, device, wrong, flops, quiet, main)
     cuda = [loop.device] if loop.device.type == 'cuda' else []
     lock = alone(run.out/'recipe.json') if run.out and run.chief else nullcontext()
-    with caught_signals() as got, torch.random.fork_rng(cuda), lock:
+    with caught_signals() as got, torch.random.fork_rng(cuda), torch.enable_grad(), lock:
         loop.prepare()
         hidden = dict(disable=True) if loop.quiet else {}
         loop.bar = progress(total=run.plan['images'], initial=loop.images, unit='img', unit_scale=True,
