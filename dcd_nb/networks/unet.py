@@ -85,25 +85,27 @@ class UNet(Conditioned):
         dropout=0., augment_dim=0, classes=0,
         gated=False,            # 3x3 convolutions with gates, for images with holes
         patch_size=1,           # squares of so many pixels are taken as one, with more channels
+        masked=False,           # the input's further channels are a mask: other answers where it is 0
     ):
         out_channels, mult, attn = out_channels or in_channels, tuple(mult), tuple(attn)
         super().__init__(locals())
         self.in_channels, self.out_channels = in_channels, out_channels
         self.halvings = len(mult) - 1
         self.shape = (out_channels, *height_and_width(resolution))
-        self.patch_size = patch_size
+        self.patch_size, self.masked = patch_size, masked
         self._check(**self.args)
         self._condition(channels, 4*channels, augment_dim, classes)
         make = partial(Block, emb=4*channels, dropout=dropout, conv=Gated if gated else Conv)
         inside = self.args | dict(side=self.shape[1]//patch_size)
         inside['in_channels'] *= patch_size**2
-        inside['out_channels'] *= patch_size**2
+        inside['out_channels'] *= patch_size**2*(1 + masked)
         self.enc, skips = self._encoder(make, **inside)
         self.dec = self._decoder(make, skips, **inside)
 
     def config(self):
-        "Without `patch_size=1`, which older descriptions do not have"
-        return {k: v for k, v in self.args.items() if (k, v) != ('patch_size', 1)}
+        "Without what older descriptions do not have, where it changes nothing"
+        usual = dict(patch_size=1, masked=False)
+        return {k: v for k, v in self.args.items() if k not in usual or v != usual[k]}
 
 # %% ../../nbs/05a_unet.ipynb #da118cc8
 @patch
@@ -141,6 +143,7 @@ def _decoder(self:UNet, make, skips, side, out_channels, channels, mult, blocks,
 def forward(self:UNet, x, noise_label, class_labels=None, augment_labels=None):
     self._fits(x, self.patch_size*2**self.halvings)
     emb, skips = self.embed(noise_label, class_labels, augment_labels), []
+    mask = x[:, self.out_channels:]
     if self.patch_size > 1: x = F.pixel_unshuffle(x, self.patch_size)
     for layer in self.enc.values():
         x = layer(x, emb)
@@ -149,7 +152,10 @@ def forward(self:UNet, x, noise_label, class_labels=None, augment_labels=None):
     for name, block in body:
         x = block(torch.cat([x, skips.pop()], 1) if 'block' in name else x, emb)
     x = conv(F.silu(norm(x)))
-    return F.pixel_shuffle(x, self.patch_size) if self.patch_size > 1 else x
+    if self.patch_size > 1: x = F.pixel_shuffle(x, self.patch_size)
+    if not self.masked: return x
+    seen, hidden = x.chunk(2, 1)
+    return mask*seen + (1 - mask)*hidden if mask.shape[1] else seen
 
 # %% ../../nbs/05a_unet.ipynb #35a72e02
 @patch

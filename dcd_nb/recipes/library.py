@@ -181,7 +181,7 @@ _add_digits('digits-clean', 'digits as they are: what a teacher could learn if i
 
 # %% ../../nbs/23a_library.ipynb #62e2873a
 _squares = dict(network='UNet', channels=64, mult=(1, 2), blocks=1, attn=(), patch_size=2)
-_hour = dict(images=400_000, batch=128, lr=1e-3, decay=.5, halflife=40_000, rampup=.25,
+_hour = dict(images=300_000, batch=128, lr=1e-3, decay=.5, halflife=40_000, rampup=.25,
              keep_weights=True)
 _hour_distill = dict(images=96_000, batch=128, loss=SiD(1.2), lr=1e-4, betas=(0., .999),
                      fake=dict(lr=3e-4), decay=.5, halflife=10_000, rampup=.25, keep_weights=True)
@@ -193,7 +193,7 @@ def _add_handwriting(name, title, op, sigma=0., network={}, objective=None, **st
     add_recipe(Recipe(name, title, ImageSource('mnist', 28, 1), Corruption(op, sigma), network,
                       objective or {}, _hour, _hour_distill | student))
 
-_add_handwriting('mnist-noise', 'MNIST with noise of sigma 0.75', Identity(), .75)
+_add_handwriting('mnist-noise', 'MNIST with noise of sigma 1', Identity(), 1.)
 _add_handwriting('mnist-mask', 'MNIST, 80% of the pixels missing', RandomMask(.8))
 _add_handwriting('mnist-mask-noise',
                  'MNIST, 60% of the pixels missing, noise of sigma 0.2 on the others', RandomMask(.6), .2)

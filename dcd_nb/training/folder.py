@@ -56,7 +56,9 @@ def _repeatable(plan):
 def _settings(plan):
     "What a run that goes on must share with the one that began, by dotted names"
     plan = _repeatable(in_new_words(plan))
-    return _flat({k: v for k, v in plan.items() if k not in _inherited})
+    found = _flat({k: v for k, v in plan.items() if k not in _inherited})
+    if plan.get('kind') != 'train': return found
+    return {k: v for k, v in found.items() if not k.startswith('about.recipe.distill')}    # still to be chosen
 
 # %% ../../nbs/20b_folder.ipynb #bec1de32
 def _hashed(k):
