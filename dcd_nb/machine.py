@@ -139,14 +139,14 @@ peaks = {  # bf16 TFLOP/s, dense
 # %% ../nbs/00e_machine.ipynb #3c3126b7
 @contextmanager
 def caught_signals():
-    "Collect SIGINT and SIGTERM instead of dying at once; the second one is obeyed"
+    "Collect SIGINT, SIGTERM and SIGHUP instead of dying at once; the second one is obeyed"
     got = []
     def note(number, frame):
         got.append(number)
         if len(got) > 1: raise KeyboardInterrupt
     old = {}
     if threading.current_thread() is threading.main_thread():  # others cannot set handlers
-        for sign in (signal.SIGINT, signal.SIGTERM):
+        for sign in filter(None, (signal.SIGINT, signal.SIGTERM, getattr(signal, 'SIGHUP', None))):
             if signal.getsignal(sign) is not signal.SIG_IGN: old[sign] = signal.signal(sign, note)
     try: yield got
     finally:

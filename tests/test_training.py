@@ -73,7 +73,7 @@ def test_ten_kills_end_with_the_same_weights(whole, tmp_path):
     assert not list((tmp_path/'run').glob('.*'))
 
 
-@pytest.mark.parametrize('sign, code', [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize('sign, code', [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_exits(whole, tmp_path, sign, code):
     found, err = finish(start(tmp_path, fate=step(77, sign)))
     assert found == code and 'Traceback' not in err

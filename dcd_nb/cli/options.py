@@ -34,7 +34,7 @@ def polite(f:Callable) -> Callable:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             sys.exit(141)
         except SystemExit as e:
-            if e.code == 143: print('stopped' + goes_on, file=sys.stderr)
+            if e.code in (129, 143): print('stopped' + goes_on, file=sys.stderr)
             raise
     return wrapped
 

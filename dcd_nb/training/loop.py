@@ -286,7 +286,7 @@ def fit(
                 stop, due = loop.stopped(got), loop.due()
                 if due or stop: loop.save(fatal=stop)
                 if due and not stop: loop.monitor(on_save)
-                if stop: raise KeyboardInterrupt if signal.SIGINT in got else SystemExit(143)
+                if stop: raise KeyboardInterrupt if signal.SIGINT in got else SystemExit(128 + (*got, signal.SIGTERM)[0])
         return loop.cost(loop.adopt())
 
 # %% ../../nbs/20c_loop.ipynb #91619e66
