@@ -60,6 +60,13 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize('out', ['x.npz', 'x.png'])
+def test_samples_are_written_whole_or_not_at_all(out, tmp_path):
+    done = run('dcd_sample', 'digits-noise', out, '--n', 2000, cwd=tmp_path, file_size=small_disk)
+    assert done.returncode == 2 and 'could not be written' in done.stderr and 'Traceback' not in done.stderr
+    assert not [*tmp_path.iterdir()]
+
+
 def test_a_full_cache_disk_is_one_sentence_and_leaves_nothing(tmp_path):
     from PIL import Image
     import numpy as np

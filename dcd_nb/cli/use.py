@@ -7,6 +7,7 @@ __all__ = ['sample', 'evaluate', 'save_restored', 'restore']
 
 # %% ../../nbs/90c_use.ipynb #6eea545f
 import sys, time, warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from .. import metrics
 from ..errors import BadInput, require
 from ..draws import Draws
 from ..show.images import save_images, to_uint8
-from ..files import file_pair, saving
+from ..files import atomic, file_pair, saving
 from ..machine import pick_device
 from ..data import known_images, load_images, Measurements
 from ..distill import Generator, load_pretrained
@@ -26,6 +27,11 @@ from ..restore import learn_misfit, Method, restore as run_restore, Restored, Sa
 from .options import polite, report
 
 # %% ../../nbs/90c_use.ipynb #6664facd
+@contextmanager
+def _whole(path):
+    "An open file that gets its name once all is written"
+    with atomic(path) as tmp, open(tmp, 'wb') as f: yield f
+
 @call_parse
 @polite
 def sample(
@@ -45,11 +51,12 @@ def sample(
     require(zoom >= 0, f"zoom={zoom} must be at least 1, or 0")
     m = load_pretrained(model, pick_device(device))
     x = m.sample(n, seed) if isinstance(m, Generator) else m.sample(n, seed, steps=steps)
-    with saving(path):
-        if path.suffix == '.png': save_images(x, path, zoom=zoom or max(1, 64//x.shape[-1]))
-        elif path.suffix == '.npz': np.savez_compressed(path, images=to_uint8(x))
-        else:
-            path.mkdir(exist_ok=True)
+    if path.suffix == '.png':
+        with _whole(path) as f: save_images(x, f, zoom=zoom or max(1, 64//x.shape[-1]))
+    elif path.suffix == '.npz':
+        with _whole(path) as f: np.savez_compressed(f, images=to_uint8(x))
+    else:
+        with saving(path/'000000.png'):
             for i, im in enumerate(x.split(1)): save_images(im, path/f'{i:06d}.png')
     nfe = 1 if isinstance(m, Generator) else m.nfe(steps)
     seconds = round(time.monotonic() - start, 2)
@@ -130,18 +137,17 @@ def save_restored(
 ):
     "Write restored images as arrays, as a picture, or as a folder of pictures"
     spread = 2*(r.std/r.std.amax().clamp(min=1e-6)) - 1
-    with saving(path):
-        if path.suffix == '.npz':
-            low, high = r.interval(.9)
-            arrays = dict(mean=r.mean, std=r.std, low=low, high=high, residual=r.residual,
-                          samples=r.samples.half())
-            np.savez_compressed(path, **{k: t.numpy() for k, t in arrays.items()})
-        elif path.suffix == '.png':
-            pairs = torch.stack([r.mean, spread], 1).flatten(0, 1)
-            ncol = 2*max(1, round((len(r.mean)/2)**.5))
-            save_images(pairs, path, ncol=ncol, zoom=max(1, 64//r.mean.shape[-1]))
-        else:
-            path.mkdir(exist_ok=True)
+    if path.suffix == '.npz':
+        low, high = r.interval(.9)
+        arrays = dict(mean=r.mean, std=r.std, low=low, high=high, residual=r.residual,
+                      samples=r.samples.half())
+        with _whole(path) as f: np.savez_compressed(f, **{k: t.numpy() for k, t in arrays.items()})
+    elif path.suffix == '.png':
+        pairs = torch.stack([r.mean, spread], 1).flatten(0, 1)
+        ncol = 2*max(1, round((len(r.mean)/2)**.5))
+        with _whole(path) as f: save_images(pairs, f, ncol=ncol, zoom=max(1, 64//r.mean.shape[-1]))
+    else:
+        with saving(path/'000000.png'):
             for i, (mean, std) in enumerate(zip(r.mean, spread)):
                 save_images(mean[None], path/f'{i:06d}.png')
                 save_images(std[None], path/f'{i:06d}-std.png')

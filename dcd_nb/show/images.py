@@ -9,6 +9,7 @@ __all__ = ['colors', 'to_uint8', 'image_grid', 'photos', 'sklearn_file', 'color_
 import io, math
 from importlib.util import find_spec
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -110,15 +111,16 @@ def show_images(
 
 def save_images(
     x:Tensor,             # images (B, C, H, W) in [-1, 1]
-    path:str | Path,      # a .png file
+    path:str | Path | BinaryIO, # a .png file, or one that is open
     ncol:int | None=None, # images in a row
     zoom=1,               # enlarge each pixel to `zoom` by `zoom`
 ):
     "Write `x` as one PNG grid"
     from PIL import Image
-    require(Path(path).suffix.lower() == '.png', f"path={str(path)!r} must end in .png")
+    good = not isinstance(path, (str, Path)) or Path(path).suffix.lower() == '.png'
+    require(good, f"path={str(path)!r} must end in .png")
     u = image_grid(x, ncol)
-    Image.fromarray(u.repeat(zoom, 0).repeat(zoom, 1)).save(path)
+    Image.fromarray(u.repeat(zoom, 0).repeat(zoom, 1)).save(path, 'png')
 
 # %% ../../nbs/00c_images.ipynb #41062627
 def png(
