@@ -106,3 +106,16 @@ def test_what_is_wrong_is_one_sentence_in_a_process_of_its_own(tmp_path, line):
     done = run(*shlex.split(line), cwd=tmp_path)
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, '', 1), done
     assert done.stderr.startswith('error: ') and not list(tmp_path.iterdir())
+
+
+def test_arrays_become_measurements(tmp_path):
+    import numpy as np
+    y, masks = np.random.default_rng(0).normal(size=(5, 12, 8)).astype(np.float32), np.random.default_rng(1).random((12, 8)) < .4
+    np.save(tmp_path/'y.npy', y*masks), np.save(tmp_path/'mask.npy', masks), np.savez(tmp_path/'two.npz', a=y, b=y)
+    line = ['y.npy', 'mine', '--op', 'RandomMask(missing=.6)', '--sigma', .1, '--mask', 'mask.npy', '--json']
+    done = run('dcd_import', *line, cwd=tmp_path)
+    ys = Measurements.load(tmp_path/'mine')
+    assert done.returncode == 0 and json.loads(done.stdout)['hash'] == ys.hash and ys.sigma == .1
+    assert (ys.y[:, 0].numpy() == y*masks).all() and (ys.state[:, 0].numpy() == masks).all()
+    assert run('dcd_import', *line, cwd=tmp_path).stderr.startswith("error: out='mine' would replace mine.safetensors")
+    assert 'holds 2 arrays (a, b)' in run('dcd_import', 'two.npz', 'x', cwd=tmp_path).stderr

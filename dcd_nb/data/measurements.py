@@ -18,7 +18,8 @@ from ..errors import BadInput, require
 from ..draws import rng
 from ..files import content_hash, load_tensors, save_tensors
 from ..machine import pick_device, progress
-from ..operators import Batch, Corruption, map_state, require_binary, require_rows
+from ..operators import Batch, Corruption, map_state, Operator, require_binary, require_rows
+from ..operators import join_states
 
 # %% ../../nbs/02b_measurements.ipynb #a8cc97ec
 def flat_state(state:Tensor | dict | None, name='state') -> dict[str, Tensor]:
@@ -259,3 +260,50 @@ def load(cls:Measurements,
     require(corruption.is_described(meta['corruption']),
             f"corruption={corruption} is not the one that made {str(path)!r}: {meta['corruption']}")
     return cls(tensors['y'], corruption, state_from_flat(tensors), meta['about'])
+
+# %% ../../nbs/02b_measurements.ipynb #80cb70da
+@patch(cls_method=True)
+def from_arrays(cls:Measurements,
+    y,                         # observations: (N, H, W), (N, C, H, W) or (N, H, W, C), floats; 0 or NaN where hidden
+    op:Operator | str,         # that made them; or as text, 'RandomMask(missing=.6)'
+    sigma:float=0.,            # level of their noise
+    state=None,                # masks (1 = observed), one for all or one each; a dict of arrays for other operators
+    about:dict | None=None,    # anything worth remembering, in plain values
+) -> Measurements:
+    "Measurements of your own, from NumPy or PyTorch"
+    y = torch.as_tensor(y)
+    require(y.is_floating_point(), f"y has type {y.dtype}: give floats, in the units of sigma; pictures lie in [-1, 1]")
+    y = y.float()
+    if y.ndim == 3: y = y[:, None]
+    if y.ndim == 4 and y.shape[3] < 4 and min(y.shape[1:3]) > 3: y = y.permute(0, 3, 1, 2)
+    op = Operator.parse(op) if isinstance(op, str) else op
+    def rows(t):
+        "A row for each observation"
+        t = torch.as_tensor(t).float()
+        if t.ndim in (2, 3): t = t.view(-1, 1, *t.shape[-2:])
+        return t.expand(len(y), *t.shape[1:]).contiguous() if len(t) == 1 else t
+    state = {k: rows(t) for k, t in state.items()} if isinstance(state, dict) else state if state is None else rows(state)
+    if torch.is_tensor(state) and state.shape[0] == len(y): y = torch.where((state == 0) & y.isnan(), 0., y)
+    return cls(y, Corruption(op, sigma), state, about)
+
+@patch
+def select(self:Measurements,
+    rows:Iterable[int] | Tensor, # numbers of observations
+) -> Measurements:
+    "Measurements of these observations alone"
+    y, state = self[rows if torch.is_tensor(rows) else list(rows)]
+    return Measurements(y, self.corruption, state, self.about)
+
+@patch
+def __add__(self:Measurements, other:Measurements) -> Measurements:
+    "The observations of both, which one corruption has made"
+    require(isinstance(other, Measurements), f"{other!r} must be Measurements")
+    require(other.corruption.is_described(self.corruption.to_dict()) and other.shape == self.shape,
+            f"{other} cannot be added to {self}: they need one corruption and one size")
+    state = join_states([self.state, other.state])
+    return Measurements(torch.cat([self.y, other.y]), self.corruption, state, self.about)
+
+@patch
+def to_arrays(self:Measurements) -> dict:
+    "Observations and state as NumPy arrays, by name"
+    return {k: t.cpu().numpy() for k, t in ({'y': self.y} | flat_state(self.state)).items()}
