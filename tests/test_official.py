@@ -28,7 +28,7 @@ from dcd_nb.recipes import recipe, recipes
 from dcd_nb.training import BatchFeed, Checkpoints, Hardware, Learner, StepContext, RunFolder, Teacher, read_recipe, train
 
 bin = Path(sys.executable).parent
-papers = [name for name in recipes() if name.startswith(('cifar10', 'ffhq', 'celebahq', 'afhqv2', 'fastmri')) and not name.endswith('-small')]
+papers = [name for name in recipes() if name.startswith(('cifar10', 'ffhq', 'celebahq', 'afhqv2', 'fastmri')) and not name.endswith(('-small', '-cpu'))]
 
 
 # The settings, in the units of the official losses

@@ -156,7 +156,7 @@ def narrow(r):
     return r.override({'network': net | small, 'train.images': 6, 'train.batch': 2, 'distill.images': 6, 'distill.batch': 2})
 
 
-published = [k for k in recipes() if k.startswith(('cifar10', 'celebahq', 'ffhq', 'afhqv2', 'fastmri')) and not k.endswith('-small')]
+published = [k for k in recipes() if k.startswith(('cifar10', 'celebahq', 'ffhq', 'afhqv2', 'fastmri')) and not k.endswith(('-small', '-cpu'))]
 
 
 def test_opponents_and_weights_on_the_way_are_compared_too(tmp_path):
