@@ -321,7 +321,7 @@ def test_run_folders_with_old_names_are_read_and_go_on(tmp_path, monkeypatch):
         assert model.cost['resumed_at'] == before.cost['images'] and model.cost['weights_sha256'] == before.cost['weights_sha256']
     for name, text in said.items(): assert (tmp_path/name/'recipe.json').read_text() == text
     r.distill['outside_slope'] = .5
-    with pytest.raises(BadInput, match='was begun with about.recipe.distill.outside_slope=0.03, not 0.5'): go(resume=True)
+    with pytest.raises(BadInput, match='student.* was begun with outside_slope=0.03, not 0.5'): go(resume=True)
 
 
 # What a person calls

@@ -126,7 +126,7 @@ def test_folders_of_a_version_that_said_less_go_on_in_their_own_words(A, tmp_pat
     for name, text in said.items(): assert (tmp_path/name/'recipe.json').read_text() == text
     teacher = Teacher.load(tmp_path/'teacher')
     assert Recipe.from_dict(teacher.about['recipe'], teacher.held) == r
-    with pytest.raises(BadInput, match='was begun with about.recipe.distill.lr='): go(r.override({'distill.lr': .5}), resume=True)
+    with pytest.raises(BadInput, match='student.* was begun with learn.generator.lr='): go(r.override({'distill.lr': .5}), resume=True)
 
 
 def test_a_record_holds_its_recipe_in_plain_values(tmp_path, monkeypatch):
