@@ -22,7 +22,7 @@ from ..machine import made_with, threads_set
 from ..distributed import join_processes
 from ..data import Measurements
 from ..diffusion import require_float32
-from ..networks import flops, Network, Precond
+from ..networks import flops, Network, network_of, Precond
 from ..networks.network import require_sizes
 from ..objectives import Objective, objective_for
 from .feed import BatchFeed, EpochOrder
@@ -99,7 +99,7 @@ def _phase_one(learner, objective, feed):
 # %% ../../nbs/20e_training.ipynb #4f27da2b
 def train(
     ys: 'Measurements',                        # the observations: all that is seen
-    net: 'Network | Precond',                  # trained in place; of a `Precond` the scale is kept
+    net: 'Network | Precond | dict | str | None' = None, # trained in place; or its description or name
     objective: 'Objective | None' = None,      # what to learn; None: what the corruption asks for
     images: int | None = None,                 # the budget; or
     minutes: float | None = None,              # ... the time it may take
@@ -115,6 +115,7 @@ def train(
 ) -> 'Teacher':
     """Phase I: a diffusion model of what lies behind `ys`.
 
+    Without a network, or with a description, the first weights follow from `seed`, and so does the run.
     One of `images` and `minutes` is the budget. `Hardware` says what a run computes on, `Checkpoints`
     when it is kept and what is looked at then, and further arguments are those of `Learner`.
     """
@@ -131,7 +132,7 @@ def train(
     settings = shared_plan(images, minutes, batch, seed, hardware, checkpoints)
     device = join_processes(hardware.device)
 
-    net = _prepare(ys, net, objective)
+    net = _prepare(ys, net, objective, seed)
     work = 3*flops(net)
     said = hardware.precision or net.precision
     hardware = hardware.settled(net, device, settings, work, out if resume else None)
@@ -155,11 +156,13 @@ def train(
     return teacher
 
 # %% ../../nbs/20e_training.ipynb #bacd6159
-def _prepare(ys, net, objective):
+def _prepare(ys, net, objective, seed):
     "A `Precond` of `net` that fits the observations"
-    require(isinstance(net, (Network, Precond)), f"net={net!r} must be a network, e.g. UNet.named('cifar10')")
-    require_float32(net)
     shape = objective.output_shape(ys)
+    if net is None or isinstance(net, (str, dict)):
+        with seeded(seed): net = network_of(net, shape)
+    require(isinstance(net, (Network, Precond)), f"net={net!r} must be a network, e.g. UNet.named('cifar10'), or its name")
+    require_float32(net)
     if isinstance(net, Network):
         net = Precond(with_extra_channels(net, objective.extra_channels), data_scale(ys, shape))
     lives = 'images' if objective.predicts_images else 'observations'
