@@ -327,10 +327,10 @@ def test_run_folders_with_old_names_are_read_and_go_on(tmp_path, monkeypatch):
 # What a person calls
 
 def test_the_two_phases_have_few_arguments():
-    for f, most, required in ((train, 14, ['ys', 'net']), (distill, 16, ['teacher', 'ys'])):
+    for f, most, required in ((train, 14, ['ys']), (distill, 16, ['teacher', 'ys'])):
         pars = inspect.signature(f).parameters
         assert len(pars) <= most and [k for k, p in pars.items() if p.default is p.empty and p.kind is not p.VAR_KEYWORD] == required
-        assert list(pars)[:2] == required and all(p.annotation is not p.empty for p in pars.values() if p.kind is not p.VAR_KEYWORD)
+        assert list(pars)[:len(required)] == required and all(p.annotation is not p.empty for p in pars.values() if p.kind is not p.VAR_KEYWORD)
     for kind in (Hardware, Checkpoints, Student):
         for k in inspect.signature(kind).parameters: assert f'`{k}`: ' in kind.__doc__, f'{kind.__name__}.{k} is not explained'
 

@@ -317,7 +317,7 @@ def test_another_recipe_is_refused(tmp_path):
     (dict(ys=digits()), 'ys must be Measurements'), (dict(images=None), 'one of the two'), (dict(minutes=1), 'one of the two'), (dict(images=0), 'images=0'),
     (dict(batch=0), 'batch=0'), (lambda: dict(batch=72, hardware=Hardware(accumulate=3)), 'use a multiple of 48'), (dict(lr=-1), 'lr=-1'), (dict(decay=2), 'decay=2'),
     (dict(objective='Standard'), "objective='Standard'"), (dict(halflife=None), 'halflife=None'),
-    (dict(betas=.9), 'betas=0.9'), (dict(betas=(2, .9)), 'betas=2'), (dict(learning_rate=1), "argument='learning_rate'"), (dict(net=None), 'net=None'),
+    (dict(betas=.9), 'betas=0.9'), (dict(betas=(2, .9)), 'betas=2'), (dict(learning_rate=1), "argument='learning_rate'"), (dict(net=3), 'net=3'),
     (lambda: dict(checkpoints=Checkpoints('a')), "every='a'"), (lambda: dict(checkpoints=Checkpoints(-5)), 'every=-5'), (dict(seed=1.5), 'seed=1.5'), (lambda: dict(checkpoints=Checkpoints(grid='x')), "grid='x'"), (dict(checkpoints=5), 'checkpoints=5 must be'), (dict(hardware=5), 'hardware=5 must be'),
     (lambda: dict(checkpoints=Checkpoints(monitor=5)), 'monitor=5'), (lambda: dict(checkpoints=Checkpoints(about={'x': torch.ones(1)})), 'cannot be kept as JSON'),
     (lambda: dict(checkpoints=Checkpoints(select='v')), "select='v' needs a monitor"), (dict(hardware='mps'), "device='mps'"), (dict(out=__file__), 'is a file'),

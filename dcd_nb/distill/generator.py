@@ -40,7 +40,7 @@ class Generator:
         latent_scale:float=1.,  # of z: below 1, typical images are preferred
     ):
         _check_generator(init_sigma, outside_slope, latent_scale)
-        require(isinstance(net, torch.nn.Module), f"net={net!r} must be a Precond, e.g. Precond(UNet.named('small'))")
+        require(callable(net), f"net={net!r} must be a Precond, e.g. Precond(UNet.named('small'))")
         self.net, self.objective, self.about = net, objective, about or {}
         self.init_sigma = float(init_sigma)
         self.outside_slope = float(outside_slope)
