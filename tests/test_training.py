@@ -439,3 +439,13 @@ def test_a_network_of_ones_own_needs_no_classes():
         def forward(self, x, noise_label, class_labels=None, augment_labels=None): return self.net(x)
     try: assert train(measured(), Own((1, 8, 8)), images=64, batch=64, quiet=True).cost['pflop'] > 0
     finally: Network.known.pop('Own')
+
+
+@pytest.mark.parametrize('net', [None, 'digits', MLP((1, 8, 8), width=16).to_dict()], ids=['none', 'a name', 'a description'])
+def test_first_weights_follow_from_the_seed(net):
+    "A network that is made by `train` is the same again, whatever was drawn before"
+    ys = Corruption(Identity(), .5).measure(digits()[:64])
+    def go(seed):
+        torch.randn(seed + 3)
+        return train(ys, net, images=64, batch=32, seed=seed, quiet=True).cost['weights_sha256']
+    assert go(0) == go(0) != go(1)

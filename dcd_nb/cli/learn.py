@@ -101,7 +101,7 @@ def quickstart(
     n:int=None,      # samples that are compared; default: 5000 digits, or 2000 of DATA
     no_clean:bool=False, # do without the teacher that sees clean digits
     no_longer:bool=False, # do without the teacher that computes as much as teacher and student
-    data:str=None,   # other images, as 28x28 grey pixels: mnist, or a path; a quarter of an hour
+    data:str=None,   # other images, as 28x28 grey pixels: mnist, or a path; takes longer
     json:bool=False, # print one line of JSON
 ):
     "The whole method on digits, on a CPU, in minutes"
