@@ -7,6 +7,7 @@ __all__ = ['train', 'distill', 'quickstart', 'run', 'check', 'list_recipes']
 
 # %% ../../nbs/90b_learn.ipynb #d8657711
 import json as jsonlib
+import re
 
 from fastcore.script import call_parse, Param
 
@@ -164,7 +165,7 @@ def list_recipes(
     "The recipes, or one of them with what it costs"
     if name is None:
         if json: print(jsonlib.dumps({k: r.to_dict() for k, r in recipes().items()}))
-        else: print('\n'.join(f"{k:28s} {r.title}" for k, r in recipes().items()))
+        else: print('\n'.join(_listed(recipes())))
         return
     r = make(name)
     cost = {} if name == 'own' else r.cost()
@@ -178,6 +179,21 @@ def list_recipes(
           "the times are estimates at a third of the peak")
     _print_phase('train', cost)
     if cost['student']: _print_phase('distill', cost['student'])
+
+_groups = {  # by the beginning of a name, or by its end
+    'your own measurements': r'own$',
+    'minutes on a laptop': r'(digits|moons|roll|blobs|phantoms-16)-',
+    'an hour or two on a laptop': r'(mnist|heads)-',
+    'the hours of a CPU': r'.*-cpu$',
+    'half an hour of a GPU': r'(phantoms-64-|.*-small$)',
+    'a large GPU, for days: the settings of the papers': ''}
+
+def _listed(found):
+    "Lines that list recipes by what they need"
+    left = dict(found)
+    for title, pattern in _groups.items():
+        yield f'{title}:'
+        for k in [k for k in left if re.match(pattern, k)]: yield f'    {k:32s} {left.pop(k).title}'
 
 def _print_phase(name, card):
     "One line of what a phase costs"
