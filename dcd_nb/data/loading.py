@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import BadInput, choose, require
-from ..files import allocate, commit, hidden_path, load_tensors, saving
+from ..files import allocate, commit, hidden_path, saving
 from ..machine import progress
 from .sources import digits, toy
 from .heads import phantoms
