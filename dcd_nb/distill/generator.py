@@ -19,7 +19,7 @@ from ..draws import latents, newest_rule, seeded
 from ..files import file_pair, load_meta, saving
 from ..operators import map_state
 from ..diffusion import device_of, inference
-from ..networks import Network, Precond, UNet
+from ..networks import Network, Precond
 from ..training import kept_inside, load_model, read_recipe, save_model, Teacher
 
 # %% ../../nbs/22_generator.ipynb #88dbf781
