@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['peaks', 'is_kernel', 'in_notebook', 'progress', 'pick_device', 'autocast', 'checked_precision', 'usual_precision',
-           'multiplies_bf16', 'running_elsewhere', 'crowded', 'threads_set', 'made_with', 'stamp', 'caught_signals']
+           'multiplies_bf16', 'running_elsewhere', 'available_cores', 'crowded', 'threads_set', 'made_with', 'stamp',
+           'caught_signals']
 
 # %% ../nbs/00e_machine.ipynb #df6f7974
 import datetime, os, platform, signal, subprocess, sys, threading, time
@@ -90,6 +91,10 @@ def running_elsewhere() -> int:
         looks.append(int(running) - 1)                          # without the one that looks
         time.sleep(.05)
     return max(0, min(looks))
+
+def available_cores() -> int:
+    "On how many cores this process may run"
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
 
 def crowded(threads:int) -> str | None:
     "What to say if `threads` threads find no room beside other programs; None: there is room"

@@ -449,3 +449,12 @@ def test_first_weights_follow_from_the_seed(net):
         torch.randn(seed + 3)
         return train(ys, net, images=64, batch=32, seed=seed, quiet=True).cost['weights_sha256']
     assert go(0) == go(0) != go(1)
+
+
+def test_a_run_that_begins_anew_notes_its_own_first_weights(tmp_path):
+    "One that was killed before its first checkpoint; one with a checkpoint keeps those that it began with"
+    def folder(first): return RunFolder(tmp_path/'run', dict(kind='train', images=64, batch=32, first=first), resume=True)
+    folder('a').begin()
+    assert folder('b').plan['first'] == 'b'
+    folder('a').save(dict(x=torch.zeros(1)), dict(images=32))
+    assert folder('b').plan['first'] == 'a'

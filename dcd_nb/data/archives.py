@@ -65,9 +65,9 @@ class _Header(tarfile.TarInfo):
         except tarfile.HeaderError as e: raise tarfile.ReadError(str(e)) from None
 
 def _decompressed(path):
-    "The open file at `path`, which is compressed in one of three ways, or not"
+    "The open file at `path`, compressed by gzip, bz2, xz or lzma, or not at all"
     with open(path, 'rb') as f: first = f.read(6)
-    for mark, opened in ((b'\x1f\x8b', gzip.open), (b'BZh', bz2.open), (b'\xfd7zXZ\x00', lzma.open)):
+    for mark, opened in ((b'\x1f\x8b', gzip.open), (b'BZh', bz2.open), (b'\xfd7zXZ\x00', lzma.open), (b'\x5d\x00\x00', lzma.open)):
         if first.startswith(mark): return opened(path, 'rb')
     return open(path, 'rb')
 

@@ -40,7 +40,7 @@ def cached(
         if found is None:
             make(path)
             found = load_tensors(path)[0]
-    shrink_cache()
+    shrink_cache(spare=path)
     return found
 
 def _entry(path):
@@ -68,6 +68,7 @@ def cache_entries() -> list[tuple[Path, int]]:
 
 def shrink_cache(
     gigabytes:float | None=None, # that may stay; None: as DCD_CACHE_GB says, or 20
+    spare:Path | None=None,      # an entry that stays in any case: the one that is in use
 ) -> list[Path]:
     "Remove the entries that were not used for the longest time, beyond a limit; returns which"
     if gigabytes is None:
@@ -78,7 +79,7 @@ def shrink_cache(
     total, gone = 0, []
     for path, size in cache_entries():
         total += size
-        if total <= 1e9*gigabytes: continue
+        if total <= 1e9*gigabytes or path == spare: continue
         with suppress(OSError):
             for p in reversed(file_pair(path)): p.unlink()      # the JSON first: without it there is no entry
             gone.append(path)

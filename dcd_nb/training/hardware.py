@@ -6,14 +6,14 @@
 __all__ = ['worth_compiling', 'Hardware', 'speed_up', 'compiled_if_possible']
 
 # %% ../../nbs/20da_hardware.ipynb #20da0004
-import os, warnings
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from ..errors import choose, require
-from ..machine import autocast, crowded, pick_device, usual_precision
+from ..machine import autocast, available_cores, crowded, pick_device, usual_precision
 from ..distributed import agreed, processes
 from .folder import read_recipe
 
@@ -81,7 +81,7 @@ class Hardware:
 
 def _that_fit(threads):
     "As many threads as a run was begun with, or as many as this machine has cores"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    cores = available_cores()
     if threads is None or threads <= cores: return threads
     warnings.warn(f"the run was begun with threads={threads}, and this machine has {cores} cores: "
                   f"it goes on with {cores}, and sums may be rounded otherwise")
