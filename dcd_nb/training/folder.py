@@ -132,7 +132,7 @@ class RunFolder:
         require(resume, f"{out} is not empty: go on with what is there by resume (--resume), or choose another folder")
         old = read_recipe(self.out)
         self._same_settings(old, out)
-        if 'first' in self.plan and not checkpoint.committed(self.out):       # it begins anew
+        if 'first' in self.plan and not any(self.out.glob('checkpoint-*.json')):        # it begins anew
             old = old | dict(first=self.plan['first'])
         if self.plan['images'] is None: return old
         images = math.ceil(self.plan['images']/old['batch'])*old['batch']
