@@ -66,17 +66,22 @@ def import_arrays(
     y:str,           # observations as .npy, or .npz with one array: (N, H, W), (N, C, H, W) or (N, H, W, C)
     out:str,         # writes OUT.safetensors and OUT.json
     op:str='Identity()', # the operator that made them, as in Python: 'RandomMask(missing=.6)'
-    sigma:float=0.,  # level of their Gaussian noise, in the units of y
+    sigma:str='0',   # level of their Gaussian noise, in the units of y; or .npy: one for each, or for each pixel
     mask:str=None,   # masks as .npy, 1 = observed: one for all, or one for each
     overwrite:bool=False, # replace measurements that are already there
     json:bool=False, # print one line of JSON
 ):
     "Measurements of your own, from arrays"
     _free(out, y, overwrite)
-    ys = Measurements.from_arrays(_array(y), op, sigma, mask and _array(mask))
+    ys = Measurements.from_arrays(_array(y), op, _level(sigma), mask and _array(mask))
     ys.save(out)
     report(dict(out=str(file_pair(out)[0]), n=len(ys), image=list(ys.shape), op=repr(ys.op),
-                sigma=ys.sigma, hash=ys.hash), json)
+                sigma=ys.corruption.rms_sigma, hash=ys.hash), json)
+
+def _level(sigma):
+    "A noise level, or the levels in a file"
+    try: return float(sigma)
+    except ValueError: return _array(sigma)
 
 def _array(path):
     "The array in a .npy or .npz file"
