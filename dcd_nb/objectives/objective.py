@@ -58,7 +58,7 @@ class Objective(Named, family='objective'):
         if self.predicts_images: return Batch(x, new_states(self.draw_condition, x, draws))
         return corruption.recorrupt(x, draws, noise=False)
 
-    def draw_levels(self, y, draws, sigma=None):
+    def draw_levels(self, y, draws, sigma:torch.Tensor | None=None):
         "A level for each image, (B, 1, 1, 1); if the noise of the observations differs, above its own `sigma`"
         above = None if sigma is None else highest_of_each(sigma).to(y.device)
         return per_image(self.levels.draw(len(y), draws, above).to(y), y)
@@ -142,7 +142,7 @@ def fresh(draws, y):
     "`draws`, or new ones from PyTorch's own generator"
     return Draws(int(torch.randint(2**31, ())), device=y.device) if draws is None else draws
 
-def noise_of(batch, sigma):
+def noise_of(batch, sigma:float) -> torch.Tensor:
     "The noise level of each observation in `batch`, or of its entries; where all have one, `sigma`"
     return batch.y.new_tensor(sigma) if batch.sigma is None else batch.sigma.to(batch.y)
 

@@ -10,6 +10,7 @@ from collections import namedtuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from fastcore.basics import patch
 
 from ..errors import require, number
@@ -19,7 +20,7 @@ from .states import map_state, new_states
 from .operator import Operator
 
 # %% ../../nbs/01b_corruption.ipynb #a9cedb83
-def noise_levels(sigma):
+def noise_levels(sigma:float | Tensor) -> float | Tensor:
     "A number, or levels (n, 1 or C, 1 or H, 1 or W) of n observations, checked"
     if isinstance(sigma, np.ndarray) and sigma.ndim: sigma = torch.from_numpy(sigma)
     if not (torch.is_tensor(sigma) and sigma.ndim):
@@ -33,11 +34,11 @@ def noise_levels(sigma):
                            "at least 0; an entry of unknown noise is hidden by a mask")
     return sigma.view(-1, 1, 1, 1) if sigma.ndim == 1 else sigma
 
-def highest_of_each(sigma):
+def highest_of_each(sigma:Tensor) -> Tensor:
     "The highest level within each observation, (n,)"
     return sigma.flatten(1).amax(1)
 
-def levels_in_words(sigma):
+def levels_in_words(sigma:float | Tensor) -> str:
     "A level, or the range of several"
     if not torch.is_tensor(sigma): return str(sigma)
     each = 'x'.join(map(str, sigma.shape)) if sigma[0].numel() > 1 else len(sigma)
@@ -59,9 +60,10 @@ class Batch(namedtuple('Batch', 'y state')):
 class Corruption:
     "y = A(x) + sigma eps"
     def __init__(self,
-        op,        # the operator A
-        sigma=0.,  # level of the noise, in units of pixels in [-1, 1]; for complex images, per real channel
-                   # or a tensor: a level for each of n observations (n,), or for each of their entries (n, C, H, W)
+        op, # the operator A
+        # level of the noise, in units of pixels in [-1, 1]; for complex images, per real channel;
+        # a tensor: a level for each of n observations (n,), or for each of their entries (n, C, H, W)
+        sigma:float | Tensor=0.,
     ):
         require(isinstance(op, Operator), f"op={op!r} must be an operator, e.g. RandomMask(missing=.6)")
         self.op, self.sigma = op, noise_levels(sigma)
@@ -83,7 +85,7 @@ class Corruption:
     def batch(self,
         x,          # images
         generator,
-        sigma=None, # a row of noise levels for each image; None: drawn from those of the observations
+        sigma:Tensor | None=None, # a row of noise levels for each image; None: drawn from those of the observations
     ):
         "Corrupt `x` afresh: new state, new noise; differentiable in `x`"
         state = map_state(lambda t: t.to(x.device), self.op.draw(len(x), tuple(x.shape[1:]), generator))
@@ -98,7 +100,7 @@ class Corruption:
                 f"sigma has {len(self.sigma)} levels, but there is an observation {most}: give a level for each")
         return self.sigma[torch.as_tensor([*index], dtype=torch.long)]
 
-    def draw_sigma(self, n:int, generator, device='cpu'):
+    def draw_sigma(self, n:int, generator, device:str | torch.device='cpu'):
         "Noise levels for `n` new observations: those of `n` observations of the data; None: all have one"
         if not self.noise_differs: return None
         here = generator.device

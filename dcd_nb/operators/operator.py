@@ -286,7 +286,7 @@ def further(self:RandomMask, state, generator, delta:float=.1):
 
 # %% ../../nbs/01_operator.ipynb #626a638f
 @patch
-def noise(self:Operator, y, sigma, state, generator):
+def noise(self:Operator, y, sigma:float | torch.Tensor, state, generator):
     "`y` with Gaussian noise of level `sigma`, a number or a row for each, on its observed entries"
     each = torch.is_tensor(sigma)                   # a level for each image, or each pixel
     if not each and not sigma: return y

@@ -66,7 +66,7 @@ def new_states(
     return map_state(lambda t: t.to(x.device), join_states(groups))
 
 # %% ../../nbs/00j_states.ipynb #55ba795f
-def flat_state(state:Tensor | dict | None, name='state') -> dict[str, Tensor]:
+def flat_state(state:Tensor | dict | None, name:str='state') -> dict[str, Tensor]:
     "The tensors in `state` by dotted name"
     if state is None: return {}
     if not isinstance(state, dict): return {name: state}
@@ -74,7 +74,7 @@ def flat_state(state:Tensor | dict | None, name='state') -> dict[str, Tensor]:
     for part, inner in state.items(): found |= flat_state(inner, f'{name}.{part}')
     return found
 
-def state_from_flat(tensors:dict[str, Tensor], name='state') -> Tensor | dict | None:
+def state_from_flat(tensors:dict[str, Tensor], name:str='state') -> Tensor | dict | None:
     "The state whose tensors `flat_state` named"
     if name in tensors: return tensors[name]
     parts = {k[len(name) + 1:].split('.')[0] for k in tensors if k.startswith(name + '.')}
