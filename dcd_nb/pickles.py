@@ -8,6 +8,7 @@ __all__ = ['dtypes', 'Record', 'read_pickle']
 # %% ../nbs/07a_pickles.ipynb #e30a220d
 import io, pickletools, zipfile
 from dataclasses import dataclass, field
+from itertools import takewhile
 from math import prod
 from pathlib import Path
 
@@ -19,9 +20,10 @@ from .errors import BadInput, require
 # %% ../nbs/07a_pickles.ipynb #e38a4345
 @dataclass
 class Record:
-    "An object of a pickle: the name of its class, and its values"
+    "An object of a pickle: the name of its class, its values, and the comment at the head of its source code"
     name: str
     state: dict = field(default_factory=dict)
+    notice: str = ''
 
 @dataclass(frozen=True)
 class _Name:
@@ -93,7 +95,12 @@ def _described(meta):
     "An object that travels with its source code, which stays unread"
     require(isinstance(meta.get('class_name'), str) and isinstance(meta.get('state'), dict),
             "it holds an object without a class")
-    return Record(meta['class_name'], meta['state'])
+    return Record(meta['class_name'], meta['state'], _head(meta.get('module_src')))
+
+def _head(source):
+    "The first lines of source code that are comments, where a licence stands"
+    lines = source[:4000].splitlines() if type(source) is str else []
+    return '\n'.join(takewhile(lambda line: line.startswith('#'), lines))
 
 def _parameter(values, *others): return values
 
@@ -215,10 +222,10 @@ class _Machine:
 _magic = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'            # the first of the older format's pickles
 
 def _row(pid, numbers):
-    "Key and empty row of what a pickle of PyTorch refers to"
+    "An empty row for the storage that a pickle of PyTorch refers to"
     require(type(pid) is tuple and len(pid) > 4 and pid[0] == 'storage' and isinstance(pid[1], _Name)
             and pid[1].name in _storages and type(pid[2]) is str, "it refers to something outside of it")
-    return pid[2], numbers.storage(_storages[pid[1].name], pid[4])
+    return numbers.storage(_storages[pid[1].name], pid[4])
 
 def _fill(row, raw):
     "Numbers into an empty row"
@@ -230,8 +237,9 @@ def _older(raw, numbers, functions):
     "The value in the older format: pickles one after the other, then numbers"
     f, rows = io.BytesIO(raw), {}
     def storage_of(pid):
-        key, rows[key] = pid[2], rows.get(pid[2]) or _row(pid, numbers)[1]
-        return rows[key]
+        if pid[0] == 'module' and isinstance(pid[1], _Name): return pid[1]      # a class, with its source code
+        if pid[2] not in rows: rows[pid[2]] = _row(pid, numbers)
+        return rows[pid[2]]
     _, _, _, value, keys = [_Machine(functions, storage_of).run(f) for _ in range(5)]
     require(type(keys) is list and sorted(keys) == sorted(rows), "its storages are not those that it lists")
     for key in keys:
@@ -250,9 +258,8 @@ def _newer(raw, numbers, functions):
         return archive.read(name)
     def storage_of(pid):
         if pid[2] not in rows:
-            key, row = _row(pid, numbers)
-            _fill(row, content(main.removesuffix('.pkl') + f'/{key}'))
-            rows[key] = row
+            row = rows[pid[2]] = _row(pid, numbers)
+            _fill(row, content(main.removesuffix('.pkl') + f'/{pid[2]}'))
         return rows[pid[2]]
     return _Machine(functions, storage_of).run(io.BytesIO(content(main)))
 
