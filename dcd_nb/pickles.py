@@ -106,13 +106,15 @@ def _parameter(values, *others): return values
 
 def _set(values=()): return values
 
+def _empty(): return {}
+
 _functions = {
     'torch._utils._rebuild_parameter': _parameter,
     'torch_utils.persistence._reconstruct_persistent_obj': _described,
     'numpy.core.multiarray.scalar': _scalar, 'numpy._core.multiarray.scalar': _scalar,
     'numpy.dtype': _dtype, '_codecs.encode': _latin,
     'builtins.set': _set, '__builtin__.set': _set}
-_functions |= {name: dict for name in _plain_dicts}
+_functions |= {name: _empty for name in _plain_dicts}
 _of_numbers = ('torch._utils._rebuild_tensor_v2', 'torch.storage._load_from_bytes')     # these need the file
 
 # %% ../nbs/07a_pickles.ipynb #e2b467fe
