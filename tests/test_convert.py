@@ -3,6 +3,7 @@
 The pickles are made by a stand-in for the official codes' way of saving. With DCD_OFFICIAL, a folder with clones of
 these codes, they make their own (`benchmarks/official_pickles.py`), and their networks' outputs are compared with ours.
 """
+import encodings.cp437       # zipfile reads some names by it, and would import it while we watch  # noqa: F401
 import io
 import json
 import os
@@ -245,9 +246,7 @@ def bad_files(tmp_path):
     yield from tricks(whole, archive)
     for raw in (whole, archive, old):
         for k in range(8): yield raw[:k*len(raw)//8]
-    for k in range(8):                                                              # a call in the midst of a good file
-        at = whole.index(b'\x8c\x06numpy') if k == 0 else 2
-        yield whole[:at] + [*calls(names[k], 'true')][k % 8][2:-1] + whole[at:]
+    for k in range(8): yield whole[:2] + [*calls(names[k], 'true')][k][2:-1] + b'0' + whole[2:]     # a call, then a good file
 
 
 watched = dict(on=False, seen=[])
@@ -318,7 +317,8 @@ def test_changed_bytes_are_refused_in_a_sentence_or_change_a_weight(watch, tmp_p
         why = refusal(tmp_path/'a.pkl', watch)
         if why: assert '\n' not in why
         refused += bool(why)
-    assert 0 < refused < 60 and not watch['seen']
+    assert refused > 0 and not watch['seen']
+    assert refused < 60 or save is zipped                  # an archive has a checksum of every part
 
 
 def test_modules_that_contain_each_other_many_times(tmp_path, persistence):
