@@ -25,11 +25,11 @@ def _weights_of(record, seen):
     "The weights of a module and of those in it, by dotted name"
     require(isinstance(record, Record) and id(record) not in seen, "its modules contain each other")
     seen.add(id(record))
-    part = lambda k: record.state.get(k) or {}
-    found = {k: v for kind in ('_parameters', '_buffers') for k, v in part(kind).items() if v is not None}
+    part = lambda k: found if isinstance(found := record.state.get(k), dict) else {}
+    weights = {k: v for kind in ('_parameters', '_buffers') for k, v in part(kind).items() if v is not None}
     for name, inner in part('_modules').items():
-        if inner is not None: found |= {f'{name}.{k}': v for k, v in _weights_of(inner, seen).items()}
-    return found
+        if inner is not None: weights |= {f'{name}.{k}': v for k, v in _weights_of(inner, seen).items()}
+    return weights
 
 def _plain_names(weights):
     "Without what compiling, distributing and preconditioning put in front of the names"
@@ -43,7 +43,7 @@ def _network_in(found):
     net = found[key] if isinstance(found[key], Record) else Record('EDMPrecond')
     weights = _weights_of(net, set()) if net is found[key] else found[key]
     require(net.name == 'EDMPrecond', f"it holds a {net.name[:40]}, but only networks in EDMPrecond can be converted")
-    good = isinstance(weights, dict) and weights and all(torch.is_tensor(v) for v in weights.values())
+    good = isinstance(weights, dict) and weights and all(torch.is_tensor(v) and v.ndim and v.numel() for v in weights.values())
     require(good, f"what it holds as {key} is no network")
     return _plain_names(weights), net, key
 
@@ -141,12 +141,13 @@ def _converted(path, found, kind, recipe, label, init_sigma):
     require(kind, "it does not say whether its network is a teacher or a generator: pass kind (--kind)")
     choose('kind', kind, ['teacher', 'generator'])
     objective = _objective(found, recipe)
-    if label is not None: weights = _of_one_class(weights, label)
     if objective.extra_channels: weights = _without_unused(weights)
     arguments = _arguments(weights)
-    given = net.state.get('_init_kwargs') or {}
-    dropout = number('dropout', given.get('dropout', 0.), lambda v: 0 <= v < 1, 'at least 0 and below 1')
-    unet = _filled(weights, arguments | dict(dropout=dropout))
+    given = net.state.get('_init_kwargs')
+    dropout = given.get('dropout', 0.) if isinstance(given, dict) else 0.
+    arguments['dropout'] = number('dropout', dropout, lambda v: 0 <= v < 1, 'at least 0 and below 1')
+    unet = _filled(weights, arguments)
+    if label is not None: unet = _filled(_of_one_class(weights, label), arguments | dict(classes=0))
     room, c = unet.in_channels - unet.out_channels, unet.out_channels
     require(c in (1, 3) and room == c*objective.extra_channels,
             f"its network takes {unet.in_channels} channels and gives {c}, which does not suit "

@@ -225,6 +225,10 @@ def tricks(whole, archive):
     yield b'0' + whole
     yield pickle.dumps([])
     yield pickle.dumps(dict(ema=1))
+    one, first = torch.tensor(1.), {'enc.8x8_conv.weight': torch.zeros(8, 1, 3, 3), 'dec.8x8_aux_conv.weight': torch.zeros(1)}      # networks that cannot be
+    for odd in ({'enc.8x8_conv.weight': one}, {'enc.8x8_conv.weight': torch.zeros(0, 1, 3, 3)}, first, first | {'enc.8x8_block0.conv0.weight': torch.zeros(1)},
+                first | {'map_label.weight': torch.zeros(1)}, {'enc.9999x9999_conv.weight': torch.zeros(3, 1, 3, 3)}, {'a': [one]}): yield pickle.dumps(dict(ema=odd))
+    yield pickle.dumps(dict(ema=first, dataset_kwargs=dict(delta_probability='a', corruption_probability=[])))
     for packed, main in ((zipfile.ZIP_DEFLATED, ['a/data.pkl']), (zipfile.ZIP_STORED, ['a/data.pkl', 'b/data.pkl']), (zipfile.ZIP_STORED, ['a/other'])):
         f = io.BytesIO()
         with zipfile.ZipFile(f, 'w', packed) as z:
