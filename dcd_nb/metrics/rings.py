@@ -22,7 +22,7 @@ def halves(
 ) -> tuple[Measurements, Measurements]:
     "Two random halves of measurements, without a common one"
     require(isinstance(ys, Measurements) and len(ys) > 1,
-            f"ys={ys!r} must be two or more measurements")
+            f"ys={type(ys).__name__} must be two or more Measurements")
     first, second = torch.randperm(len(ys), generator=rng(seed, 14)).chunk(2)
     return ys.select(first), ys.select(second)
 
