@@ -24,7 +24,7 @@ from ..data import known_images, load_images, Measurements
 from ..distill import Generator, load_pretrained
 from ..restore.method import rows_of
 from ..restore import learn_misfit, Method, restore as run_restore, Restored, Sample
-from ..no_clean import judge_without_clean
+from ..verdicts import judge_without_clean
 from ..recipes import Recipe
 from .options import polite, report
 
