@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from fastcore.script import call_parse, Param
+from fastcore.script import call_parse
 
 from .. import metrics
 from ..errors import BadInput, require
@@ -118,15 +118,14 @@ def evaluate(
     find_copies:bool=False, # are samples copies of images of the reference?
     # made by dcd_corrupt: proximal distance to them, and are samples copies of what is behind them?
     measurements:str=None,
-    # verdicts that need no clean image, and no other
-    no_clean:Param('verdicts that need no clean image: --no-clean', bool)=False,
+    clean:bool=True, # only verdicts that need no clean image
     other:str=None,  # with --no-clean: a run on another half of the data
     device:str=None, # cpu, cuda, cuda:1, ...
     json:bool=False, # print one line of JSON
 ):
     "Distances of generated images to clean ones"
     model = _model(source, device)
-    if no_clean:
+    if not clean:
         require(not reference, f"reference={reference!r} holds clean images: leave it out, or --no-clean")
         found = _without_clean(model, source, measurements, other, n, seed, device)
         if json: report(found | dict(source=source), json)
@@ -144,8 +143,8 @@ def evaluate(
     found = metrics.Evaluation()
     with warnings.catch_warnings(record=True, action='always') as said:
         if reference:
-            clean = load_images(reference, size, channels, None)
-            found = metrics.evaluate(x, clean, extractor, reps, find_copies, seed)
+            known = load_images(reference, size, channels, None)
+            found = metrics.evaluate(x, known, extractor, reps, find_copies, seed)
         if measurements: found = _in_y(found, x, measurements, seed)
     for text in {str(w.message) for w in said if w.category is UserWarning}:
         print(f'warning: {text}', file=sys.stderr)
