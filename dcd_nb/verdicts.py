@@ -13,6 +13,8 @@ from .draws import Draws
 from .operators import Corruption
 from .data import Measurements
 from .metrics import compare, copies, evenly_spaced, proximal_fid, telling_number, two_sample
+from .training import Teacher
+from .distill import Generator
 from .restore import Method
 from .restore.held_out import predict_held_out
 
@@ -32,7 +34,8 @@ class Verdict(dict):
             'distance': f"proximal {self['proximal']:.4f}, its floor {self['floor']:.4f}"}
         if self['sensitivity']:
             ps = ', '.join(f'p = {p:.3f} at {f} sigma' for f, p in self['sensitivity'].items())
-            said['noise'] = f"{ps}: {'a mistake of a tenth would show' if self['sees_sigma'] else 'a mistake of a tenth would NOT show'}"
+            shows = 'would show' if self['sees_sigma'] else 'would NOT show'
+            said['noise'] = f'{ps}: a mistake of a tenth {shows}'
         h = self['held_out']
         if 'why_not' in h: said['prediction'] = f"none: {h['why_not']}"
         else:
@@ -65,9 +68,9 @@ def _copies(x, ys, seed):
     return copies(again.y, ys.y, ys.op.observed(again.state), ys.op.observed(ys.state))
 
 def judge_without_clean(
-    G,               # a `Generator` or a `Teacher`
+    G:Generator | Teacher,
     ys:Measurements, # better such that it has not seen
-    other=None,      # a model of another half of the data
+    other:Generator | Teacher | None=None, # a model of another half of the data
     n=2000,          # samples
     n_perm=999,      # swaps of the two-sample test
     method:Method | str | None=None, # of `restore`, for predictions

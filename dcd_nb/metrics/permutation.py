@@ -92,7 +92,7 @@ def _samples(x, ys, n, seed):
 # %% ../../nbs/06ga_permutation.ipynb #83e91b5b
 @torch.no_grad()
 def two_sample(
-    x,               # images (N, C, H, W) of a generator: floats, or bytes; or a model with `sample`
+    x:object,        # images (N, C, H, W) of a generator: floats, or bytes; or a model with `sample`
     ys:Measurements, # better such that the generator has not seen
     n_perm=999,      # swaps
     seed=0,          # of samples, noise and swaps
