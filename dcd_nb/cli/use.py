@@ -24,6 +24,8 @@ from ..data import known_images, load_images, Measurements
 from ..distill import Generator, load_pretrained
 from ..restore.method import rows_of
 from ..restore import learn_misfit, Method, restore as run_restore, Restored, Sample
+from ..verdicts import judge_without_clean
+from ..recipes import Recipe
 from .options import polite, report
 
 # %% ../../nbs/90c_use.ipynb #6664facd
@@ -87,6 +89,17 @@ def _in_y(found, x, path, seed):
     return found
 
 # %% ../../nbs/90c_use.ipynb #334876e0
+def _without_clean(model, source, path, other, n, seed, device):
+    "What can be said of a model without any clean image"
+    require(model is not None, f"source={source!r} must be a run, weights, or the name of a generator: "
+            "--no-clean judges models")
+    plain = model.about.get('recipe')
+    require(path or plain, f"measurements are missing: {source!r} does not say what it learned from; "
+                           "pass --measurements")
+    ys = Measurements.load(path) if path else Recipe.from_dict(plain, model.held).measurements()
+    pair = load_pretrained(other, pick_device(device)) if other else None
+    return judge_without_clean(model, ys, pair, n, seed=seed)
+
 @call_parse
 @polite
 def evaluate(
@@ -105,11 +118,19 @@ def evaluate(
     find_copies:bool=False, # are samples copies of images of the reference?
     # made by dcd_corrupt: proximal distance to them, and are samples copies of what is behind them?
     measurements:str=None,
+    clean:bool=True, # only verdicts that need no clean image
+    other:str=None,  # with --no-clean: a run on another half of the data
     device:str=None, # cpu, cuda, cuda:1, ...
     json:bool=False, # print one line of JSON
 ):
     "Distances of generated images to clean ones"
     model = _model(source, device)
+    if not clean:
+        require(not reference, f"reference={reference!r} holds clean images: leave it out, or --no-clean")
+        found = _without_clean(model, source, measurements, other, n, seed, device)
+        if json: report(found | dict(source=source), json)
+        else: print(found)
+        return
     if reference is None and model is not None:
         data = (model.about.get('recipe') or {}).get('data') or {}
         reference = data.get('source')
@@ -122,8 +143,8 @@ def evaluate(
     found = metrics.Evaluation()
     with warnings.catch_warnings(record=True, action='always') as said:
         if reference:
-            clean = load_images(reference, size, channels, None)
-            found = metrics.evaluate(x, clean, extractor, reps, find_copies, seed)
+            known = load_images(reference, size, channels, None)
+            found = metrics.evaluate(x, known, extractor, reps, find_copies, seed)
         if measurements: found = _in_y(found, x, measurements, seed)
     for text in {str(w.message) for w in said if w.category is UserWarning}:
         print(f'warning: {text}', file=sys.stderr)

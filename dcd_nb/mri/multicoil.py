@@ -105,9 +105,10 @@ def _even(self:MultiCoilMRI, mask, generator):
 
 # %% ../../nbs/03_multicoil.ipynb #149c51fe
 @patch
-def further(self:MultiCoilMRI, state:dict, generator:torch.Generator, R:float | None=None) -> dict:
+def further(self:MultiCoilMRI, state:dict, generator:torch.Generator, R:float | None=None,
+            delta:float | None=None) -> dict:
     "Drop lines until `W//R` are left; by default for R + 1"
-    return state | dict(mask=self.one.further(state['mask'], generator, R))
+    return state | dict(mask=self.one.further(state['mask'], generator, R, delta))
 
 @patch
 def _pool(self:MultiCoilMRI, n, shape, generator):

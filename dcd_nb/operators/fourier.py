@@ -70,19 +70,22 @@ class FourierMask(Operator):
 # %% ../../nbs/01d_fourier.ipynb #d5041130
 @patch
 def draw(self:FourierMask, n:int, shape:tuple, generator):
-    return self._thin(torch.ones(n, 1, 1, shape[2], device=generator.device), self.R, generator)
+    return self._thin(torch.ones(n, 1, 1, shape[2], device=generator.device), self.R, int(shape[2]//self.R), generator)
 
 @patch
-def further(self:FourierMask, state, generator, R:float | None=None):
-    "Drop lines until `W//R` are left; by default for R + 1"
+def further(self:FourierMask, state, generator, R:float | None=None, delta:float | None=None):
+    "Drop lines until `W//R` are left, by default for R + 1; or a share `delta` of the lines, at least one"
+    if delta is not None:
+        lines = int(state.shape[-1]//self.R)
+        return self._thin(state, self.R, lines - max(1, round(delta*lines)), generator)
     w, R = state.shape[-1], self.R + 1 if R is None else R
     require(w//R < w//self.R, f"R={R} hides nothing further: {int(w//R)} of {w} lines are left, as with R={self.R}; take a larger R")
-    return self._thin(state, R, generator)
+    return self._thin(state, R, int(w//R), generator)
 
 @patch
-def _thin(self:FourierMask, state, R, generator):
+def _thin(self:FourierMask, state, R, lines, generator):
     w = state.shape[-1]
-    (first, last), lines = self.centre_lines(w), int(w//R)
+    first, last = self.centre_lines(w)
     require(last - first <= lines, f"R={R} leaves {lines} of {w} lines, fewer than the {last - first} in the centre: take a smaller R or acs")
     score = state.float()*torch.rand(state.shape, generator=generator, device=generator.device).to(state.device)
     score[..., first:last] += 2

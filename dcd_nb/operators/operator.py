@@ -66,8 +66,8 @@ class Operator(Named, family='operator'):
     def observed(self, state):
         "1 where an entry of y exists, 0 where it is hidden; None: all exist"
         return None
-    def further(self, state, generator):
-        "A state that hides more than `state`"
+    def further(self, state, generator, **kw):
+        "A state that hides more than `state`; `delta=` says how large a share of what is observed"
         raise BadInput(f"{self} has no further: RandomMask and FourierMask can hide more of what they observe")
     def unhidden(self, state):
         "The state that hides nothing, made like `state`"
