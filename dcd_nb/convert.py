@@ -42,7 +42,8 @@ def _network_in(found):
     require(key, f"no network stands in it as ema, G_ema or net; it holds {str(holds)[:80]}")
     net = found[key] if isinstance(found[key], Record) else Record('EDMPrecond')
     weights = _weights_of(net, set()) if net is found[key] else found[key]
-    require(net.name == 'EDMPrecond', f"it holds a {net.name[:40]}, but only networks in EDMPrecond can be converted")
+    require(net.name == 'EDMPrecond',
+            f"it holds a {net.name[:40]}, but only networks in EDMPrecond can be converted")
     good = isinstance(weights, dict) and weights and all(torch.is_tensor(v) and v.ndim and v.numel() for v in weights.values())
     require(good, f"what it holds as {key} is no network")
     return _plain_names(weights), net, key
@@ -53,7 +54,8 @@ def _arguments(weights):
     for name, what in {'map_noise.freqs': 'an NCSN++', 'out_norm.weight': 'an ADM'}.items():
         require(name not in weights, f"it holds {what} network, but only DDPM++ can be converted")
     first = [k for k in weights if re.fullmatch(r'enc\.(\d{1,4})x\1_conv\.weight', k)]
-    require(len(first) == 1 and weights[first[0]].ndim == 4, "its network is no U-Net of EDM's family")
+    require(len(first) == 1 and weights[first[0]].ndim == 4,
+            "its network is no U-Net of EDM's family")
     side = int(first[0].split('.')[1].split('x')[0])
     channels, in_channels = weights[first[0]].shape[:2]
     block = lambda r, i, part: weights.get(f'enc.{r}x{r}_block{i}.{part}.weight')
@@ -74,7 +76,8 @@ def _filled(weights, arguments):
     with torch.device('meta'): net = UNet(**arguments)
     here, there = ({k: tuple(v.shape) for k, v in d.items()} for d in (net.state_dict(), weights))
     odd = [k for k in here | there if here.get(k) != there.get(k)]
-    require(not odd, f"its weights are none of {type(net).__name__}: {len(odd)} of {len(here)} names or shapes differ, "
+    require(not odd,
+            f"its weights are none of {type(net).__name__}: {len(odd)} of {len(here)} names or shapes differ, "
                      f"e.g. {', '.join(o[:60] for o in odd[:3])}")
     for k, v in weights.items():
         require(v.is_floating_point() and v.isfinite().all(), f"{k} is not finite")
@@ -94,7 +97,8 @@ def _of_one_class(weights, label):
     w, rest = weights.get('map_label.weight'), {k: v for k, v in weights.items() if not k.startswith('map_label.')}
     require(w is not None, f"label={label}: its network has no classes")
     n = w.shape[1]
-    require(type(label) is int and 0 <= label < n, f"label={label!r} must be a whole number from 0 to {n - 1}")
+    require(type(label) is int and 0 <= label < n,
+            f"label={label!r} must be a whole number from 0 to {n - 1}")
     constant = w[:, label]*n**.5 + weights['map_label.bias']
     return rest | {'map_layer0.bias': weights['map_layer0.bias'] + weights['map_layer0.weight']@constant}
 
@@ -138,7 +142,8 @@ def from_pickle(
 def _converted(path, found, kind, recipe, label, init_sigma):
     weights, net, key = _network_in(found)
     kind = kind or _kind(found, key)
-    require(kind, "it does not say whether its network is a teacher or a generator: pass kind (--kind)")
+    require(kind,
+            "it does not say whether its network is a teacher or a generator: pass kind (--kind)")
     choose('kind', kind, ['teacher', 'generator'])
     objective = _objective(found, recipe)
     if objective.extra_channels: weights = _without_unused(weights)
@@ -155,7 +160,8 @@ def _converted(path, found, kind, recipe, label, init_sigma):
     D = Precond(unet, net.state.get('sigma_data', .5), per_pixel=not room)
     about = dict(source=_source(path, found, net))
     if recipe is not None:
-        require(recipe.teacher_shape() == D.shape, f"its images are {D.shape}, those of recipe {recipe.name} are {recipe.teacher_shape()}")
+        require(recipe.teacher_shape() == D.shape,
+                f"its images are {D.shape}, those of recipe {recipe.name} are {recipe.teacher_shape()}")
         about['recipe'] = recipe_of(recipe.name, network=unet).to_dict()
     if kind == 'teacher': return Teacher(D, objective, about)
     return Generator(D.eval().requires_grad_(False), objective, init_sigma, about)

@@ -69,7 +69,8 @@ class _Numbers:
         require(good and all(map(whole, (*size, *stride))), "it describes a tensor that cannot be")
         self.take('tensors', prod(size)*storage.values.itemsize)
         last = offset + sum((n - 1)*k for n, k in zip(size, stride))
-        require(not prod(size) or last < len(storage.values), "it describes a tensor beyond its storage")
+        require(not prod(size) or last < len(storage.values),
+                "it describes a tensor beyond its storage")
         return storage.values.as_strided(size, stride, offset)
 
 @dataclass
@@ -79,16 +80,19 @@ class _Dtype:
 
 def _scalar(dtype, raw):
     "One number of NumPy's"
-    require(isinstance(dtype, _Dtype) and type(raw) is bytes, "it describes a number that cannot be")
+    require(isinstance(dtype, _Dtype) and type(raw) is bytes,
+            "it describes a number that cannot be")
     return np.frombuffer(raw, np.dtype(dtype.code).newbyteorder('<'), 1)[0].item()
 
 def _dtype(code, *others):
-    require(code in ('f2', 'f4', 'f8', 'i4', 'i8', 'b1'), f"it holds a number of type {str(code)[:20]!r}")
+    require(code in ('f2', 'f4', 'f8', 'i4', 'i8', 'b1'),
+            f"it holds a number of type {str(code)[:20]!r}")
     return _Dtype(code)
 
 def _latin(text, coding):
     "Bytes that were written as a text"
-    require(type(text) is str and len(text) < 100 and coding == 'latin1', "it holds bytes written as a long text")
+    require(type(text) is str and len(text) < 100 and coding == 'latin1',
+            "it holds bytes written as a long text")
     return text.encode('latin1')
 
 def _described(meta):
@@ -206,7 +210,8 @@ class _Machine:
         "The dictionary, with keys and values in turn"
         keys = pairs[::2]
         require(type(found) is dict and len(pairs) % 2 == 0, "it fills what is no dictionary")
-        require(all(type(k) in (str, int) for k in keys), "it has keys that are neither texts nor numbers")
+        require(all(type(k) in (str, int) for k in keys),
+                "it has keys that are neither texts nor numbers")
         found.update(zip(keys, pairs[1::2]))
         return found
 
@@ -244,7 +249,8 @@ def _older(raw, numbers, functions):
         if pid[2] not in rows: rows[pid[2]] = _row(pid, numbers)
         return rows[pid[2]]
     _, _, _, value, keys = [_Machine(functions, storage_of).run(f) for _ in range(5)]
-    require(type(keys) is list and sorted(keys) == sorted(rows), "its storages are not those that it lists")
+    require(type(keys) is list and sorted(keys) == sorted(rows),
+            "its storages are not those that it lists")
     for key in keys:
         n = int.from_bytes(f.read(8), 'little')
         require(n == len(rows[key].values), "a storage has another length than it should")
@@ -275,7 +281,8 @@ def _value(raw):
     if raw[:4] == b'PK\x03\x04': return _newer(raw, numbers, functions)
     if raw.startswith(_magic): return _older(raw, numbers, functions)
     def inside(part):
-        require(type(part) is bytes and part.startswith(_magic), "it holds a storage in an unknown format")
+        require(type(part) is bytes and part.startswith(_magic),
+                "it holds a storage in an unknown format")
         return _older(part, numbers, {})
     return _Machine(functions | {_of_numbers[1]: inside}, _nowhere).run(io.BytesIO(raw))
 

@@ -30,7 +30,8 @@ def _check_chunks(y, seen):
     for rows in torch.arange(len(y)).split(max(1, 2**20//y[0].numel())):  # a few MB at a time
         part = y[rows]
         bad = rows[~part.isfinite().flatten(1).all(1).cpu()].tolist()
-        require(not bad, f"y holds NaN or infinity in image {bad and bad[0]}: leave such images out")
+        require(not bad,
+                f"y holds NaN or infinity in image {bad and bad[0]}: leave such images out")
         if seen is None: continue
         mask = seen[rows].to(part.device)
         require_binary(mask, int(rows[0]))
@@ -126,11 +127,14 @@ def _levels(self:Measurements, sigma):
     given = self.corruption.sigma
     if sigma is None: sigma = given
     if not torch.is_tensor(sigma): return sigma
-    require(self.corruption.noise_differs, f"sigma is given for each observation, but {self.corruption} has one for all: "
+    require(self.corruption.noise_differs,
+            f"sigma is given for each observation, but {self.corruption} has one for all: "
             "give it to the corruption, Corruption(op, sigma)")
-    require(len(sigma) == len(self.y), f"sigma has {len(sigma)} rows of noise levels, but there are {len(self.y)} observations")
+    require(len(sigma) == len(self.y),
+            f"sigma has {len(sigma)} rows of noise levels, but there are {len(self.y)} observations")
     fits = all(m in (1, n) for m, n in zip(sigma.shape[1:], self.y.shape[1:]))
-    require(fits, f"sigma has shape {tuple(sigma.shape)}, which does not fit y of shape {tuple(self.y.shape)}: "
+    require(fits,
+            f"sigma has shape {tuple(sigma.shape)}, which does not fit y of shape {tuple(self.y.shape)}: "
                   "give (n,), or (n, 1 or C, 1 or H, 1 or W)")
     return sigma
 
@@ -154,7 +158,8 @@ def _fits(self:Measurements):
 def __getitem__(self:Measurements, i) -> Batch:
     "Observations and their state, as a copy: nobody can write into the data by accident"
     if isinstance(i, slice): i = range(len(self))[i]
-    require(isinstance(i, int) or hasattr(i, '__iter__'), f"ys[{i!r}]: give the number of an observation, several, or a slice")
+    require(isinstance(i, int) or hasattr(i, '__iter__'),
+            f"ys[{i!r}]: give the number of an observation, several, or a slice")
     if not torch.is_tensor(i) and not isinstance(i, int): i = list(i)
     i = torch.as_tensor(i)
     if i.numel() == 0: i = i.long()
@@ -235,7 +240,8 @@ def from_arrays(cls:Measurements,
 ) -> Measurements:
     "Measurements of your own, from NumPy or PyTorch"
     y = torch.as_tensor(y)
-    require(y.is_floating_point(), f"y has type {y.dtype}: give floats, in the units of sigma; pictures lie in [-1, 1]")
+    require(y.is_floating_point(),
+            f"y has type {y.dtype}: give floats, in the units of sigma; pictures lie in [-1, 1]")
     y = y.float()
     if y.ndim == 3: y = y[:, None]
     last = y.ndim == 4 and y.shape[3] < 4 and min(y.shape[1:3]) > 3

@@ -90,7 +90,8 @@ class Student:
         _check_generator(self.init_sigma, self.outside_slope, self.latent_scale)
         if self.dropout is not None:
             number('dropout', self.dropout, lambda v: 0 <= v < 1, 'at least 0 and below 1; None: the dropout of the teacher')
-        require(self.start is None or isinstance(self.start, Generator), f"start={self.start!r} must be a Generator")
+        require(self.start is None or isinstance(self.start, Generator),
+                f"start={self.start!r} must be a Generator")
 
     @classmethod
     def of(cls, student):
@@ -98,7 +99,8 @@ class Student:
         if student is None: return cls()
         if isinstance(student, Generator):
             return cls(student.init_sigma, student.latent_scale, student.outside_slope, start=student)
-        require(isinstance(student, cls), f"student={student!r} must be a Student, or a Generator to go on with")
+        require(isinstance(student, cls),
+                f"student={student!r} must be a Student, or a Generator to go on with")
         return student
 
     def generator(self, net, objective, about:dict | None=None):
@@ -115,7 +117,8 @@ def sample(self:Generator, n:int,
 ):
     "New images (n, C, H, W), on the CPU"
     require(isinstance(n, int) and n > 0, f"n={n!r} must be a positive whole number of images")
-    require(isinstance(batch, int) and batch > 0, f"batch={batch!r} must be a positive whole number of images")
+    require(isinstance(batch, int) and batch > 0,
+            f"batch={batch!r} must be a positive whole number of images")
     index = range(n) if index is None else index
     if state is None: state = self.conditions(index, seed)
     self.objective.check_condition(state, n)
@@ -164,7 +167,8 @@ def load_pretrained(
     shipped = {p.stem: p for p in Path(files('dcd_nb')/'weights').glob('*.json') if load_meta(p)['meta'].get('kind') == 'generator'}
     path = name if Path(name).exists() or Path(f'{name}.json').exists() else shipped.get(str(name))
     if path is None and file_pair(name)[0].exists(): path = name           # without JSON, which `load_meta` says
-    require(path is not None, f"model={str(name)!r} is no file, no folder of a run, and no name of weights "
+    require(path is not None,
+            f"model={str(name)!r} is no file, no folder of a run, and no name of weights "
                               f"that come with the package ({', '.join(sorted(shipped))})")
     meta = read_recipe(path) if Path(path).is_dir() else load_meta(path)['meta']
     kind = Teacher if meta.get('kind') in ('train', 'teacher') else Generator
@@ -178,7 +182,8 @@ def from_pretrained(cls:Generator,
 ):
     "The generator that `name` holds"
     found = load_pretrained(name, device, precision)
-    require(isinstance(found, cls), f"model={str(name)!r} is a teacher, not a generator: use load_pretrained, which returns either")
+    require(isinstance(found, cls),
+            f"model={str(name)!r} is a teacher, not a generator: use load_pretrained, which returns either")
     return found
 
 # %% ../../nbs/22_generator.ipynb #b74b1696
@@ -200,7 +205,8 @@ def to_onnx(self:Generator,
     for name in ('onnx', 'onnxscript'):
         optional(name, 'onnx')
     z, state = latents((2, *self.shape)), self.conditions(range(2))
-    require(state is None or torch.is_tensor(state), "the generator is shown more than a mask: that cannot be written as ONNX")
+    require(state is None or torch.is_tensor(state),
+            "the generator is shown more than a mask: that cannot be written as ONNX")
     shown = dict(z=z) if state is None else dict(z=z, mask=state)
     with saving(path), warnings.catch_warnings(action='ignore'):
         torch.onnx.export(_Call(self).eval(), tuple(shown.values()), path, input_names=[*shown], output_names=['x'],
@@ -227,7 +233,8 @@ def with_dropout(
     "`net`, or a copy of it with another dropout and the same weights"
     if dropout is None: return net
     entries = net.net.to_dict()
-    require('dropout' in entries, f"dropout={dropout!r} cannot be set: {entries['network']} has no argument dropout; leave it out")
+    require('dropout' in entries,
+            f"dropout={dropout!r} cannot be set: {entries['network']} has no argument dropout; leave it out")
     with seeded(0):
         new = Network.from_dict(entries | dict(dropout=dropout))
     new.load_state_dict(net.net.state_dict())

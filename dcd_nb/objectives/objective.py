@@ -74,7 +74,8 @@ def check(self:Objective, corruption):
     require(self.noise_may_differ or not corruption.noise_differs,
             f"{self!r} cannot learn from observations whose noise levels differ, sigma={levels_in_words(corruption.sigma)}: "
             "choose an objective by objective_for(corruption)")
-    require(not self.extra_channels or isinstance(corruption.op, type(self.op)), f"{self!r} cannot learn from observations through {corruption.op!r}: "
+    require(not self.extra_channels or isinstance(corruption.op, type(self.op)),
+            f"{self!r} cannot learn from observations through {corruption.op!r}: "
          "choose an objective by objective_for(corruption)")
     for name, there in _known_of(corruption).items():
         mine = getattr(self, name, there)
@@ -115,7 +116,8 @@ def makes_images(self:Objective, op=None):
 @patch
 def whole_condition(self:Objective, condition):
     "What the network is given beside images of which nothing is hidden, made like a `condition` of others"
-    require(condition is None, f"{self!r} does not say what its network is given beside whole images")
+    require(condition is None,
+            f"{self!r} does not say what its network is given beside whole images")
     return None
 
 @patch

@@ -30,7 +30,8 @@ def noise_levels(sigma:float | Tensor) -> float | Tensor:
             "or for each of their entries (n, 1 or C, H, W)")
     sigma = sigma.detach().float()
     bad = ~(sigma.isfinite() & (sigma >= 0))
-    require(not bad.any(), f"sigma holds {sigma[bad][:1].tolist()} among its noise levels: each must be a finite number, "
+    require(not bad.any(),
+            f"sigma holds {sigma[bad][:1].tolist()} among its noise levels: each must be a finite number, "
                            "at least 0; an entry of unknown noise is hidden by a mask")
     return sigma.view(-1, 1, 1, 1) if sigma.ndim == 1 else sigma
 
@@ -65,7 +66,8 @@ class Corruption:
         # a tensor: a level for each of n observations (n,), or for each of their entries (n, C, H, W)
         sigma:float | Tensor=0.,
     ):
-        require(isinstance(op, Operator), f"op={op!r} must be an operator, e.g. RandomMask(missing=.6)")
+        require(isinstance(op, Operator),
+                f"op={op!r} must be an operator, e.g. RandomMask(missing=.6)")
         self.op, self.sigma = op, noise_levels(sigma)
         self._sigma_on = {}  # by device
 

@@ -52,7 +52,8 @@ def data_scale(
         count = count + (len(y) if seen is None else (seen[rows] != 0).expand_as(y).sum(0))
     power = (total/torch.as_tensor(count).clamp(min=1)).mean().item() - ys.corruption.rms_sigma**2
     power *= ys.y[0].numel()/math.prod(shape or ys.y.shape[1:])
-    require(power > 0, f"the observations hold no more than noise: their mean square minus sigma**2 is {power:.3g}; "
+    require(power > 0,
+            f"the observations hold no more than noise: their mean square minus sigma**2 is {power:.3g}; "
                        f"check the noise level of {ys.corruption}")
     return power**.5
 
@@ -119,10 +120,12 @@ def train(
     One of `images` and `minutes` is the budget. `Hardware` says what a run computes on, `Checkpoints`
     when it is kept and what is looked at then, and further arguments are those of `Learner`.
     """
-    require(isinstance(ys, Measurements), f"ys must be Measurements, but is {type(ys).__name__}: training sees "
+    require(isinstance(ys, Measurements),
+            f"ys must be Measurements, but is {type(ys).__name__}: training sees "
                                           "observations alone; make them by Corruption.measure(x)")
     objective = objective or objective_for(ys.corruption)
-    require(isinstance(objective, Objective), f"objective={objective!r} must be an Objective, e.g. AmbientTweedie(.2); "
+    require(isinstance(objective, Objective),
+            f"objective={objective!r} must be an Objective, e.g. AmbientTweedie(.2); "
                                               "None: the one that suits the corruption")
     objective.check(ys.corruption)
     if out: check_kept(objective, ys.corruption.to_dict(), ys.corruption.tensors())
@@ -161,25 +164,30 @@ def _prepare(ys, net, objective, seed):
     shape = objective.output_shape(ys)
     if net is None or isinstance(net, (str, dict)):
         with seeded(seed): net = network_of(net, shape)
-    require(isinstance(net, (Network, Precond)), f"net={net!r} must be a network, e.g. UNet.named('cifar10'), or its name")
+    require(isinstance(net, (Network, Precond)),
+            f"net={net!r} must be a network, e.g. UNet.named('cifar10'), or its name")
     require_float32(net)
     if isinstance(net, Network):
         net = Precond(with_extra_channels(net, objective.extra_channels), data_scale(ys, shape))
     lives = 'images' if objective.predicts_images else 'observations'
-    require(tuple(net.shape) == shape, f"net makes images of shape {tuple(net.shape)}, but the {lives} have shape {shape}: "
+    require(tuple(net.shape) == shape,
+            f"net makes images of shape {tuple(net.shape)}, but the {lives} have shape {shape}: "
                                       "a teacher lives where the observations live, or, if it fills holes, where the images do")
     return net
 
 # %% ../../nbs/20e_training.ipynb #172a67ed
 def shared_plan(images:float | None, minutes:float | None, batch:int, seed:int, hardware, checkpoints):
     "What the plans of both phases say"
-    require((images is None) != (minutes is None), f"images={images}, minutes={minutes}: give one of the two as the budget")
+    require((images is None) != (minutes is None),
+            f"images={images}, minutes={minutes}: give one of the two as the budget")
     if minutes is None:
         number('images', images, lambda v: v > 0, 'a positive number')
     else:
         number('minutes', minutes, lambda v: v > 0, 'a positive number')
-    require(isinstance(batch, int) and batch > 0, f"batch={batch!r} must be a positive whole number")
-    require(isinstance(seed, int) and 0 <= seed < 2**32, f"seed={seed!r} must be a whole number from 0 to 2**32 - 1")
+    require(isinstance(batch, int) and batch > 0,
+            f"batch={batch!r} must be a positive whole number")
+    require(isinstance(seed, int) and 0 <= seed < 2**32,
+            f"seed={seed!r} must be a whole number from 0 to 2**32 - 1")
     return dict(images=images, minutes=minutes, batch=batch, accumulate=hardware.accumulate, seed=seed,
                 checkpoint_every=checkpoints.every, select=checkpoints.select, patience=checkpoints.patience,
                 about=checkpoints.about or {}, draws=newest_rule, made_with=made_with())
@@ -250,7 +258,8 @@ def averaged(learn:dict):
 def at_checkpoints(model, run, checkpoints, monitor, **kw):
     "What to do at a checkpoint: a picture of samples, and what `monitor` says"
     c, h, w = model.shape
-    require(monitor or not checkpoints.select, f"select={checkpoints.select!r} needs a monitor that returns it")
+    require(monitor or not checkpoints.select,
+            f"select={checkpoints.select!r} needs a monitor that returns it")
     drawn = run.out and checkpoints.grid and c < 4 and h*w > 1
 
     def look(images):

@@ -144,7 +144,8 @@ def save_model(
 def _saved_model(path, kind):
     "Weights, meta, and tensors of the corruption, of a file that `save_model` wrote"
     tensors, meta = load_tensors(path)
-    require(meta.get('kind') == kind, f"path={str(path)!r} holds {meta.get('kind') or 'something else'}, not a {kind}")
+    require(meta.get('kind') == kind,
+            f"path={str(path)!r} holds {meta.get('kind') or 'something else'}, not a {kind}")
     return tensors_below(tensors, 'net'), meta, tensors_below(tensors, 'corruption')
 
 def _trained_model(folder, kind):
