@@ -26,9 +26,10 @@ def _weights_of(record, seen):
     require(isinstance(record, Record) and id(record) not in seen, "its modules contain each other")
     seen.add(id(record))
     part = lambda k: found if isinstance(found := record.state.get(k), dict) else {}
-    weights = {k: v for kind in ('_parameters', '_buffers') for k, v in part(kind).items() if v is not None}
+    weights = {k: v for k, v in (part('_parameters') | part('_buffers')).items() if v is not None}
     for name, inner in part('_modules').items():
-        if inner is not None: weights |= {f'{name}.{k}': v for k, v in _weights_of(inner, seen).items()}
+        below = {} if inner is None else _weights_of(inner, seen)
+        weights |= {f'{name}.{k}': v for k, v in below.items()}
     return weights
 
 def _plain_names(weights):
@@ -36,14 +37,16 @@ def _plain_names(weights):
     return {re.sub(r'^(_orig_mod\.|module\.|model\.)*', '', str(k)): v for k, v in weights.items()}
 
 def _network_in(found):
-    "The weights in what a file holds, the record of their network, and the name under which it stands"
+    "The weights in a file, the record of their network, and the name under which it stands"
     holds = list(found) if isinstance(found, dict) else type(found).__name__
     key = next((k for k in ('ema', 'G_ema', 'net') if k in holds), None)
     require(key, f"no network stands in it as ema, G_ema or net; it holds {str(holds)[:80]}")
     net = found[key] if isinstance(found[key], Record) else Record('EDMPrecond')
     weights = _weights_of(net, set()) if net is found[key] else found[key]
-    require(net.name == 'EDMPrecond', f"it holds a {net.name[:40]}, but only networks in EDMPrecond can be converted")
-    good = isinstance(weights, dict) and weights and all(torch.is_tensor(v) and v.ndim and v.numel() for v in weights.values())
+    require(net.name == 'EDMPrecond',
+            f"it holds a {net.name[:40]}, but only networks in EDMPrecond can be converted")
+    is_weight = lambda v: torch.is_tensor(v) and v.ndim and v.numel()
+    good = isinstance(weights, dict) and weights and all(map(is_weight, weights.values()))
     require(good, f"what it holds as {key} is no network")
     return _plain_names(weights), net, key
 
@@ -53,7 +56,8 @@ def _arguments(weights):
     for name, what in {'map_noise.freqs': 'an NCSN++', 'out_norm.weight': 'an ADM'}.items():
         require(name not in weights, f"it holds {what} network, but only DDPM++ can be converted")
     first = [k for k in weights if re.fullmatch(r'enc\.(\d{1,4})x\1_conv\.weight', k)]
-    require(len(first) == 1 and weights[first[0]].ndim == 4, "its network is no U-Net of EDM's family")
+    good = len(first) == 1 and weights[first[0]].ndim == 4
+    require(good, "its network is no U-Net of EDM's family")
     side = int(first[0].split('.')[1].split('x')[0])
     channels, in_channels = weights[first[0]].shape[:2]
     block = lambda r, i, part: weights.get(f'enc.{r}x{r}_block{i}.{part}.weight')
@@ -74,8 +78,8 @@ def _filled(weights, arguments):
     with torch.device('meta'): net = UNet(**arguments)
     here, there = ({k: tuple(v.shape) for k, v in d.items()} for d in (net.state_dict(), weights))
     odd = [k for k in here | there if here.get(k) != there.get(k)]
-    require(not odd, f"its weights are none of {type(net).__name__}: {len(odd)} of {len(here)} names or shapes differ, "
-                     f"e.g. {', '.join(o[:60] for o in odd[:3])}")
+    require(not odd, f"its weights are none of UNet: {len(odd)} of {len(here)} names or shapes "
+                     f"differ, e.g. {', '.join(o[:60] for o in odd[:3])}")
     for k, v in weights.items():
         require(v.is_floating_point() and v.isfinite().all(), f"{k} is not finite")
         good = not k.endswith('resample_filter') or (v == .25).all()
@@ -91,23 +95,28 @@ def _without_unused(weights):
 
 def _of_one_class(weights, label):
     "The same for images of class `label`"
-    w, rest = weights.get('map_label.weight'), {k: v for k, v in weights.items() if not k.startswith('map_label.')}
+    w = weights.get('map_label.weight')
     require(w is not None, f"label={label}: its network has no classes")
     n = w.shape[1]
-    require(type(label) is int and 0 <= label < n, f"label={label!r} must be a whole number from 0 to {n - 1}")
+    good = type(label) is int and 0 <= label < n
+    require(good, f"label={label!r} must be a whole number from 0 to {n - 1}")
     constant = w[:, label]*n**.5 + weights['map_label.bias']
-    return rest | {'map_layer0.bias': weights['map_layer0.bias'] + weights['map_layer0.weight']@constant}
+    bias = weights['map_layer0.bias'] + weights['map_layer0.weight']@constant
+    rest = {k: v for k, v in weights.items() if not k.startswith('map_label.')}
+    return rest | {'map_layer0.bias': bias}
 
 # %% ../nbs/29a_convert.ipynb #844b4977
-_licences = {'NonCommercial-ShareAlike 4.0': 'CC BY-NC-SA 4.0', 'APACHE LICENSE, VERSION 2.0': 'Apache 2.0'}
+_licences = {
+    'NonCommercial-ShareAlike 4.0': 'CC BY-NC-SA 4.0', 'APACHE LICENSE, VERSION 2.0': 'Apache 2.0'}
 
 def _source(path, found, net):
     "Where the weights are from, and under which licence"
     objects = [net, *(v for v in found.values() if isinstance(v, Record))]
     notice = next((o.notice for o in objects if o.notice), '')
     words = ' '.join(notice.replace('#', ' ').split())
-    said = next((short for text, short in _licences.items() if text in words), 'not stated in the file')
-    return dict(file=Path(path).name, sha256=file_hash(path), licence=said, notice=notice)
+    said = [short for text, short in _licences.items() if text in words]
+    licence = said[0] if said else 'not stated in the file'
+    return dict(file=Path(path).name, sha256=file_hash(path), licence=licence, notice=notice)
 
 def _objective(found, recipe):
     "What the network was trained to do"
@@ -115,7 +124,8 @@ def _objective(found, recipe):
     data = data if isinstance(data, dict) else {}
     if recipe is not None: return recipe.objective_for()
     if data.get('delta_probability'):
-        return AmbientInpainting(data.get('corruption_probability'), delta=data['delta_probability'])
+        missing = data.get('corruption_probability')
+        return AmbientInpainting(missing, delta=data['delta_probability'])
     return Standard()
 
 def _kind(found, key):
@@ -126,7 +136,7 @@ def _kind(found, key):
 def from_pickle(
     path:str | Path,        # a network snapshot of EDM, SiD, RSD or Ambient Diffusion
     kind:str | None=None,   # 'teacher' or 'generator'; None: as the file says
-    recipe:str | None=None, # whose observations it learned from; None: as the file says, or clean images
+    recipe:str | None=None, # whose observations it learned from; None: the file's, or clean images
     label:int | None=None,  # of a network with classes: the one that is wanted; None: it keeps them
     init_sigma:float=2.5,   # of a generator: level of the noise that it is shown
 ) -> Teacher | Generator:
@@ -138,7 +148,8 @@ def from_pickle(
 def _converted(path, found, kind, recipe, label, init_sigma):
     weights, net, key = _network_in(found)
     kind = kind or _kind(found, key)
-    require(kind, "it does not say whether its network is a teacher or a generator: pass kind (--kind)")
+    require(kind, "it does not say whether its network is a teacher or a generator: "
+                  "pass kind (--kind)")
     choose('kind', kind, ['teacher', 'generator'])
     objective = _objective(found, recipe)
     if objective.extra_channels: weights = _without_unused(weights)
@@ -155,7 +166,8 @@ def _converted(path, found, kind, recipe, label, init_sigma):
     D = Precond(unet, net.state.get('sigma_data', .5), per_pixel=not room)
     about = dict(source=_source(path, found, net))
     if recipe is not None:
-        require(recipe.teacher_shape() == D.shape, f"its images are {D.shape}, those of recipe {recipe.name} are {recipe.teacher_shape()}")
+        shape = recipe.teacher_shape()
+        require(shape == D.shape, f"its images are {D.shape}, those of recipe {recipe.name} are {shape}")
         about['recipe'] = recipe_of(recipe.name, network=unet).to_dict()
     if kind == 'teacher': return Teacher(D, objective, about)
     return Generator(D.eval().requires_grad_(False), objective, init_sigma, about)

@@ -20,7 +20,7 @@ from .errors import BadInput, require
 # %% ../nbs/07a_pickles.ipynb #e38a4345
 @dataclass
 class Record:
-    "An object of a pickle: the name of its class, its values, and the comment at the head of its source code"
+    "An object of a pickle: name of its class, values, and the comment at the head of its source code"
     name: str
     state: dict = field(default_factory=dict)
     notice: str = ''
@@ -69,7 +69,8 @@ class _Numbers:
         require(good and all(map(whole, (*size, *stride))), "it describes a tensor that cannot be")
         self.take('tensors', prod(size)*storage.values.itemsize)
         last = offset + sum((n - 1)*k for n, k in zip(size, stride))
-        require(not prod(size) or last < len(storage.values), "it describes a tensor beyond its storage")
+        inside = not prod(size) or last < len(storage.values)
+        require(inside, "it describes a tensor beyond its storage")
         return storage.values.as_strided(size, stride, offset)
 
 @dataclass
@@ -83,12 +84,14 @@ def _scalar(dtype, raw):
     return np.frombuffer(raw, np.dtype(dtype.code).newbyteorder('<'), 1)[0].item()
 
 def _dtype(code, *others):
-    require(code in ('f2', 'f4', 'f8', 'i4', 'i8', 'b1'), f"it holds a number of type {str(code)[:20]!r}")
+    known = ('f2', 'f4', 'f8', 'i4', 'i8', 'b1')
+    require(code in known, f"it holds a number of type {str(code)[:20]!r}")
     return _Dtype(code)
 
 def _latin(text, coding):
     "Bytes that were written as a text"
-    require(type(text) is str and len(text) < 100 and coding == 'latin1', "it holds bytes written as a long text")
+    good = type(text) is str and len(text) < 100 and coding == 'latin1'
+    require(good, "it holds bytes written as a long text")
     return text.encode('latin1')
 
 def _described(meta):
@@ -115,7 +118,8 @@ _functions = {
     'numpy.dtype': _dtype, '_codecs.encode': _latin,
     'builtins.set': _set, '__builtin__.set': _set}
 _functions |= {name: _empty for name in _plain_dicts}
-_of_numbers = ('torch._utils._rebuild_tensor_v2', 'torch.storage._load_from_bytes')     # these need the file
+# these need the file
+_of_numbers = ('torch._utils._rebuild_tensor_v2', 'torch.storage._load_from_bytes')
 
 # %% ../nbs/07a_pickles.ipynb #e2b467fe
 _pushed = {'NONE': None, 'NEWTRUE': True, 'NEWFALSE': False, 'EMPTY_TUPLE': ()}
@@ -206,7 +210,8 @@ class _Machine:
         "The dictionary, with keys and values in turn"
         keys = pairs[::2]
         require(type(found) is dict and len(pairs) % 2 == 0, "it fills what is no dictionary")
-        require(all(type(k) in (str, int) for k in keys), "it has keys that are neither texts nor numbers")
+        good = all(type(k) in (str, int) for k in keys)
+        require(good, "it has keys that are neither texts nor numbers")
         found.update(zip(keys, pairs[1::2]))
         return found
 
@@ -215,19 +220,22 @@ class _Machine:
         return found
 
     def built(self, found, state):
-        "Give an object its values; those of an ordered dictionary and of a type of numbers are not kept"
+        "Give an object its values; those of ordered dictionaries and types of numbers are not kept"
         if isinstance(found, Record) and type(state) is dict: found.state = state
         elif isinstance(found, _Dtype):
             require(state[1] in '<|', "it holds numbers of another byte order")
-        else: require(type(found) is dict and type(state) is dict, "it gives a state to what has none")
+        else:
+            good = type(found) is dict and type(state) is dict
+            require(good, "it gives a state to what has none")
 
 # %% ../nbs/07a_pickles.ipynb #faf5a7f1
-_magic = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'            # the first of the older format's pickles
+_magic = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # the older format begins so
 
 def _row(pid, numbers):
     "An empty row for the storage that a pickle of PyTorch refers to"
-    require(type(pid) is tuple and len(pid) > 4 and pid[0] == 'storage' and isinstance(pid[1], _Name)
-            and pid[1].name in _storages and type(pid[2]) is str, "it refers to something outside of it")
+    good = type(pid) is tuple and len(pid) > 4 and pid[0] == 'storage' and type(pid[2]) is str
+    good = good and isinstance(pid[1], _Name) and pid[1].name in _storages
+    require(good, "it refers to something outside of it")
     return numbers.storage(_storages[pid[1].name], pid[4])
 
 def _fill(row, raw):
@@ -240,11 +248,12 @@ def _older(raw, numbers, functions):
     "The value in the older format: pickles one after the other, then numbers"
     f, rows = io.BytesIO(raw), {}
     def storage_of(pid):
-        if pid[0] == 'module' and isinstance(pid[1], _Name): return pid[1]      # a class, with its source code
+        if pid[0] == 'module' and isinstance(pid[1], _Name): return pid[1]  # a class
         if pid[2] not in rows: rows[pid[2]] = _row(pid, numbers)
         return rows[pid[2]]
     _, _, _, value, keys = [_Machine(functions, storage_of).run(f) for _ in range(5)]
-    require(type(keys) is list and sorted(keys) == sorted(rows), "its storages are not those that it lists")
+    good = type(keys) is list and sorted(keys) == sorted(rows)
+    require(good, "its storages are not those that it lists")
     for key in keys:
         n = int.from_bytes(f.read(8), 'little')
         require(n == len(rows[key].values), "a storage has another length than it should")
@@ -275,7 +284,8 @@ def _value(raw):
     if raw[:4] == b'PK\x03\x04': return _newer(raw, numbers, functions)
     if raw.startswith(_magic): return _older(raw, numbers, functions)
     def inside(part):
-        require(type(part) is bytes and part.startswith(_magic), "it holds a storage in an unknown format")
+        good = type(part) is bytes and part.startswith(_magic)
+        require(good, "it holds a storage in an unknown format")
         return _older(part, numbers, {})
     return _Machine(functions | {_of_numbers[1]: inside}, _nowhere).run(io.BytesIO(raw))
 
@@ -288,5 +298,6 @@ def read_pickle(
     try: return _value(path.read_bytes())
     except BadInput as e: why = e
     except MemoryError: raise
-    except Exception as e: why = f"it is damaged, or no pickle: {type(e).__name__}"     # a mutated file can break any line above
+    except Exception as e:                          # a mutated file can break any line above
+        why = f"it is damaged, or no pickle: {type(e).__name__}"
     raise BadInput(f"{path} is not read: {why}; nothing in it was run")
