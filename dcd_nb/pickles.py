@@ -20,7 +20,7 @@ from .errors import BadInput, require
 # %% ../nbs/07a_pickles.ipynb #e38a4345
 @dataclass
 class Record:
-    "An object of a pickle: the name of its class, its values, and the comment at the head of its source code"
+    "An object of a pickle: name of its class, values, and the comment at the head of its source code"
     name: str
     state: dict = field(default_factory=dict)
     notice: str = ''
@@ -119,7 +119,89 @@ _functions = {
     'numpy.dtype': _dtype, '_codecs.encode': _latin,
     'builtins.set': _set, '__builtin__.set': _set}
 _functions |= {name: _empty for name in _plain_dicts}
-_of_numbers = ('torch._utils._rebuild_tensor_v2', 'torch.storage._load_from_bytes')     # these need the file
+# these need the file
+_of_numbers = ('torch._utils._rebuild_tensor_v2', 'torch.storage._load_from_bytes')
+
+# %% ../nbs/07a_pickles.ipynb #ba91c5f1
+@dataclass
+class _Storage:
+    "A flat row of numbers"
+    values: torch.Tensor
+
+class _Numbers:
+    "The numbers of all tensors in a file: no more of them than the file has bytes"
+    def __init__(self, size:int): self.left = dict(storages=size, tensors=size)
+
+    def take(self, what, size):
+        require(type(size) is int and 0 <= size <= self.left[what],
+                f"it claims {what} of {size} bytes, more than it holds")
+        self.left[what] -= size
+
+    def storage(self, dtype, n):
+        "An empty row, to be filled"
+        require(type(n) is int and n >= 0, f"it claims a storage of {n!r} numbers")
+        self.take('storages', n*dtype.itemsize)
+        return _Storage(torch.empty(n, dtype=dtype))
+
+    def tensor(self, storage, offset, size, stride, *others):
+        "A part of a row, seen as a tensor"
+        whole = lambda v: type(v) is int and v >= 0
+        good = isinstance(storage, _Storage) and whole(offset) and len(size) == len(stride) < 9
+        require(good and all(map(whole, (*size, *stride))), "it describes a tensor that cannot be")
+        self.take('tensors', prod(size)*storage.values.itemsize)
+        last = offset + sum((n - 1)*k for n, k in zip(size, stride))
+        inside = not prod(size) or last < len(storage.values)
+        require(inside, "it describes a tensor beyond its storage")
+        return storage.values.as_strided(size, stride, offset)
+
+@dataclass
+class _Dtype:
+    "A type of NumPy's numbers, for single ones"
+    code: str
+
+def _scalar(dtype, raw):
+    "One number of NumPy's"
+    require(isinstance(dtype, _Dtype) and type(raw) is bytes,
+            "it describes a number that cannot be")
+    return np.frombuffer(raw, np.dtype(dtype.code).newbyteorder('<'), 1)[0].item()
+
+def _dtype(code, *others):
+    known = ('f2', 'f4', 'f8', 'i4', 'i8', 'b1')
+    require(code in known, f"it holds a number of type {str(code)[:20]!r}")
+    return _Dtype(code)
+
+def _latin(text, coding):
+    "Bytes that were written as a text"
+    good = type(text) is str and len(text) < 100 and coding == 'latin1'
+    require(good, "it holds bytes written as a long text")
+    return text.encode('latin1')
+
+def _described(meta):
+    "An object that travels with its source code, which stays unread"
+    require(isinstance(meta.get('class_name'), str) and isinstance(meta.get('state'), dict),
+            "it holds an object without a class")
+    return Record(meta['class_name'], meta['state'], _head(meta.get('module_src')))
+
+def _head(source):
+    "The first lines of source code that are comments, where a licence stands"
+    lines = source[:4000].splitlines() if type(source) is str else []
+    return '\n'.join(takewhile(lambda line: line.startswith('#'), lines))
+
+def _parameter(values, *others): return values
+
+def _set(values=()): return values
+
+def _empty(): return {}
+
+_functions = {
+    'torch._utils._rebuild_parameter': _parameter,
+    'torch_utils.persistence._reconstruct_persistent_obj': _described,
+    'numpy.core.multiarray.scalar': _scalar, 'numpy._core.multiarray.scalar': _scalar,
+    'numpy.dtype': _dtype, '_codecs.encode': _latin,
+    'builtins.set': _set, '__builtin__.set': _set}
+_functions |= {name: _empty for name in _plain_dicts}
+# these need the file
+_of_numbers = ('torch._utils._rebuild_tensor_v2', 'torch.storage._load_from_bytes')
 
 # %% ../nbs/07a_pickles.ipynb #e2b467fe
 _pushed = {'NONE': None, 'NEWTRUE': True, 'NEWFALSE': False, 'EMPTY_TUPLE': ()}
@@ -220,19 +302,129 @@ class _Machine:
         return found
 
     def built(self, found, state):
-        "Give an object its values; those of an ordered dictionary and of a type of numbers are not kept"
+        "Give an object its values; those of ordered dictionaries and types of numbers are not kept"
         if isinstance(found, Record) and type(state) is dict: found.state = state
         elif isinstance(found, _Dtype):
             require(state[1] in '<|', "it holds numbers of another byte order")
-        else: require(type(found) is dict and type(state) is dict, "it gives a state to what has none")
+        else:
+            good = type(found) is dict and type(state) is dict
+            require(good, "it gives a state to what has none")
+
+# %% ../nbs/07a_pickles.ipynb #e2b467fe
+_pushed = {'NONE': None, 'NEWTRUE': True, 'NEWFALSE': False, 'EMPTY_TUPLE': ()}
+_carried = {
+    'INT', 'BININT', 'BININT1', 'BININT2', 'LONG', 'LONG1', 'LONG4', 'FLOAT', 'BINFLOAT', 'STRING',
+    'BINSTRING', 'SHORT_BINSTRING', 'UNICODE', 'SHORT_BINUNICODE', 'BINUNICODE', 'BINUNICODE8',
+    'SHORT_BINBYTES', 'BINBYTES', 'BINBYTES8'}
+
+class _Machine:
+    "Goes through the instructions of one pickle"
+    def __init__(self, functions:dict, storage_of):
+        self.functions, self.storage_of = functions, storage_of
+        self.stack, self.below, self.memory = [], [], {}
+
+    def run(self, f):
+        "The value of the pickle at the position of `f`, which then stands behind it"
+        for op, arg, _ in pickletools.genops(f): self.step(op.name, arg)
+        require(not self.below, "a mark is left at its end")
+        value, = self.stack
+        return value
+
+    def marked(self):
+        "What lies above the last mark"
+        found, self.stack = self.stack, self.below.pop()
+        return found
+
+    def step(self, op, arg):
+        stack, pop = self.stack, self.stack.pop
+        match op:
+            case 'PROTO' | 'FRAME' | 'STOP': pass
+            case _ if op in _pushed: stack.append(_pushed[op])
+            case _ if op in _carried: stack.append(arg)
+            case 'EMPTY_LIST' | 'EMPTY_SET': stack.append([])
+            case 'EMPTY_DICT': stack.append({})
+            case 'MARK':
+                self.below.append(stack)
+                self.stack = []
+            case 'TUPLE' | 'LIST' | 'DICT' | 'FROZENSET':
+                found = self.marked()
+                if op == 'DICT': found = self.filled({}, found)
+                self.stack.append(found if op in ('LIST', 'DICT') else tuple(found))
+            case 'TUPLE1' | 'TUPLE2' | 'TUPLE3':
+                n = int(op[-1])
+                stack[-n:] = [tuple(stack[-n:])]
+            case 'APPENDS' | 'ADDITEMS':
+                found = self.marked()
+                self.listed(self.stack[-1]).extend(found)
+            case 'APPEND':
+                last = pop()
+                self.listed(stack[-1]).append(last)
+            case 'SETITEMS':
+                found = self.marked()
+                self.filled(self.stack[-1], found)
+            case 'SETITEM':
+                value, key = pop(), pop()
+                self.filled(stack[-1], [key, value])
+            case 'MEMOIZE': self.memory[len(self.memory)] = stack[-1]
+            case 'PUT' | 'BINPUT' | 'LONG_BINPUT': self.memory[arg] = stack[-1]
+            case 'GET' | 'BINGET' | 'LONG_BINGET': stack.append(self.memory[arg])
+            case 'POP': pop()
+            case 'GLOBAL': stack.append(self.name_of(*arg.split(' ')))
+            case 'STACK_GLOBAL':
+                name, module = pop(), pop()
+                stack.append(self.name_of(module, name))
+            case 'REDUCE' | 'NEWOBJ':
+                args, what = pop(), pop()
+                stack.append(self.called(op, what, args))
+            case 'BUILD':
+                state = pop()
+                self.built(stack[-1], state)
+            case 'BINPERSID': stack.append(self.storage_of(pop()))
+            case _: raise BadInput(f"it has the instruction {op}, which no file of weights needs")
+
+    def name_of(self, module, name):
+        require(type(module) is str and type(name) is str, "it asks for a thing without a name")
+        name = f'{module}.{name}'
+        known = name in self.functions or name in _storages or _is_class(name)
+        require(known, f"it asks for {name[:80]!r}, which no file of weights needs")
+        return _Name(name)
+
+    def called(self, op, what, args):
+        require(isinstance(what, _Name) and type(args) is tuple, "it calls what cannot be called")
+        if op == 'NEWOBJ' and _is_class(what.name) and not args: return _object(what.name)
+        require(op == 'REDUCE' and what.name in self.functions, f"it calls {what.name[:80]!r}")
+        return self.functions[what.name](*args)
+
+    def filled(self, found, pairs):
+        "The dictionary, with keys and values in turn"
+        keys = pairs[::2]
+        require(type(found) is dict and len(pairs) % 2 == 0, "it fills what is no dictionary")
+        good = all(type(k) in (str, int) for k in keys)
+        require(good, "it has keys that are neither texts nor numbers")
+        found.update(zip(keys, pairs[1::2]))
+        return found
+
+    def listed(self, found):
+        require(type(found) is list, "it extends what is no list")
+        return found
+
+    def built(self, found, state):
+        "Give an object its values; those of ordered dictionaries and types of numbers are not kept"
+        if isinstance(found, Record) and type(state) is dict: found.state = state
+        elif isinstance(found, _Dtype):
+            require(state[1] in '<|', "it holds numbers of another byte order")
+        else:
+            good = type(found) is dict and type(state) is dict
+            require(good, "it gives a state to what has none")
 
 # %% ../nbs/07a_pickles.ipynb #faf5a7f1
-_magic = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'            # the first of the older format's pickles
+_magic = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # the older format begins so
 
 def _row(pid, numbers):
     "An empty row for the storage that a pickle of PyTorch refers to"
-    require(type(pid) is tuple and len(pid) > 4 and pid[0] == 'storage' and isinstance(pid[1], _Name)
-            and pid[1].name in _storages and type(pid[2]) is str, "it refers to something outside of it")
+    good = type(pid) is tuple and len(pid) > 4 and pid[0] == 'storage' and type(pid[2]) is str
+    good = good and isinstance(pid[1], _Name) and pid[1].name in _storages
+    require(good, "it refers to something outside of it")
     return numbers.storage(_storages[pid[1].name], pid[4])
 
 def _fill(row, raw):
@@ -245,7 +437,7 @@ def _older(raw, numbers, functions):
     "The value in the older format: pickles one after the other, then numbers"
     f, rows = io.BytesIO(raw), {}
     def storage_of(pid):
-        if pid[0] == 'module' and isinstance(pid[1], _Name): return pid[1]      # a class, with its source code
+        if pid[0] == 'module' and isinstance(pid[1], _Name): return pid[1]  # a class
         if pid[2] not in rows: rows[pid[2]] = _row(pid, numbers)
         return rows[pid[2]]
     _, _, _, value, keys = [_Machine(functions, storage_of).run(f) for _ in range(5)]
@@ -295,5 +487,80 @@ def read_pickle(
     try: return _value(path.read_bytes())
     except BadInput as e: why = e
     except MemoryError: raise
-    except Exception as e: why = f"it is damaged, or no pickle: {type(e).__name__}"     # a mutated file can break any line above
+    except Exception as e:                          # a mutated file can break any line above
+        why = f"it is damaged, or no pickle: {type(e).__name__}"
+    raise BadInput(f"{path} is not read: {why}; nothing in it was run")
+
+# %% ../nbs/07a_pickles.ipynb #faf5a7f1
+_magic = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # the older format begins so
+
+def _row(pid, numbers):
+    "An empty row for the storage that a pickle of PyTorch refers to"
+    good = type(pid) is tuple and len(pid) > 4 and pid[0] == 'storage' and type(pid[2]) is str
+    good = good and isinstance(pid[1], _Name) and pid[1].name in _storages
+    require(good, "it refers to something outside of it")
+    return numbers.storage(_storages[pid[1].name], pid[4])
+
+def _fill(row, raw):
+    "Numbers into an empty row"
+    into = row.values.view(torch.uint8).numpy()
+    require(len(raw) == len(into), "a storage was cut short")
+    into[:] = np.frombuffer(raw, np.uint8)
+
+def _older(raw, numbers, functions):
+    "The value in the older format: pickles one after the other, then numbers"
+    f, rows = io.BytesIO(raw), {}
+    def storage_of(pid):
+        if pid[0] == 'module' and isinstance(pid[1], _Name): return pid[1]  # a class
+        if pid[2] not in rows: rows[pid[2]] = _row(pid, numbers)
+        return rows[pid[2]]
+    _, _, _, value, keys = [_Machine(functions, storage_of).run(f) for _ in range(5)]
+    good = type(keys) is list and sorted(keys) == sorted(rows)
+    require(good, "its storages are not those that it lists")
+    for key in keys:
+        n = int.from_bytes(f.read(8), 'little')
+        require(n == len(rows[key].values), "a storage has another length than it should")
+        _fill(rows[key], f.read(n*rows[key].values.itemsize))
+    return value
+
+def _newer(raw, numbers, functions):
+    "The value in a zip archive"
+    archive, rows = zipfile.ZipFile(io.BytesIO(raw)), {}
+    files = {i.filename: i for i in archive.infolist()}
+    main, = (name for name in files if name.endswith('/data.pkl'))
+    def content(name):
+        require(files[name].compress_type == zipfile.ZIP_STORED, "it has compressed parts")
+        return archive.read(name)
+    def storage_of(pid):
+        if pid[2] not in rows:
+            row = rows[pid[2]] = _row(pid, numbers)
+            _fill(row, content(main.removesuffix('.pkl') + f'/{pid[2]}'))
+        return rows[pid[2]]
+    return _Machine(functions, storage_of).run(io.BytesIO(content(main)))
+
+def _nowhere(pid): raise BadInput("it refers to something outside of it")
+
+def _value(raw):
+    "What a file holds, by its first bytes"
+    numbers = _Numbers(len(raw))
+    functions = _functions | {_of_numbers[0]: numbers.tensor}
+    if raw[:4] == b'PK\x03\x04': return _newer(raw, numbers, functions)
+    if raw.startswith(_magic): return _older(raw, numbers, functions)
+    def inside(part):
+        good = type(part) is bytes and part.startswith(_magic)
+        require(good, "it holds a storage in an unknown format")
+        return _older(part, numbers, {})
+    return _Machine(functions | {_of_numbers[1]: inside}, _nowhere).run(io.BytesIO(raw))
+
+def read_pickle(
+    path:str | Path, # a pickle, or a file of torch.save
+):
+    "Tensors, numbers, texts, lists, dictionaries and records of a file; nothing in it is run"
+    path = Path(path)
+    require(path.is_file(), f"path={str(path)!r} is no file")
+    try: return _value(path.read_bytes())
+    except BadInput as e: why = e
+    except MemoryError: raise
+    except Exception as e:                          # a mutated file can break any line above
+        why = f"it is damaged, or no pickle: {type(e).__name__}"
     raise BadInput(f"{path} is not read: {why}; nothing in it was run")
