@@ -39,6 +39,19 @@ def matrix_and_masks(ys):
     is_eye = D.shape[0] == D.shape[1] and torch.equal(D, torch.eye(d, dtype=D.dtype))
     return None if is_eye else D.to(ys.y.device), m
 
+# %% ../nbs/06f_baselines.ipynb #bd82f75e
+def _mean_noise(y, m, sigma):
+    "The variance of the noise of each entry, over the observations that show it"
+    if not torch.is_tensor(sigma): return sigma**2
+    square = sigma.to(y.device).double().square().expand(y.shape).flatten(1)
+    if m is None: return square.mean(0)
+    return (square*m).sum(0)/m.sum(0).clamp(min=1)
+
+def _ridges(ys, seen, least):
+    "The variance of the noise for a linear filter, at least `least`: of all, or (N, entries)"
+    if not ys.corruption.noise_differs: return max(ys.sigma**2, least)
+    return ys.sigma.double().square().expand(ys.y.shape).flatten(1).clamp(min=least)
+
 # %% ../nbs/06f_baselines.ipynb #0a6a22ad
 def _chunks(y, m, size=4096):
     "Rows of `y` and what is seen of them, in float64"
@@ -49,11 +62,11 @@ def _chunks(y, m, size=4096):
 def pooled(
     y,      # observations (N, C, H, W)
     m,      # what is seen of them (N, CHW); None: everything
-    sigma,  # level of the noise
+    sigma,  # level of the noise, or levels of each
 ):
     "Mean and covariance of z from y = m (z + noise), and how often each pair was seen; float64"
     mean, cov, pairs = covariance_with_gaps(lambda: _chunks(y, m))
-    cov.diagonal().sub_(sigma**2)
+    cov.diagonal().sub_(_mean_noise(y, m, sigma))
     return mean, cov, pairs
 
 # %% ../nbs/06f_baselines.ipynb #16c7acec
@@ -77,7 +90,7 @@ def moments(
     if D is None: return Moments(mean, cov, len(mean))
     U, s, V = torch.linalg.svd(D, full_matrices=False)
     n = len(ys) if m is None else m.double().mean().item()*len(ys)
-    keep = _kept(s, cov.trace()/s.square().sum(), ys.sigma, n)
+    keep = _kept(s, cov.trace()/s.square().sum(), ys.corruption.rms_sigma, n)
     back = V[keep].T/s[keep]@U[:, keep].T                              # D^+, truncated
     return Moments(back@mean, back@cov@back.T, int(keep.sum()))
 
@@ -101,20 +114,24 @@ def lmmse(
     "Every measurement restored by the best linear estimator, (N, C, H, W)"
     D, seen = matrix_and_masks(ys)
     m = moments(ys) if m is None else m
-    require(seen is None or ys.y[0].numel() <= 1024,
-         f"ys hide entries of {ys.y[0].numel()} values, another matrix for each image: "
+    alike = seen is None and not ys.corruption.noise_differs
+    require(alike or ys.y[0].numel() <= 1024,
+         f"ys have masks or noise levels of their own for {ys.y[0].numel()} values, another matrix for each image: "
          "at most 1024 values")
     cross = m.cov if D is None else m.cov@D.T                          # of x and z
     S, mean = (cross, m.mean) if D is None else (D@cross, D@m.mean)
-    ridge = max(ys.sigma**2, 1e-6*S.trace().item()/len(S), 1e-30)
-    out, I = [], torch.eye(len(S)).to(S)
-    for y, q in _chunks(ys.y, seen, 4096 if seen is None else max(1, 2**23//len(S)**2)):
+    least = max(1e-6*S.trace().item()/len(S), 1e-30)
+    ridge = _ridges(ys, seen, least)
+    out, I, one = [], torch.eye(len(S)).to(S), seen is None and not ys.corruption.noise_differs
+    size = 4096 if one else max(1, 2**23//len(S)**2)
+    for i, (y, q) in enumerate(_chunks(ys.y, seen, size)):
         r = (y - mean)*q
-        if seen is None:                                       # one matrix for all
-            K = S + ridge*I
+        noise = ridge if one else ridge[i*size:(i + 1)*size]
+        if one:                                                # one matrix for all
+            K = S + noise*I
             w = torch.cholesky_solve(r.T, torch.linalg.cholesky(K)).T
         else:
-            K = S*q[:, :, None]*q[:, None] + torch.diag_embed(ridge*q + 1 - q)
+            K = S*q[:, :, None]*q[:, None] + torch.diag_embed(noise*q + 1 - q)
             w = torch.cholesky_solve(r[..., None], torch.linalg.cholesky(K))[..., 0]
         out.append(m.mean + w@cross.T)
     return torch.cat(out).view(len(ys), *ys.shape).float()

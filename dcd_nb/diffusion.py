@@ -61,12 +61,22 @@ class Levels(Named, family='levels'):
     def draw(self,
         n:int,  # how many
         draws,  # the `Draws` of a training step, or a generator
+        above=None, # draw each given that it is at least this (n,)
     ):
         "`n` random levels, float64; both phases draw theirs here"
         if isinstance(draws, torch.Generator):
             u = torch.rand(n, generator=draws, device=draws.device, dtype=torch.float64)
         else: u = draws.uniform(n)
-        return self.quantile(u.clamp(min=2**-54))
+        u = u.clamp(min=2**-54)
+        return self.quantile(u) if above is None else self.quantile_above(u, above.double())
+    def quantile_above(self, u, s):
+        "Quantiles `u` of the levels, given that they are at least `s`, one for each"
+        lo, hi = torch.zeros_like(u), torch.ones_like(u)    # around the share of levels below s
+        for _ in range(54):
+            mid = (lo + hi)/2
+            below = self.quantile(mid) < s
+            lo, hi = mid.where(below, lo), hi.where(below, mid)
+        return self.quantile((lo + (1 - lo)*u).clamp(max=1 - 2**-53)).clamp(min=s)
     def share_below(self, s:float) -> float:
         "Which part of the levels lies below `s`"
         u = (torch.arange(4096, dtype=torch.float64, device='cpu') + .5)/4096
@@ -87,6 +97,9 @@ class LogNormal(Levels):
     def __init__(self, mean=-1.2, std=1.2):
         self.mean, self.std = number('mean', mean), _positive('std', std)
     def quantile(self, u): return (self.mean + self.std*torch.special.ndtri(u)).exp()
+    def quantile_above(self, u, s):
+        a = (s.log() - self.mean)/self.std
+        return (self.mean + self.std*normal_above(a, u)).exp().clamp(min=s)
 
 class LogUniform(Levels):
     "ln s is uniform between ln lo and ln hi"
@@ -107,19 +120,24 @@ class TruncatedLogNormal(ClampedLogNormal):
     def quantile(self, u):
         a = (math.log(self.sigma) - self.mean)/self.std if self.sigma else -math.inf
         return (self.mean + self.std*normal_above(a, u)).exp().clamp(min=self.sigma)
+    def quantile_above(self, u, s):
+        return LogNormal(self.mean, self.std).quantile_above(u, s.clamp(min=self.sigma))
 
 # %% ../nbs/04_diffusion.ipynb #6b475c47
 def normal_above(
-    a:float,  # the lower end
+    a,        # the lower end: a number, or one for each (n,)
     u,        # uniform numbers in (0, 1), float64
 ):
     "Quantiles `u` of a standard normal number, given that it is above `a`"
     log_Q = lambda z: torch.special.log_ndtr(-z)
-    if a < 5: return -torch.special.ndtri((1 - u)*log_Q(torch.full_like(u, a)).exp())
-    target = torch.log1p(-u) + log_Q(torch.full_like(u, a))
-    z = (a*a - 2*torch.log1p(-u)).sqrt()
-    for _ in range(4): z = z + (log_Q(z) - target)*(log_Q(z) + z**2/2 + math.log(2*math.pi)/2).exp()
-    return z
+    def near(a): return -torch.special.ndtri((1 - u)*log_Q(a).exp())
+    def far(a):
+        target = torch.log1p(-u) + log_Q(a)
+        z = (a*a - 2*torch.log1p(-u)).sqrt()
+        for _ in range(4): z = z + (log_Q(z) - target)*(log_Q(z) + z**2/2 + math.log(2*math.pi)/2).exp()
+        return z
+    if not torch.is_tensor(a): return (near if a < 5 else far)(torch.full_like(u, a))
+    return torch.where(a < 5, near(a), far(a.clamp(min=5)))
 
 # %% ../nbs/04_diffusion.ipynb #a0920299
 def edm_weight(

@@ -188,7 +188,7 @@ def _results(r, ys, teacher, G, sets, table, longer, seed):
         equal_compute=equal,
         nfe=dict(teacher=teacher.nfe(**full), student=1), seconds_per_1000=seconds,
         images=dict(teacher=teacher.cost['images'], student=G.cost['images']),
-        seed=seed, corruption=r.name.partition('-')[2], sigma=ys.sigma,
+        seed=seed, corruption=r.name.partition('-')[2], sigma=ys.corruption.rms_sigma,
         made_with=made_with())
 
 def _write(folder, sets, results, reference):

@@ -222,7 +222,7 @@ def _record(r, ys, teacher, G, others, clean, out, n, seconds, warm):
         rows = _weighed(out/phase/'weights', type(m), judge, min(n, 2000), seed)
         if rows: on_the_way[phase] = rows
     results = dict(
-        recipe=r.name, corruption=repr(ys.corruption), sigma=ys.sigma, seed=seed,
+        recipe=r.name, corruption=repr(ys.corruption), sigma=ys.corruption.rms_sigma, seed=seed,
         device=made_with()['machine'], parameters=num_params(G.net),
         reference=judge.hash, n_reference=judge.n, warm=warm, made_with=made_with())
     if on_the_way: results['on_the_way'] = on_the_way

@@ -68,7 +68,7 @@ def imported(tree, module):
             for a in n.names: yield (f'{base}.{a.name}'.lstrip('.') if number_of(f'{base}.{a.name}') is not None else base), inside.get(id(n))
 
 
-upwards = {('operators.corruption', 'data.measurements', 'measure')}    # observing is a method of a corruption; what it returns comes later
+upwards = {('operators.corruption', 'data.measuring', 'measure')}    # observing is a method of a corruption; what it returns comes later
 
 
 @pytest.mark.parametrize('module', modules.values())

@@ -210,6 +210,6 @@ def restore(
     r = run_restore(prior, ys, method, n, seed)
     save_restored(r, path)
     report(dict(out=str(path), n=len(ys), samples=n, method=repr(method) if method else None,
-                residual=r.residual.square().mean().sqrt().item(), sigma=ys.sigma,
+                residual=r.residual.square().mean().sqrt().item(), sigma=ys.corruption.rms_sigma,
                 std=r.std.mean().item(), **r.diagnostics, seed=seed,
                 seconds=round(time.monotonic() - start, 2)), json)

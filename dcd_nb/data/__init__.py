@@ -14,7 +14,7 @@ from .measurements import Measurements
 from .archives import image_files
 from .cache import cache_dir, cache_entries, cached, shrink_cache
 from .loading import decode, known_images, load_images
-from .on_disk import measure_to
+from .measuring import measure_to
 
 _all_ = ['cache_dir', 'cache_entries', 'cached', 'decode', 'digits', 'image_files', 'known_images',
          'load_images', 'low_rank', 'measure_to', 'Measurements', 'phantoms', 'show_points', 'shrink_cache', 'toy', 'toy_curve',

@@ -21,7 +21,8 @@ from .sources import digits, toy
 from .heads import phantoms
 from .archives import image_files, image_suffixes
 from .cache import cache_dir, cached
-from .measurements import double_converter, shape_in_words
+from .measurements import shape_in_words
+from .measuring import double_converter
 
 # %% ../../nbs/02c_loading.ipynb #710c7161
 def _fail(name, why): raise BadInput(f"{name} {why}")

@@ -19,7 +19,7 @@ from ..draws import latents, newest_rule, seeded
 from ..files import file_pair, load_meta, saving
 from ..operators import map_state
 from ..diffusion import device_of, inference
-from ..networks import Network, Precond
+from ..networks import Network
 from ..training import kept_inside, load_model, read_recipe, save_model, Teacher
 
 # %% ../../nbs/22_generator.ipynb #88dbf781
@@ -217,7 +217,7 @@ def resized_copy(
     require(tuple(new.shape) == tuple(shape),
             f"a network that makes images {tuple(net.shape)} cannot make images {tuple(shape)}: "
             "the number of channels differs")
-    return Precond(new.to(device_of(net)), net.sigma_d, net.precision)
+    return net.around(new.to(device_of(net)))
 
 # %% ../../nbs/22_generator.ipynb #7b8e566d
 def with_dropout(
@@ -231,4 +231,4 @@ def with_dropout(
     with seeded(0):
         new = Network.from_dict(entries | dict(dropout=dropout))
     new.load_state_dict(net.net.state_dict())
-    return Precond(new.to(device_of(net)), net.sigma_d, net.precision)
+    return net.around(new.to(device_of(net)))

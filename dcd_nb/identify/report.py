@@ -44,7 +44,7 @@ def frequency_snr(
     f = torch.hypot(vertical, horizontal).flatten()
     power = 1/(f*max(h, w) + .5)**2
     power *= .25*h*w/power.sum()  # pixels have variance 1/4
-    sigma = max(corruption.sigma, 2/255/12**.5)
+    sigma = max(corruption.rms_sigma, 2/255/12**.5)
     return f, gain*power/sigma**2
 
 # %% ../../nbs/26a_report.ipynb #4860a6af
@@ -225,7 +225,7 @@ def verdict(self:Report) -> str:
 @patch(as_prop=True)
 def noise(self:Report) -> str:
     "How much a single observation shows, in words"
-    sigma = self.corruption.sigma
+    sigma = self.corruption.rms_sigma
     what = f"At sigma = {sigma:g}" if sigma else "With the rounding of 8-bit data"
     return (f"{what}, {self.drowned:.0%} of the frequencies of natural images "
             "are below the noise of a single observation.")

@@ -24,6 +24,7 @@ class Precond(nn.Module):
         net:Network, # the network F
         sigma_d=.5,  # standard deviation of the images
         precision:str | None=None, # 'fp32' or 'bf16'; None: the network's own, or that of the device
+        per_pixel=True, # hidden pixels have their own scales; False: those of all others, and of the mask
     ):
         super().__init__()
         require(isinstance(net, Network),
@@ -31,16 +32,20 @@ class Precond(nn.Module):
         require_sizes(net)
         sigma_d = number('sigma_d', sigma_d, lambda v: v > 0, 'a positive number')
         autocast('cpu', precision)       # complains about unknown names
-        self.net, self.sigma_d, self.precision = net, sigma_d, precision
+        self.net, self.sigma_d, self.precision, self.per_pixel = net, sigma_d, precision, per_pixel
 
     shape = property(lambda self: self.net.shape, doc="(C, H, W) of its images")
     def to_dict(self) -> dict:
         "Network and scale, as plain values"
-        return {'net': self.net.to_dict(), 'sigma_d': self.sigma_d}
+        usual = {'net': self.net.to_dict(), 'sigma_d': self.sigma_d}
+        return usual if self.per_pixel else usual | {'per_pixel': False}
     @staticmethod
     def from_dict(d:dict, precision:str | None=None) -> 'Precond':
         "A new one as `to_dict` described it"
-        return Precond(Network.from_dict(d['net']), d['sigma_d'], precision)
+        return Precond(Network.from_dict(d['net']), d['sigma_d'], precision, d.get('per_pixel', True))
+    def around(self, net:Network) -> 'Precond':
+        "The same around another network"
+        return Precond(net, self.sigma_d, self.precision, self.per_pixel)
     def __repr__(self): return f"Precond({self.net!r}, sigma_d={self.sigma_d:.4g})"
 
 # %% ../../nbs/05c_precond.ipynb #04d3b4b7
@@ -64,10 +69,12 @@ def forward(self:Precond,
     x = x.float()
     s = per_image(s, x)
     c_skip, c_out, c_in = self.scales(s)
-    inputs = torch.cat([c_in*x, *self._extra(x, mask if extra is None else extra)], 1)
+    beside = self._extra(x, mask if extra is None else extra)
+    if not self.per_pixel: beside = [c_in*v for v in beside]
+    inputs = torch.cat([c_in*x, *beside], 1)
     with autocast(x.device, self.precision or self.net.precision):
         out = self.net(inputs, s.flatten().log()/4, classes, labels)
-    if mask is None: return c_skip*x + c_out*out.float()
+    if mask is None or not self.per_pixel: return c_skip*x + c_out*out.float()
     shown = mask if callable(mask) else mask.to(x).mul  # images -> what is seen of them
     alone = self.sigma_d*out.float()                                        # where nothing is seen
     return shown(c_skip*x + c_out*out.float()) + (alone - shown(alone))
@@ -92,4 +99,5 @@ def weight(self:Precond, s:Tensor | float, mask:Tensor | None=None) -> Tensor:
     "Weight of the squared error: (B, 1, 1, 1), or for each pixel if there is a mask"
     s = torch.as_tensor(s, dtype=torch.float32, device=None if mask is None else mask.device)
     w = edm_weight(s, self.sigma_d).view(-1, 1, 1, 1)
-    return w if mask is None else mask*w + (1 - mask)/self.sigma_d**2
+    if mask is None or not self.per_pixel: return w
+    return mask*w + (1 - mask)/self.sigma_d**2

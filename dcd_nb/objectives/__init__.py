@@ -11,6 +11,7 @@ import inspect
 
 from ..errors import choose, require
 from ..operators import Corruption, RandomMask
+from ..operators.corruption import levels_in_words
 from .objective import At, best_matrix, fresh, gaussian_world, Matrix, Objective
 from .objective import Standard
 from .tweedie import AmbientTweedie
@@ -29,14 +30,15 @@ def objective_for(
 ) -> Objective:
     "The objective that suits `corruption`"
     require(isinstance(corruption, Corruption), f"corruption={corruption!r} must be a Corruption, e.g. Corruption(RandomMask(.6))")
-    op, sigma = corruption.op, corruption.sigma
+    op, sigma = corruption.op, corruption.lowest_sigma
     anyway = "; Standard() models the observations as they are, whatever made them"
     if isinstance(op, RandomMask): kind, args = AmbientInpainting, dict(missing=op.missing, sigma=sigma)
     elif op.hides == 'lines' and op.can_hide_more:
-        require(not sigma, f"sigma={sigma:g} with {op} has no objective: AmbientFourier is for scans without noise{anyway}")
+        require(not corruption.rms_sigma, f"sigma={levels_in_words(corruption.sigma)} with {op} has no objective: AmbientFourier is for scans without noise{anyway}")
         kind, args = AmbientFourier, dict(op=op)
     else:
         require(not op.random, f"{op} has no objective of its own: random parts can be filled if RandomMask or FourierMask is all there is{anyway}")
-        kind, args = (AmbientTweedie, dict(sigma=sigma)) if sigma and not op.own_noise else (Standard, {})
+        ambient = corruption.rms_sigma and not op.own_noise
+        kind, args = (AmbientTweedie, dict(sigma=sigma)) if ambient else (Standard, {})
     for k in kw: choose(f'argument of {kind.__name__}', k, list(inspect.signature(kind).parameters))
     return kind(**args | kw)

@@ -42,6 +42,7 @@ class LogNormalBelow(LogNormal):
     def quantile(self, u):
         share = .5*math.erfc((self.mean - math.log(self.sigma))/self.std/2**.5)
         return super().quantile(u*share).clamp(max=self.sigma)
+    quantile_above = Levels.quantile_above
 
 # %% ../../nbs/12_consistency.ipynb #0a7c6b8e
 class Consistency(AmbientTweedie):
@@ -52,6 +53,7 @@ class Consistency(AmbientTweedie):
     with L_N of Ambient Tweedie, and x_j the ends of `copies` random walks from y down to the level t
     """
     lowest_level = 0.
+    noise_may_differ = False
     def __init__(self,
         sigma:float,        # noise of the observations
         weight:float=1.,    # of the penalty
@@ -76,7 +78,7 @@ class Consistency(AmbientTweedie):
         n, k, draws = len(batch.y), self.every, fresh(draws, batch.y)
         loss = super().loss(net, batch, draws)
         low = self.low.draw(n, draws)
-        some = Batch(batch.y[::k], map_state(lambda t: t[::k], batch.state))
+        some = batch.map(lambda t: t[::k])
         def walk_noise(g, rows):
             size = (-(-number_of(rows)//k), self.copies, self.nodes - 1, *some.y.shape[1:])
             return torch.randn(size, generator=g, device=g.device, dtype=some.y.dtype)

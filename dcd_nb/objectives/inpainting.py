@@ -13,7 +13,7 @@ from ..errors import require, number
 from ..draws import rng
 from ..operators import RandomMask, require_mask, require_rows
 from ..diffusion import TruncatedLogNormal
-from .objective import fresh, Objective, require_above
+from .objective import fresh, noise_of, Objective, require_above
 
 # %% ../../nbs/13_inpainting.ipynb #0b16f7f2
 class AmbientInpainting(Objective):
@@ -23,11 +23,11 @@ class AmbientInpainting(Objective):
 
     with A the mask of the observation, m one that hides more, and c and y_s as for Ambient Tweedie
     """
-    extra_channels, predicts_images = 1, True
+    extra_channels, predicts_images, noise_may_differ = 1, True, True
     lowest_level = property(lambda self: self.sigma, doc="Below the noise of the observations nothing was learned")
     def __init__(self,
         missing:float,  # part of the pixels that the observations have lost
-        sigma:float=0., # noise of the others
+        sigma:float=0., # noise of the others; where it differs, the lowest
         delta:float=.1, # part of the observed pixels that is hidden on purpose
         levels=None,    # of the noise; None: log-normal, truncated to [sigma, inf)
     ):
@@ -60,8 +60,8 @@ class AmbientInpainting(Objective):
 def loss(self:AmbientInpainting, net, batch, draws=None):
     y, A, draws = batch.y, batch.state.to(batch.y), fresh(draws, batch.y)
     seen = torch.cat(draws.each(lambda g, rows: self.op.further(A[rows], g, self.delta), len(y)))
-    s = self.draw_levels(y, draws)
-    c = 1 - (s.new_tensor(self.sigma)/s).clamp(max=1)**2
+    s = self.draw_levels(y, draws, batch.sigma)
+    c = 1 - (noise_of(batch, self.sigma)/s).clamp(max=1)**2
     y_s = y + s*c.sqrt()*draws.normal(y)
     f = self.denoise(net, y_s, s.flatten(), seen)
     error = seen*(c*f + (1 - c)*y_s - y) + (A - seen)*(f - y)

@@ -8,16 +8,19 @@ __all__ = ['AmbientTweedie']
 # %% ../../nbs/11_tweedie.ipynb #33771e7b
 from ..errors import number
 from ..diffusion import TruncatedLogNormal
-from .objective import fresh, Objective, require_above
+from .objective import fresh, noise_of, Objective, require_above
 
 # %% ../../nbs/11_tweedie.ipynb #9dcedd99
 class AmbientTweedie(Objective):
     """Denoise to the image behind the noise of the observations, at levels above `sigma`.
 
         L = E w(s) |c*f(y_s, s) + (1 - c)*y_s - y|^2,     c = 1 - sigma^2/s^2,     y_s = y + sqrt(s^2 - sigma^2)*n
+
+    Where the noise of the observations differs, by image or by pixel, each is used at levels above its own
     """
+    noise_may_differ = True
     def __init__(self,
-        sigma:float, # noise of the observations
+        sigma:float, # noise of the observations; where it differs, the lowest
         levels=None, # of the noise; None: log-normal, truncated to [sigma, inf)
     ):
         self.sigma = number('sigma', sigma, lambda v: v >= 0, 'a finite number, at least 0')
@@ -30,8 +33,8 @@ class AmbientTweedie(Objective):
     def loss(self, net, batch, draws=None):
         "Tweedie: y_s = x + s*eps, and E[y | y_s] = c*E[x | y_s] + (1 - c)*y_s with c = 1 - sigma^2/s^2"
         y, draws = batch.y, fresh(draws, batch.y)
-        s = self.draw_levels(y, draws)
-        c = 1 - (s.new_tensor(self.sigma)/s).clamp(max=1)**2            # exactly 0 at s = sigma
+        s = self.draw_levels(y, draws, batch.sigma)
+        c = 1 - (noise_of(batch, self.sigma)/s).clamp(max=1)**2            # exactly 0 at s = sigma
         y_s = y + s*c.sqrt()*draws.normal(y)
         mix = c*self.denoise(net, y_s, s.flatten(), batch.state) + (1 - c)*y_s
         return (net.weight(s.flatten())*(mix - y)**2).flatten(1).mean(1)

@@ -286,9 +286,10 @@ def further(self:RandomMask, state, generator, delta:float=.1):
 
 # %% ../../nbs/01_operator.ipynb #626a638f
 @patch
-def noise(self:Operator, y, sigma:float, state, generator):
-    "`y` with Gaussian noise of level `sigma` on its observed entries"
-    if not sigma: return y
+def noise(self:Operator, y, sigma:float | torch.Tensor, state, generator):
+    "`y` with Gaussian noise of level `sigma`, a number or a row for each, on its observed entries"
+    each = torch.is_tensor(sigma)                   # a level for each image, or each pixel
+    if not each and not sigma: return y
     eps = torch.randn(y.shape, generator=generator, device=generator.device, dtype=y.dtype).to(y.device)
     seen = self.observed(state)
-    return y + sigma*(eps if seen is None else eps*(seen != 0))
+    return y + (sigma.to(y) if each else sigma)*(eps if seen is None else eps*(seen != 0))

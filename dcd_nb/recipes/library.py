@@ -190,7 +190,7 @@ def _add_handwriting(name, title, op, sigma=0., network={}, objective=None, **st
     "MNIST, seen through `op`"
     side = op.out_shape((1, 28, 28))[1]
     network = _squares | dict(resolution=side, in_channels=1) | network
-    distill = _hour_distill | dict(images=192_000, lr=2e-4, fake=dict(lr=6e-4), outside_slope=.03)
+    distill = _hour_distill | dict(lr=2e-4, fake=dict(lr=6e-4), outside_slope=.03)
     add_recipe(Recipe(name, title, ImageSource('mnist', 28, 1), Corruption(op, sigma), network,
                       objective or {}, _hour, distill | student))
 

@@ -157,7 +157,7 @@ def _with(r, changes):
 
 def _following(r, before):
     "`r` with what went with the noise of the corruption `before` going with its own"
-    old, new = (A.sigma if A else 0. for A in (before, r.corruption))
+    old, new = (A.lowest_sigma if A else 0. for A in (before, r.corruption))
     if not (old and new) or old == new: return r
     phase_two = raised_levels(r.distill, old, new)
     if 'init_sigma' in phase_two: phase_two['init_sigma'] *= new/old

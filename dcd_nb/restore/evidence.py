@@ -34,7 +34,10 @@ class Evidence:
         e = self.error(x + r.view_as(x))
         return (r + self.back(e - self.noise**.5*self.observed_part(draws.normal(e)))).view_as(x)
 
-def _floor(sigma): return max(sigma**2, 1e-6)
+def _floor(ys):
+    "The variance of the noise, (N, C, H, W) or less where it does not differ; float64"
+    sigma = torch.as_tensor(ys.sigma, device=ys.y.device).double()
+    return sigma.square().clamp(min=1e-6).view(-1, *sigma.shape[1:] or (1, 1, 1))
 
 # %% ../../nbs/25a_evidence.ipynb #0a0c1cc4
 class Dense(Evidence):
@@ -50,9 +53,11 @@ class Dense(Evidence):
         cov = torch.as_tensor(cov, device=I.device).double()
         if cov.ndim == 2: self.half = torch.linalg.cholesky(cov + 1e-9*I)
         else: self.half = cov.sqrt().view(-1, 1, 1)*I
-        self.cov, self.noise = (self.half@self.half.mT).float(), _floor(ys.sigma)
+        self.cov = (self.half@self.half.mT).float()
+        noise = _floor(ys).expand(-1, *ys.y.shape[1:]).flatten(1)
+        self.noise = noise[:, None].float()                     # beside e (N, n, entries)
         K = (self.B@self.cov@self.B.mT).double()
-        K.diagonal(dim1=1, dim2=2).add_(self.noise)
+        K.diagonal(dim1=1, dim2=2).add_(noise)
         self.Kinv = torch.cholesky_inverse(torch.linalg.cholesky(K)).float()
         self.gain = self.cov@self.B.mT@self.Kinv
 
@@ -83,7 +88,8 @@ def again(self:Dense, r:Tensor, x:Tensor) -> Tensor:
 class Iterative(Evidence):
     "For white r, images of any size, and operators without a matrix"
     def __init__(self, ys:Measurements, cov:Tensor | float, steps=50):
-        self.ys, self.steps, self.noise = ys, steps, _floor(ys.sigma)
+        self.ys, self.steps = ys, steps
+        self.noise = _floor(ys)[:, None].float()                # beside e (N, n, C, H, W)
         self.cov = torch.as_tensor(cov, device=ys.y.device).float()
         require(self.cov.ndim < 2,
                 f"misfit has a matrix of shape {tuple(self.cov.shape)}, "
@@ -123,7 +129,7 @@ def again(self:Iterative, r, x):
     if self.ys.op.linear: return r.double().square().mean()
     e = self.error(x)
     mean = e.double().square().sum()/self.observed_part(torch.ones_like(e)).sum()
-    return (mean - self.ys.sigma**2).clamp(min=1e-6)
+    return (mean - self.ys.corruption.rms_sigma**2).clamp(min=1e-6)
 
 # %% ../../nbs/25a_evidence.ipynb #2a7e640c
 @patch

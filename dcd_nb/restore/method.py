@@ -85,7 +85,7 @@ def require_restorable(prior:Generator | Teacher, ys:Measurements, n:int, seed:i
 # %% ../../nbs/25_method.ipynb #433221d6
 def rows_of(ys:Measurements, i:slice | Tensor) -> Measurements:
     "The measurements number `i`"
-    return Measurements(ys.y[i], ys.corruption, map_state(lambda t: t[i], ys.state))
+    return ys.select(i)
 
 # %% ../../nbs/25_method.ipynb #2244dde9
 def most_entries(ys:Measurements) -> int:
@@ -128,7 +128,10 @@ def __call__(self:Optimise, G, ys, n, draws, states):
     chains, (y, state) = Chains(G, ys, n, draws, states), repeated(ys, n)
     seen = ys.op.observed(state)
     total = lambda t: t.flatten(1).sum(1).view(-1, n)  # over the entries of an observation
-    m = total(torch.ones_like(y) if seen is None else (seen != 0).expand_as(y))
+    there = torch.ones_like(y) if seen is None else (seen != 0).expand_as(y)
+    square = torch.as_tensor(ys.sigma).to(y)**2
+    if square.ndim: square = square.repeat_interleave(n, 0)
+    m, noise = total(there), total(there*square)
     error = lambda z: total((y - ys.op(chains.images(z).flatten(0, 1), state)).square())
     z, final = chains.z.clone().requires_grad_(), chains.z.clone()
     done = torch.zeros_like(m, dtype=torch.bool)
@@ -136,14 +139,14 @@ def __call__(self:Optimise, G, ys, n, draws, states):
     for _ in range(self.steps):
         e = error(z)
         final = torch.where(over_pixels(done), final, z.detach())
-        done = done | (e <= ys.sigma**2*m)
+        done = done | (e <= noise)
         if done.all(): break
         opt.zero_grad()
         e.sum().backward()
         opt.step()
     with torch.no_grad():
         x = chains.images(final)
-        cost = error(final)/max(ys.sigma**2, 1e-6) + final.flatten(2).square().sum(2)
+        cost = error(final)*m/noise.clamp(min=1e-6*m) + final.flatten(2).square().sum(2)
     return x, x[torch.arange(len(x)), cost.argmin(1)], dict(stopped=done.float().mean().item())
 
 def over_pixels(t:Tensor) -> Tensor:

@@ -50,10 +50,10 @@ def data_scale(
         y = ys.y[rows].double()
         total = total + (y**2).sum(0)
         count = count + (len(y) if seen is None else (seen[rows] != 0).expand_as(y).sum(0))
-    power = (total/torch.as_tensor(count).clamp(min=1)).mean().item() - ys.sigma**2
+    power = (total/torch.as_tensor(count).clamp(min=1)).mean().item() - ys.corruption.rms_sigma**2
     power *= ys.y[0].numel()/math.prod(shape or ys.y.shape[1:])
     require(power > 0, f"the observations hold no more than noise: their mean square minus sigma**2 is {power:.3g}; "
-                       f"check sigma={ys.sigma}")
+                       f"check the noise level of {ys.corruption}")
     return power**.5
 
 # %% ../../nbs/20e_training.ipynb #d4571760

@@ -77,4 +77,4 @@ class BatchFeed:
             "`t` with the images that `turn` names mirrored"
             if t.ndim == 1: return t
             return torch.where(turn.view(-1, *[1]*(t.ndim - 1)), t.flip(-1), t)
-        return Batch(some_mirrored(batch.y), map_state(some_mirrored, batch.state))
+        return batch.map(some_mirrored)

@@ -53,10 +53,11 @@ class Teacher:
         if not self.data: return
         A, image = self.data['corruption'], tuple(self.data['image'])
         if ys.corruption.is_described(A) and image == tuple(ys.shape): return
-        looks_alike = written(A['op']) == repr(ys.op) and A['sigma'] == ys.sigma and image == tuple(ys.shape)
+        same_noise = written(A['sigma']) == written(ys.corruption.to_dict()['sigma'])
+        looks_alike = written(A['op']) == repr(ys.op) and same_noise and image == tuple(ys.shape)
         other = ', which has other tensors' if looks_alike else ''
         raise BadInput(f"ys are {ys.corruption} of images {tuple(ys.shape)}, but the teacher learned from "
-                       f"Corruption({written(A['op'])}, sigma={A['sigma']}) of {image}{other}: "
+                       f"Corruption({written(A['op'])}, sigma={written(A['sigma'])}) of {image}{other}: "
                        "pass the measurements that it was trained on (--data)")
 
     def __repr__(self): return f"Teacher({self.net!r}, {self.objective!r})"
