@@ -8,6 +8,8 @@ __all__ = ['Verdict', 'judge_without_clean']
 # %% ../nbs/27a_verdicts.ipynb #f1e93792
 import time
 
+import torch
+
 from .errors import BadInput, require
 from .draws import Draws
 from .operators import Corruption
@@ -84,8 +86,8 @@ def judge_without_clean(
     test, near = two_sample(x, ys, n_perm, seed), proximal_fid(x, ys, seed=seed, as_files=False)
     tested = dict(p=test.p, statistic=test.statistic, views=test.views, n=test.n,
                   telling_number=telling_number(x, ys, seed=seed))
-    moved = {}
-    if ys.sigma: moved = _sensitivity(x, ys, n_perm, seed)
+    noisy = bool((torch.as_tensor(ys.sigma) > 0).any())
+    moved = _sensitivity(x, ys, n_perm, seed) if noisy else {}
     apart = None
     if other is not None:
         table = compare({'other': other.sample(n, seed + 1)}, x, [near['extractor']])
