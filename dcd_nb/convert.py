@@ -45,77 +45,10 @@ def _network_in(found):
     weights = _weights_of(net, set()) if net is found[key] else found[key]
     require(net.name == 'EDMPrecond',
             f"it holds a {net.name[:40]}, but only networks in EDMPrecond can be converted")
-    good = isinstance(weights, dict) and weights and all(torch.is_tensor(v) and v.ndim and v.numel() for v in weights.values())
-    require(good, f"what it holds as {key} is no network")
-    return _plain_names(weights), net, key
-
-# %% ../nbs/29a_convert.ipynb #893652e4
-def _weights_of(record, seen):
-    "The weights of a module and of those in it, by dotted name"
-    require(isinstance(record, Record) and id(record) not in seen, "its modules contain each other")
-    seen.add(id(record))
-    part = lambda k: found if isinstance(found := record.state.get(k), dict) else {}
-    weights = {k: v for k, v in (part('_parameters') | part('_buffers')).items() if v is not None}
-    for name, inner in part('_modules').items():
-        below = {} if inner is None else _weights_of(inner, seen)
-        weights |= {f'{name}.{k}': v for k, v in below.items()}
-    return weights
-
-def _plain_names(weights):
-    "Without what compiling, distributing and preconditioning put in front of the names"
-    return {re.sub(r'^(_orig_mod\.|module\.|model\.)*', '', str(k)): v for k, v in weights.items()}
-
-def _network_in(found):
-    "The weights in a file, the record of their network, and the name under which it stands"
-    holds = list(found) if isinstance(found, dict) else type(found).__name__
-    key = next((k for k in ('ema', 'G_ema', 'net') if k in holds), None)
-    require(key, f"no network stands in it as ema, G_ema or net; it holds {str(holds)[:80]}")
-    net = found[key] if isinstance(found[key], Record) else Record('EDMPrecond')
-    weights = _weights_of(net, set()) if net is found[key] else found[key]
-    require(net.name == 'EDMPrecond',
-            f"it holds a {net.name[:40]}, but only networks in EDMPrecond can be converted")
     is_weight = lambda v: torch.is_tensor(v) and v.ndim and v.numel()
     good = isinstance(weights, dict) and weights and all(map(is_weight, weights.values()))
     require(good, f"what it holds as {key} is no network")
     return _plain_names(weights), net, key
-
-# %% ../nbs/29a_convert.ipynb #1d5fd1d1
-def _arguments(weights):
-    "Of the U-Net that has these weights"
-    for name, what in {'map_noise.freqs': 'an NCSN++', 'out_norm.weight': 'an ADM'}.items():
-        require(name not in weights, f"it holds {what} network, but only DDPM++ can be converted")
-    first = [k for k in weights if re.fullmatch(r'enc\.(\d{1,4})x\1_conv\.weight', k)]
-    require(len(first) == 1 and weights[first[0]].ndim == 4,
-            "its network is no U-Net of EDM's family")
-    side = int(first[0].split('.')[1].split('x')[0])
-    channels, in_channels = weights[first[0]].shape[:2]
-    block = lambda r, i, part: weights.get(f'enc.{r}x{r}_block{i}.{part}.weight')
-    levels = [r for k in range(side.bit_length()) if block(r := side >> k, 0, 'conv0') is not None]
-    columns = lambda name: weights[name].shape[-1] if name in weights else 0
-    last = weights.get(f'dec.{side}x{side}_aux_conv.weight')
-    require(last is not None, "its network is no U-Net of EDM's family")
-    return dict(
-        resolution=side, in_channels=in_channels, out_channels=len(last), channels=channels,
-        mult=[len(block(r, 0, 'conv0'))//channels for r in levels],
-        blocks=sum(block(side, i, 'conv0') is not None for i in range(len(weights))),
-        attn=[r for r in levels if block(r, 0, 'qkv') is not None],
-        augment_dim=columns('map_augment.weight'), classes=columns('map_label.weight'),
-        gated='all' if any(k.endswith('gate_weight') for k in weights) else False)
-
-def _filled(weights, arguments):
-    "That U-Net with its weights"
-    with torch.device('meta'): net = UNet(**arguments)
-    here, there = ({k: tuple(v.shape) for k, v in d.items()} for d in (net.state_dict(), weights))
-    odd = [k for k in here | there if here.get(k) != there.get(k)]
-    require(not odd,
-            f"its weights are none of {type(net).__name__}: {len(odd)} of {len(here)} names or shapes differ, "
-                     f"e.g. {', '.join(o[:60] for o in odd[:3])}")
-    for k, v in weights.items():
-        require(v.is_floating_point() and v.isfinite().all(), f"{k} is not finite")
-        good = not k.endswith('resample_filter') or (v == .25).all()
-        require(good, f"{k} is another filter than the mean of 2x2 pixels")
-    net.load_state_dict({k: v.float().clone() for k, v in weights.items()}, assign=True)
-    return net
 
 # %% ../nbs/29a_convert.ipynb #1d5fd1d1
 def _arguments(weights):
@@ -165,97 +98,12 @@ def _of_one_class(weights, label):
     w = weights.get('map_label.weight')
     require(w is not None, f"label={label}: its network has no classes")
     n = w.shape[1]
-    require(type(label) is int and 0 <= label < n,
-            f"label={label!r} must be a whole number from 0 to {n - 1}")
-    constant = w[:, label]*n**.5 + weights['map_label.bias']
-    bias = weights['map_layer0.bias'] + weights['map_layer0.weight']@constant
-    rest = {k: v for k, v in weights.items() if not k.startswith('map_label.')}
-    return rest | {'map_layer0.bias': bias}
-
-# %% ../nbs/29a_convert.ipynb #ee78fe94
-def _without_unused(weights):
-    "Without the second half of the channels that come out"
-    last = [k for k in weights if re.search(r'_aux_conv\.(weight|bias|gate_weight)$', k)]
-    return weights | {k: weights[k][:len(weights[k])//2] for k in last}
-
-def _of_one_class(weights, label):
-    "The same for images of class `label`"
-    w = weights.get('map_label.weight')
-    require(w is not None, f"label={label}: its network has no classes")
-    n = w.shape[1]
     good = type(label) is int and 0 <= label < n
     require(good, f"label={label!r} must be a whole number from 0 to {n - 1}")
     constant = w[:, label]*n**.5 + weights['map_label.bias']
     bias = weights['map_layer0.bias'] + weights['map_layer0.weight']@constant
     rest = {k: v for k, v in weights.items() if not k.startswith('map_label.')}
     return rest | {'map_layer0.bias': bias}
-
-# %% ../nbs/29a_convert.ipynb #844b4977
-_licences = {
-    'NonCommercial-ShareAlike 4.0': 'CC BY-NC-SA 4.0', 'APACHE LICENSE, VERSION 2.0': 'Apache 2.0'}
-
-def _source(path, found, net):
-    "Where the weights are from, and under which licence"
-    objects = [net, *(v for v in found.values() if isinstance(v, Record))]
-    notice = next((o.notice for o in objects if o.notice), '')
-    words = ' '.join(notice.replace('#', ' ').split())
-    said = [short for text, short in _licences.items() if text in words]
-    licence = said[0] if said else 'not stated in the file'
-    return dict(file=Path(path).name, sha256=file_hash(path), licence=licence, notice=notice)
-
-def _objective(found, recipe):
-    "What the network was trained to do"
-    data = found.get('dataset_kwargs')
-    data = data if isinstance(data, dict) else {}
-    if recipe is not None: return recipe.objective_for()
-    if data.get('delta_probability'):
-        missing = data.get('corruption_probability')
-        return AmbientInpainting(missing, delta=data['delta_probability'])
-    return Standard()
-
-def _kind(found, key):
-    "Teacher or generator, as far as the file says"
-    if key == 'G_ema': return 'generator'
-    return 'teacher' if 'loss_fn' in found or key == 'net' else None
-
-def from_pickle(
-    path:str | Path,        # a network snapshot of EDM, SiD, RSD or Ambient Diffusion
-    kind:str | None=None,   # 'teacher' or 'generator'; None: as the file says
-    recipe:str | None=None, # whose observations it learned from; None: the file's, or clean images
-    label:int | None=None,  # of a network with classes: the one that is wanted; None: it keeps them
-    init_sigma:float=2.5,   # of a generator: level of the noise that it is shown
-) -> Teacher | Generator:
-    "The network in a file of others, of which nothing is run"
-    found = read_pickle(path)
-    try: return _converted(path, found, kind, recipe and recipe_of(recipe), label, init_sigma)
-    except BadInput as e: raise BadInput(f"{path} cannot be converted: {e}") from None
-
-def _converted(path, found, kind, recipe, label, init_sigma):
-    weights, net, key = _network_in(found)
-    kind = kind or _kind(found, key)
-    require(kind,
-            "it does not say whether its network is a teacher or a generator: pass kind (--kind)")
-    choose('kind', kind, ['teacher', 'generator'])
-    objective = _objective(found, recipe)
-    if objective.extra_channels: weights = _without_unused(weights)
-    arguments = _arguments(weights)
-    given = net.state.get('_init_kwargs')
-    dropout = given.get('dropout', 0.) if isinstance(given, dict) else 0.
-    arguments['dropout'] = number('dropout', dropout, lambda v: 0 <= v < 1, 'at least 0 and below 1')
-    unet = _filled(weights, arguments)
-    if label is not None: unet = _filled(_of_one_class(weights, label), arguments | dict(classes=0))
-    room, c = unet.in_channels - unet.out_channels, unet.out_channels
-    require(c in (1, 3) and room == c*objective.extra_channels,
-            f"its network takes {unet.in_channels} channels and gives {c}, which does not suit "
-            f"{type(objective).__name__}: pass the recipe that it learned from, e.g. recipe='celebahq-mask-0.6'")
-    D = Precond(unet, net.state.get('sigma_data', .5), per_pixel=not room)
-    about = dict(source=_source(path, found, net))
-    if recipe is not None:
-        require(recipe.teacher_shape() == D.shape,
-                f"its images are {D.shape}, those of recipe {recipe.name} are {recipe.teacher_shape()}")
-        about['recipe'] = recipe_of(recipe.name, network=unet).to_dict()
-    if kind == 'teacher': return Teacher(D, objective, about)
-    return Generator(D.eval().requires_grad_(False), objective, init_sigma, about)
 
 # %% ../nbs/29a_convert.ipynb #844b4977
 _licences = {
@@ -319,7 +167,8 @@ def _converted(path, found, kind, recipe, label, init_sigma):
     about = dict(source=_source(path, found, net))
     if recipe is not None:
         shape = recipe.teacher_shape()
-        require(shape == D.shape, f"its images are {D.shape}, those of recipe {recipe.name} are {shape}")
+        require(shape == D.shape,
+                f"its images are {D.shape}, those of recipe {recipe.name} are {shape}")
         about['recipe'] = recipe_of(recipe.name, network=unet).to_dict()
     if kind == 'teacher': return Teacher(D, objective, about)
     return Generator(D.eval().requires_grad_(False), objective, init_sigma, about)
