@@ -35,16 +35,18 @@ def readme():
 
 
 def picture():
-    "What was seen and what was made of it: some rows of the first record, with their names"
+    "What was seen and what was made of it: some rows of the record of handwriting, with their names"
     import matplotlib.pyplot as plt
-    record = root/'nbs/runs/digits-noise'
+    record = root/'nbs/runs/mnist-noise'
     rows, im = json.loads((record/'results.json').read_text())['rows'], plt.imread(record/'grid.png')
-    names = dict(clean='clean digits,\nseen by nobody', corrupted='observations,\nall that training sees', lmmse='a linear filter\nof these',
-                 teacher_in_range='the teacher,\n35 network calls', student='the student,\none network call')
+    names = dict(clean='clean images,\nseen by nobody', corrupted='observations,\nall that training sees', lmmse='a linear filter\nof these',
+                 teacher_truncated='the teacher,\n35 network calls', student='the student,\none network call')
+    gap = 2
+    step = (len(im) + gap)//len(rows)
     fig, axs = plt.subplots(len(names), figsize=(9, 3.7))
     for ax, (row, name) in zip(axs, names.items()):
-        top = rows.index(row)*36
-        ax.imshow(im[top:top + 32, :16*36 - 4], interpolation='nearest', cmap='gray')
+        top = rows.index(row)*step
+        ax.imshow(im[top:top + step - gap], interpolation='nearest', cmap='gray')
         ax.set_title(name, x=-.015, y=.12, ha='right', fontsize=10, fontweight='bold' if row == 'student' else None)
         ax.axis('off')
     fig.savefig(root/'nbs/runs/first.png', dpi=120, bbox_inches='tight')
