@@ -50,8 +50,7 @@ class Record:
         if 'recall' in r:                               # records of older versions do not say it
             said.append('precision / recall')
             for who, n in r['counts'].items():
-                pairs = [(r[k][space][who] for k in ('precision', 'recall')) for space in r['fd']]
-                shown = ['{:.2f} / {:.2f}'.format(*pair) for pair in pairs]
+                shown = [f"{r['precision'][s][who]:.2f} / {r['recall'][s][who]:.2f}" for s in r['fd']]
                 said.append(line(who, min(n, r['neighbours']), shown))
         for who, nfe in r['nfe'].items():
             learned = f"{r['images'][who]} images in {r['seconds'][who]:.0f} s"

@@ -141,6 +141,12 @@ def test_pages_show_what_is_recorded(record):
         assert table.count(row) == 1
 
 
+def test_precision_and_recall_are_those_of_their_space():
+    r = next(r for r in map(Record, shipped) if 'recall' in r.results)
+    line = [l for l in str(r).splitlines() if l.startswith('student')][1].split()
+    assert line[2::3] == [f"{r.results['precision'][s]['student']:.2f}" for s in r.results['fd']] and len({*line[2::3]}) > 1
+
+
 def test_it_ends_in_time(tmp_path):
     began = time.time()
     result = finish(start(tmp_path, 'run', '--minutes', '.25', changes='network=MLP(shape=(1,8,8),width=32,blocks=1)'))
