@@ -61,7 +61,7 @@ def loss(self:AmbientInpainting, net, batch, draws=None):
     y, A, draws = batch.y, batch.state.to(batch.y), fresh(draws, batch.y)
     seen = torch.cat(draws.each(lambda g, rows: self.op.further(A[rows], g, self.delta), len(y)))
     s = self.draw_levels(y, draws)
-    c = 1 - (s.new_tensor(self.sigma)/s).clamp(max=1)**2
+    c = 1 - (s.new_full((), self.sigma)/s).clamp(max=1)**2
     y_s = y + s*c.sqrt()*draws.normal(y)
     f = self.denoise(net, y_s, s.flatten(), seen)
     error = seen*(c*f + (1 - c)*y_s - y) + (A - seen)*(f - y)

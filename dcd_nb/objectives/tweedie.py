@@ -31,7 +31,7 @@ class AmbientTweedie(Objective):
         "Tweedie: y_s = x + s*eps, and E[y | y_s] = c*E[x | y_s] + (1 - c)*y_s with c = 1 - sigma^2/s^2"
         y, draws = batch.y, fresh(draws, batch.y)
         s = self.draw_levels(y, draws)
-        c = 1 - (s.new_tensor(self.sigma)/s).clamp(max=1)**2            # exactly 0 at s = sigma
+        c = 1 - (s.new_full((), self.sigma)/s).clamp(max=1)**2            # exactly 0 at s = sigma
         y_s = y + s*c.sqrt()*draws.normal(y)
         mix = c*self.denoise(net, y_s, s.flatten(), batch.state) + (1 - c)*y_s
         return (net.weight(s.flatten())*(mix - y)**2).flatten(1).mean(1)

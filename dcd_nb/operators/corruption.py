@@ -46,11 +46,12 @@ class Corruption:
         if not noise: return Batch(y, state)
         def noised(g, rows):
             return self.op.noise(y[rows], self.sigma, map_state(lambda t: t[rows], state), g)
-        if self.op.own_noise and draws.rule == 2: return Batch(self._noised_one_by_one(noised, y, draws), state)
+        one_by_one = self.op.own_noise and draws.rule == 2 and torch.device(draws.device).type == 'cpu'
+        if one_by_one: return Batch(self._noised_one_by_one(noised, y, draws), state)
         return Batch(torch.cat(draws.each(noised, len(y))), state)
 
     def _noised_one_by_one(self, noised, y, draws):
-        "Noise that takes more or fewer random numbers by what an image holds needs a generator for each"
+        "On a CPU, noise that takes more or fewer random numbers by what an image holds needs a generator for each"
         def seeds(g, rows): return torch.randint(2**31, (number_of(rows),), generator=g, device=g.device)
         each = torch.cat(draws.each(seeds, len(y))).tolist()
         one = [noised(rng(seed, device=draws.device), slice(i, i + 1)) for i, seed in enumerate(each)]
