@@ -65,22 +65,29 @@ keep() {
 trap 'keep 0' EXIT
 trap 'say "was told to stop"; keep 143' TERM INT HUP
 
-# part NAME SECONDS: runs it in a group of its own, for as many seconds or as are left
+# guarded SECONDS COMMAND...: runs it in a group of its own, for so many seconds at most
+guarded() {
+    setsid timeout -k 2 "$@" >> "$out/log.txt" 2>&1 &
+    child=$!
+    wait "$child"
+    local code=$?
+    child=
+    return "$code"
+}
+
+# part NAME SECONDS: a part of gpu.py, for so many seconds or as are left
 part() {
     local limit=$(( $2 < $(left) ? $2 : $(left) ))
     if [ "$limit" -lt 2 ]; then say "$1: no time is left"; return; fi
     say "$1: up to $limit s"
-    setsid timeout -k 2 "$limit" python3 "$here/benchmarks/gpu.py" "$1" --seconds "$limit" --out "$out" --work "$work/run" \
-        ${TINY:+--tiny} ${EDM:+--edm "$EDM"} ${DATA:+--data "$DATA"} --images "${IMAGES:-}" "${@:3}" >> "$out/log.txt" 2>&1 &
-    child=$!
-    wait "$child"
+    guarded "$limit" python3 "$here/benchmarks/gpu.py" "$1" --seconds "$limit" --out "$out" --work "$work/run" \
+        ${TINY:+--tiny} ${EDM:+--edm "$EDM"} ${DATA:+--data "$DATA"} --images "${IMAGES:-}" "${@:3}"
     say "$1: ended with $?"
-    child=
 }
 
 export PYTHONPATH="$here:$here/tests:$work/lib${PYTHONPATH:+:$PYTHONPATH}"
-say "$(python3 -c 'import sys, torch; print(sys.version.split()[0], torch.__version__, torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU")')"
-[ "${WHEELS:-}" ] && timeout 60 python3 -m pip install -q --no-index --no-deps --target "$work/lib" "$WHEELS"/*.whl >> "$out/log.txt" 2>&1
+say "begin"
+[ "${WHEELS:-}" ] && guarded 60 python3 -m pip install -q --no-index --no-deps --target "$work/lib" "$WHEELS"/*.whl
 
 part checks "$checks"
 part speeds "$speeds"

