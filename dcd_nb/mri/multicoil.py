@@ -94,8 +94,9 @@ def draw(self:MultiCoilMRI, n, shape, generator):
 def _even(self:MultiCoilMRI, mask, generator):
     "As many lines as in `mask`, the outer ones at regular distances"
     (n, _, _, w), (first, last) = mask.shape, self.one.centre_lines(mask.shape[-1])
-    outer = torch.tensor([*range(first), *range(last, w)], device=mask.device)
-    k = int(mask[0].sum()) - (last - first)
+    outer = torch.arange(w - (last - first), device=mask.device)
+    outer = outer + (outer >= first)*(last - first)
+    k = int(w//self.R) - (last - first)
     start = torch.rand(n, 1, generator=generator, device=generator.device)
     at = ((torch.arange(k, device=mask.device) + start)*len(outer)/max(k, 1)).long()
     at = outer[at.clamp(max=len(outer) - 1)]
@@ -113,14 +114,15 @@ def further(self:MultiCoilMRI, state:dict, generator:torch.Generator, R:float | 
 @patch
 def _pool(self:MultiCoilMRI, n, shape, generator):
     "Maps of real scans, chosen at random"
-    if '_kept' not in vars(self): self._kept = Measurements.load(self.maps).state['maps']
-    pool = self._kept
+    kept = self.__dict__.setdefault('_kept', {})  # on each device where scans are drawn
+    device = generator.device
+    if device not in kept: kept[device] = Measurements.load(self.maps).state['maps'].to(device)
+    pool = kept[device]
     require(pool.shape[1] == 2*self.coils and pool.shape[2:] == tuple(shape[1:]),
             f"maps={self.maps!r} holds {pool.shape[1]//2} maps of {tuple(pool.shape[2:])} "
             "for each image, "
             f"but {self.coils} of {tuple(shape[1:])} are needed")
-    i = torch.randint(len(pool), (n,), generator=generator, device=generator.device)
-    return pool[i.cpu()].to(generator.device)
+    return pool[torch.randint(len(pool), (n,), generator=generator, device=device)]
 
 # %% ../../nbs/03_multicoil.ipynb #cba994cb
 def rss(y:Tensor) -> Tensor:

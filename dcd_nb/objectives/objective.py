@@ -146,7 +146,7 @@ def fresh(draws, y):
 
 def noise_of(batch, sigma:float) -> torch.Tensor:
     "The noise level of each observation in `batch`, or of its entries; where all have one, `sigma`"
-    return batch.y.new_tensor(sigma) if batch.sigma is None else batch.sigma.to(batch.y)
+    return batch.y.new_full((), sigma) if batch.sigma is None else batch.sigma.to(batch.y)
 
 # %% ../../nbs/10_objective.ipynb #4a115898
 class Standard(Objective):

@@ -130,12 +130,13 @@ class Corruption:
         def noised(g, rows):
             part = Batch(*clean, sigma).map(lambda t: t[rows])
             return self._with_noise(*part, part.sigma, g).y
-        one_by_one = self.op.own_noise and draws.rule == 2
+        on_cpu = torch.device(draws.device).type == 'cpu'
+        one_by_one = self.op.own_noise and draws.rule == 2 and on_cpu
         y = self._noised_one_by_one(noised, clean.y, draws) if one_by_one else torch.cat(draws.each(noised, len(x)))
         return Batch(y, state, sigma)
 
     def _noised_one_by_one(self, noised, y, draws):
-        "Noise that takes more or fewer random numbers by what an image holds needs a generator for each"
+        "On a CPU, noise that takes more or fewer random numbers by what an image holds needs a generator for each"
         def seeds(g, rows): return torch.randint(2**31, (number_of(rows),), generator=g, device=g.device)
         each = torch.cat(draws.each(seeds, len(y))).tolist()
         one = [noised(rng(seed, device=draws.device), slice(i, i + 1)) for i, seed in enumerate(each)]

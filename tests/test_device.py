@@ -1,0 +1,156 @@
+"What would fail on a GPU, or keep it waiting, found on a machine without one: see pretend.py"
+import pytest
+import torch
+from device_cases import cases, observed
+from pretend import HostWaits, made_up, pretended
+
+from dcd_nb import metrics
+from dcd_nb.diffusion import Churn
+from dcd_nb.distill import Generator
+from dcd_nb.draws import Draws
+from dcd_nb.networks import Precond
+from dcd_nb.objectives import AmbientTweedie
+from dcd_nb.operators import Batch
+from dcd_nb.restore import Anneal, learn_misfit, Optimise, restore, Sample
+from dcd_nb.training import Hardware, Learner, StepContext, Teacher
+
+# Where the host may wait for the device, and why.  Nothing else may, and no step of training
+may_wait = {
+    'training.hardware:speed_up': 'networks move to the device, once',
+    'data.measurements:to': 'observations move there, once',
+    'training.feed:_check_mirror': 'four states, once',
+    'training.feed:epoch': 'the order of the observations, once in an epoch',
+    'operators.separable:_both': 'two matrices, once for each size',
+    'networks.unet:resized': 'weights of a network of another size, once',
+    'distill.generator:resized_copy': 'the same',
+    'distill.generator:with_dropout': 'the same',
+    'training.loop:report': 'what the steps found, once in up to 50 steps',
+    'training.loop:snapshot': 'a copy of everything, at a checkpoint',
+    'files:_bytes': 'the hash of the weights, at the beginning and at the end',
+    'distill.generator:sample': 'noise goes there and images come back, a batch at a time',
+    'distill.monitors:_weights': 'how far the weights have come, at a checkpoint',
+}
+
+
+gpu = dict(quiet=True, grid=0, checkpoint_every=64)
+
+
+@pytest.mark.parametrize('name', cases)
+def test_both_phases_run_on_a_device_and_wait_for_it_at_reports_alone(name):
+    r = cases[name]
+    ys = observed(r)
+    with pretended(may_wait) as device:
+        on = Hardware('cuda', 'bf16' if name in ('mask', 'smaller') else 'fp32', compile=False, accumulate=2 if name == 'photons' else 1)
+        T = r.teacher(ys, hardware=on, **gpu)
+        G = r.student(T, ys, hardware=on, **gpu)
+        assert all(p.device.type == 'cuda' for m in (T, G) for p in m.net.parameters())
+        device.allowed = {*may_wait, 'diffusion:sample', 'diffusion:_sample', 'training.model:sample'}
+        x = T.sample(3, steps=2)
+        if T.shape == G.shape: T.sample(3, steps=2, churn=Churn(hi=80.))
+    assert x.device.type == 'cpu' and tuple(x.shape) == (3, *T.shape)
+    assert device.waits['training.loop:report'] == (4 if name == 'noise' else 2)
+
+
+def on_device(name):
+    "A teacher, a generator and observations of a case, all on the device"
+    r = cases[name]
+    ys = observed(r)
+    net = Precond(r.network_for(r.teacher_shape(ys.shape), r.objective_for().extra_channels)).to('cuda')
+    T = Teacher(net, r.objective_for(), data=dict(corruption=ys.corruption.to_dict(), image=list(ys.shape)))
+    return T, Generator(net, T.objective), ys.to('cuda')
+
+
+class Anywhere:
+    "What waits is not looked at"
+    def __contains__(self, name): return True
+
+
+def one_turn():
+    "Made-up values with which loops end: they go on once, then they stop"
+    asked = []
+    def answer(t, where):
+        asked.append(where)
+        if t.dtype == torch.bool and where.endswith((':__call__', ':learn_misfit')): return torch.tensor(asked.count(where) == 1)
+        return made_up(t, where)
+    return answer
+
+
+@pytest.mark.parametrize('method', [Sample(.1, leaps=1, moves=1, last=1), Optimise(2), Anneal(2)], ids=str)
+def test_measurements_are_restored_on_a_device(method):
+    with pretended(Anywhere(), one_turn()):
+        T, G, ys = on_device('noise')
+        found = restore(G if isinstance(G, method.needs) else T, ys, method, n=2)
+    assert found.samples.device.type == 'cpu' and tuple(found.samples.shape) == (20, 2, 1, 8, 8)
+
+
+def test_a_misfit_is_learned_on_a_device():
+    with pretended(Anywhere(), one_turn()):
+        _, G, ys = on_device('noise')
+        assert learn_misfit(G, ys, rounds=1, n=2).cov.device.type == 'cuda'
+
+
+def test_metrics_run_on_a_device():
+    with pretended(Anywhere()):
+        x, ref = (torch.rand(300, 1, 8, 8, device='cuda') for _ in range(2))
+        for space in ('classifier', 'random', 'pca', 'pixels'):
+            f = metrics.features(space, ref)
+            a, b = f(x), f(ref)
+            metrics.frechet_distance(a, b)
+        metrics.kid(a, b)
+        metrics.precision_recall(a, b)
+        metrics.density_coverage(a, b)
+        metrics.inception_score(a.softmax(1))
+        metrics.sliced_wasserstein(x, ref)
+        metrics.compare({'x': x}, ref)
+        for of_pairs in (metrics.psnr, metrics.ssim, metrics.nmse): assert of_pairs(x, ref).device.type == 'cuda'
+
+
+# Tests of the test
+
+def step_of(objective):
+    "A step of Phase I with that objective, on the device"
+    T, _, ys = on_device('noise')
+    learner = Learner(T.net.requires_grad_())
+    def loss(part): return objective.loss(learner.net, Batch(ys.y[:part.n], None), part.draws).mean()
+    return learner.step(loss, StepContext(0, 16, 1000, device='cuda'))
+
+
+class Reads(AmbientTweedie):
+    def loss(self, net, batch, draws=None):
+        loss = super().loss(net, batch, draws)
+        return loss/loss.max().item()
+
+
+class Strays(AmbientTweedie):
+    def loss(self, net, batch, draws=None): return super().loss(net, batch, draws) + torch.zeros(len(batch.y))
+
+
+class Sends(AmbientTweedie):
+    def loss(self, net, batch, draws=None): return super().loss(net, batch, draws) + torch.zeros(len(batch.y)).to(batch.y)
+
+
+class Selects(AmbientTweedie):
+    def loss(self, net, batch, draws=None):
+        loss = super().loss(net, batch, draws)
+        return loss[loss < 1]
+
+
+class DrawsElsewhere(AmbientTweedie):
+    def loss(self, net, batch, draws=None): return super().loss(net, batch, Draws(0))
+
+
+@pytest.mark.parametrize('objective, error, says', [
+    (Reads, HostWaits, 'test_device:loss waits for the device, to read'), (Sends, HostWaits, 'test_device:loss waits for the device, to send'),
+    (Strays, RuntimeError, 'at least two devices, cuda:0 and cpu'), (Selects, Exception, 'nonzero'), (DrawsElsewhere, Exception, 'device')])
+def test_what_does_not_belong_into_a_step_is_caught(objective, error, says):
+    with pretended({'test_device:on_device', 'data.measurements:to'}):
+        assert step_of(AmbientTweedie(.5)).loss.device.type == 'cuda'
+        with pytest.raises(error, match=says): step_of(objective(.5))
+
+
+def test_after_pretending_all_is_as_before():
+    with pretended(): assert torch.zeros(2, device='cuda').is_cuda
+    assert not isinstance(torch.zeros(2), torch._subclasses.FakeTensor)
+    x = torch.ones(2, requires_grad=True)
+    x.sum().backward()
+    assert x.grad.tolist() == [1, 1] and torch.Generator('cpu').device.type == 'cpu'
