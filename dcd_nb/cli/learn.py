@@ -36,6 +36,7 @@ def train(
     precision:str=None, # fp32 or bf16
     compile:str=None, # on, off or auto; default: auto, which is on for a GPU
     set:str='',      # other entries of the recipe: 'train.lr=1e-4 corruption.sigma=.3'
+    no_check:bool=False, # do not compare the data with what is said of them
     json:bool=False, # print one line of JSON
 ):
     "Phase I: train a teacher on measurements alone"
@@ -54,7 +55,8 @@ def train(
                 f"set={set!r} asks for {r.corruption}, "
                 f"but the data were made by {ys.corruption}: "
                 "leave it out")
-    teacher = r.teacher(ys, out=out or f'runs/{recipe}', resume=resume, quiet=json, **given)
+    teacher = r.teacher(ys, out=out or f'runs/{recipe}', resume=resume, quiet=json, check=not no_check,
+                        **given)
     finished(teacher.cost, json)
 
 # %% ../../nbs/90b_learn.ipynb #528d3263
@@ -77,6 +79,7 @@ def distill(
     precision:str=None, # fp32 or bf16
     compile:str=None, # on, off or auto; default: auto, which is on for a GPU
     set:str='',      # other entries of the recipe: 'loss=SiD(alpha=.5) lr=1e-4 fake.lr=1e-3'
+    no_check:bool=False, # do not compare the data with what is said of them
     json:bool=False, # print one line of JSON
 ):
     "Phase II: distil a teacher into a one-step generator"
@@ -87,7 +90,8 @@ def distill(
     given = settings(minutes=minutes, images=images, batch=batch, accumulate=accumulate, seed=seed,
                      checkpoint_every=checkpoint_every, device=device, compile=compile)
     out = out or f'{run.rstrip("/")}-student'
-    G = r.student(teacher, r.measurements(data), out=out, resume=resume, quiet=json, **given)
+    G = r.student(teacher, r.measurements(data), out=out, resume=resume, quiet=json,
+                  check=not no_check, **given)
     finished(G.cost, json)
 
 # %% ../../nbs/90b_learn.ipynb #65db1937

@@ -19,8 +19,8 @@ from ..draws import newest_rule, seeded
 from ..show.images import save_images
 from ..files import content_hash, saving
 from ..machine import made_with, threads_set
-from ..distributed import join_processes
-from ..data import Measurements
+from ..distributed import join_processes, processes
+from ..data import check_physics, Measurements
 from ..diffusion import require_float32
 from ..networks import flops, Network, network_of, Precond
 from ..networks.network import require_sizes
@@ -111,6 +111,7 @@ def train(
     hardware: 'Hardware | str | None' = None,  # or a device, e.g. 'cuda'; None: a GPU if there is one
     checkpoints: 'Checkpoints | None' = None,  # when, and what is looked at; None: ten in the run
     quiet: bool = False,                       # no progress bar, no summary
+    check: bool = True,                        # warn of what `ys` contradict in what is said of them
     **learn,                                   # of `Learner`: lr, clip, warmup, decay, halflife, ...
 ) -> 'Teacher':
     """Phase I: a diffusion model of what lies behind `ys`.
@@ -125,6 +126,7 @@ def train(
     require(isinstance(objective, Objective), f"objective={objective!r} must be an Objective, e.g. AmbientTweedie(.2); "
                                               "None: the one that suits the corruption")
     objective.check(ys.corruption)
+    if check: warn_of_physics(ys)
     if out: check_kept(objective, ys.corruption.to_dict(), ys.corruption.tensors())
     hardware = Hardware.of(hardware)
     checkpoints = Checkpoints.of(checkpoints)
@@ -156,6 +158,12 @@ def train(
     return teacher
 
 # %% ../../nbs/20e_training.ipynb #bacd6159
+def warn_of_physics(ys):
+    "A warning for each thing that the observations contradict"
+    if processes()[0] != 0: return
+    for said in check_physics(ys):
+        warnings.warn(f"{said} (check=False, or --no_check, leaves this look out)", stacklevel=3)
+
 def _prepare(ys, net, objective, seed):
     "A `Precond` of `net` that fits the observations"
     shape = objective.output_shape(ys)
