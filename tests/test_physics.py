@@ -29,7 +29,7 @@ wrong = {
     'missing 0 for .4': (lambda: given(holes.y), 'if these are hidden, say so by a RandomMask'),
     'y in [0, 1]': (lambda: given((x + 1)/2 + eps), 'seem to lie in [0, 1]: pass 2*y - 1'),
     'y in [0, 1], no noise': (lambda: given((x + 1)/2, sigma=0.), 'seem to lie in [0, 1]: pass 2*y - 1'),
-    'y in [0, 255]': (lambda: given((noisy + 1)*127.5), 'pass y/127.5 - 1, and sigma in the same units'),
+    'y in [0, 255]': (lambda: given((noisy + 1)*127.5), 'these are bytes, it seems; pass y/127.5 - 1'),
     'one mask for all': (lambda: given((x + eps)*one, RandomMask(.4), .1, one), 'observations have the same mask'),
     'masked columns': (lambda: given((x + eps)*columns, RandomMask(.4), .1, columns), 'neighbours in a column of the masks agree'),
     'a dead corner': (lambda: given((x + eps)*(m := holes.state*torch.ones(8, 8).index_fill(0, torch.tensor([0]), 0.)), RandomMask(.4), .1, m), 'are hidden in all observations'),

@@ -50,7 +50,8 @@ def import_modules(names:str | None):
     for name in filter(None, (part.strip() for part in (names or '').split(','))):
         if '' not in sys.path: sys.path.insert(0, '')
         try: importlib.import_module(name.removesuffix('.py'))
-        except ImportError as e: raise BadInput(f"import={name!r} cannot be imported ({e}): give a module in this folder, or one that is installed") from e
+        except ImportError as e: raise BadInput(f"import={name!r} cannot be imported ({e}): give "
+                                                "a module in this folder, or one that is installed") from e
 
 def report(result:dict, json:bool):
     "Print a result for people, or as one line of JSON"
