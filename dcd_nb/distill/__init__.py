@@ -19,6 +19,7 @@ from ..data import Measurements
 from ..networks import flops
 from ..training import at_checkpoints, averaged, check_kept, Checkpoints, fit, Hardware
 from ..training import known_settings, Learner, RunFolder, shared_plan, speed_up, Teacher
+from ..training import telling, warn_of_physics
 from ..losses import Loss, SiD
 from .generator import Generator, load_pretrained, resized_copy, Student, with_dropout
 from .step import DistillationStep, mean_square, set_trainable, step_flops
@@ -67,6 +68,8 @@ def distill(
     hardware: 'Hardware | str | None' = None,  # or a device, e.g. 'cuda'; None: a GPU if there is one
     checkpoints: 'Checkpoints | None' = None,  # when, and what is looked at; None: ten, with `health`
     quiet: bool = False,                       # no progress bar, no summary
+    callbacks: 'list | str | None' = None,     # told of each report and checkpoint: `Callback`, 'csv', 'tensorboard', 'live'
+    check: bool = True,                        # warn of what `ys` contradict, if they are not the teacher's own
     **learn,                                   # of `Learner`: lr, betas, clip, decay, halflife, ...
 ) -> 'Generator':
     """Phase II: a one-step generator of clean images from a teacher of corrupted ones.
@@ -80,6 +83,7 @@ def distill(
     hardware = Hardware.of(hardware)
     checkpoints = Checkpoints.of(checkpoints)
     _check_arguments(teacher, ys, loss, fake, fake_steps, checkpoints)
+    if check and teacher.data.get('hash') != ys.hash: warn_of_physics(ys)
     if out: check_kept(teacher.objective, ys.corruption.to_dict(), ys.corruption.tensors())
     averaged(learn)
     settings = shared_plan(images, minutes, batch, seed, hardware, checkpoints)
@@ -109,7 +113,7 @@ def distill(
     look = at_checkpoints(G, run, checkpoints, monitor)
     step = DistillationStep(frozen, ys.corruption, loss, learners['fake'], learners['generator'],
                         student.init_sigma, fake_steps, student.outside_slope)
-    with threads_set(hardware.threads):
+    with threads_set(hardware.threads), telling(callbacks, run, G):
         G.cost = fit(step, learners, run, device, look, wrong, work, quiet, main='generator')
     G.history = run.lines
     return G

@@ -132,6 +132,10 @@ def _network_of(net): return net if isinstance(net, Network) else net.net
 def _work(description, kind):
     "`flops` in all and by module of the network that `description` makes again"
     from torch.utils.flop_counter import FlopCounterMode
-    with torch.device('meta'): twin, call = twin_of(Network.from_dict(json.loads(description)))
-    with FlopCounterMode(display=False) as count: twin(*call)
+    def counted(device):
+        with torch.device(device): twin, call = twin_of(Network.from_dict(json.loads(description)))
+        with FlopCounterMode(display=False) as count, torch.no_grad(): twin(*call)
+        return count
+    try: count = counted('meta')
+    except (NotImplementedError, RuntimeError): count = counted('cpu')       # a module of others may look at values
     return count.get_total_flops(), {k: sum(v.values()) for k, v in count.get_flop_counts().items()}

@@ -51,7 +51,8 @@ def arguments_of(
     return objects | rest
 
 # %% ../../nbs/22d_settings.ipynb #22dd0009
-_of_one_run = {*_objects, 'ys', 'net', 'teacher', 'objective', 'learn', 'out', 'resume', 'quiet', 'start', 'monitor', 'about'}
+_of_one_run = {*_objects, 'ys', 'net', 'teacher', 'objective', 'learn', 'out', 'resume', 'quiet', 'check', 'callbacks',
+               'start', 'monitor', 'about'}
 
 @cache
 def setting_names(

@@ -118,6 +118,7 @@ class RunFolder:
         self.chief = processes()[0] == 0  # the one process that writes
         self.lines = []                   # of metrics.jsonl
         self.held = held or {}
+        self.told = []                    # functions that are told of each line
         if out: self.plan = agreed(lambda: self._there(resume))
 
     rule = property(lambda self: self.plan.get('draws', 1), doc="Of its random numbers")
@@ -171,6 +172,7 @@ def write(self:RunFolder):
 def log(self:RunFolder, line:dict):
     "Add a line to metrics.jsonl"
     self.lines.append(line)
+    for tell in self.told if self.chief else (): tell(line)
     if not (self.out and self.chief): return
     path = self.out/'metrics.jsonl'
     with not_fatal(), saving(path): _append(path, json.dumps(line) + '\n')
