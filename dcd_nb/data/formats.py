@@ -209,22 +209,25 @@ class TIFF(Format, suffixes=('.tif', '.tiff')):
             turn = tags[274].value if 274 in tags else 1
             if turn in _turns: a = _turns[turn](a)
             blank = float(str(tags[42113].value).strip('\0 ')) if 42113 in tags else None
-            header = dict(rgb='S' in names, resolution=[float(r) for r in page.resolution], unit=int(page.resolutionunit or 1),
+            header = dict(rgb='S' in names, frames=''.join(names[i] for i in others), resolution=[float(r) for r in page.resolution], unit=int(page.resolutionunit or 1),
                           imagej={k: v for k, v in ij.items() if k in ('unit', 'spacing', 'finterval')})
         shown = [ij['min'], ij['max']] if {'min', 'max'} <= ij.keys() else None
         return Raw(a, blank=blank, limits=shown, header=header)
 
     @classmethod
     def write(cls, path, a, about):
-        h, rgb = about['header'], about['header'].get('rgb') and a.shape[-3] == 3
-        if rgb: a = np.moveaxis(a, -3, -1)
-        elif a.shape[-3] == 1: a = a[..., 0, :, :]
+        h, c = about['header'], a.shape[-3]
+        rgb = c == 3 and h.get('rgb', True)
+        frames = h.get('frames', '')
+        if len(frames) != a.ndim - 3: frames = 'RPTZ'[7 - a.ndim:]
+        letters = frames + ('YXS' if rgb else 'CYX' if c > 1 else 'YX')
+        a = np.moveaxis(a, -3, -1) if rgb else a[..., 0, :, :] if c == 1 else a
         kw = dict(resolution=h['resolution'], resolutionunit=h['unit']) if h else {}
         if about['blank'] is not None: kw['extratags'] = [(42113, 's', 0, f"{about['blank']:g}", True)]
         if h.get('imagej'):
-            letters = 'TZCYX'[-a.ndim:] if a.ndim > 3 else 'TYX'[-a.ndim:]
-            kw |= dict(imagej=True, metadata=h['imagej'] | dict(axes=letters + 'S' if rgb else letters))
+            kw |= dict(imagej=True, metadata=h['imagej'])
             kw.pop('resolutionunit')
+        kw['metadata'] = kw.get('metadata', {}) | dict(axes=letters)
         cls.library().imwrite(path, a, photometric='rgb' if rgb else 'minisblack', **kw)
 
 # %% ../../nbs/02bd_formats.ipynb #cbd8e147
