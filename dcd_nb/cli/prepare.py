@@ -15,7 +15,7 @@ from fastcore.script import call_parse
 from ..errors import BadInput, require
 from ..files import file_pair, hidden_path, save_tensors
 from ..operators import Corruption, Operator
-from ..data import cache_dir, cache_entries, load_images, measure_to, Measurements, shrink_cache
+from ..data import cache_dir, cache_entries, load_images, measure_to, Measurements, Percentiles, read_frames, Scaling, shrink_cache
 from ..mri import hide_lines, prepare_scans, scan_images
 from ..convert import from_pickle
 from .options import polite, report
@@ -46,6 +46,8 @@ def corrupt(
     seed:int=0,      # of the experiment; keep it secret with the data: it undoes the noise
     size:int=None,   # crop the centre to a square and resize it to so many pixels
     channels:int=None, # 1 for grey, 3 for colour
+    # of files of 16 bits or floats: the values that become -1 and 1, as in Python: 'Limits(0, 4095)', 'Percentiles(.1, 99.9)'
+    scaling:str=None,
     resume:bool=False, # go on with an interrupted run
     overwrite:bool=False, # replace measurements that are already there
     json:bool=False, # print one line of JSON
@@ -54,7 +56,7 @@ def corrupt(
     start = time.monotonic()
     A = Corruption(Operator.parse(op), sigma)
     _free(out, source, overwrite, resume)
-    x = load_images(source, size, channels, dtype=None)
+    x = load_images(source, size, channels, dtype=None, scaling=Scaling.parse(scaling) if scaling else None)
     ys = measure_to(A, x, out, seed, resume)
     report(dict(out=str(file_pair(out)[0]), n=len(ys), image=list(ys.shape),
                 op=repr(A.op), sigma=A.sigma, seed=seed, hash=ys.hash,
@@ -64,17 +66,33 @@ def corrupt(
 @call_parse
 @polite
 def import_arrays(
-    y:str,           # observations as .npy, or .npz with one array: (N, H, W), (N, C, H, W) or (N, H, W, C)
+    # observations: .npy, or .npz with one array, (N, H, W), (N, C, H, W) or (N, H, W, C); or TIFF, PNG, FITS, MRC, DICOM,
+    # NIfTI, HDF5, .mat: a file, a folder, a zip, a tar, or a pattern such as 'run7/*.tif'
+    y:str,
     out:str,         # writes OUT.safetensors and OUT.json
     op:str='Identity()', # the operator that made them, as in Python: 'RandomMask(missing=.6)'
     sigma:str='0',   # level of their Gaussian noise, in the units of y; or .npy: one for each, or for each pixel
-    mask:str=None,   # masks as .npy, 1 = observed: one for all, or one for each
+    mask:str=None,   # masks as .npy, 1 = observed: one for all, or one for each; default: 0 where frames have no value
+    scaling:str=None, # which values become -1 and 1, as in Python: 'Limits(0, 4095)'; default: arrays as they are, frames by 'Percentiles()'
+    dataset:str=None, # the array that is meant, of files that hold several
+    patch:int=None,  # cut frames into squares of so many pixels
+    held_out:float=0., # share of the patches that goes to OUT-held, with no pixel in common
+    seed:int=0,      # of the places of patches
     overwrite:bool=False, # replace measurements that are already there
     json:bool=False, # print one line of JSON
 ):
     "Measurements of your own, from arrays"
     _free(out, y, overwrite)
-    ys = Measurements.from_arrays(_array(y), op, _level(sigma), mask and _array(mask))
+    if y.endswith(('.npy', '.npz')) and not (scaling or patch or dataset):
+        ys = Measurements.from_arrays(_array(y), op, _level(sigma), mask and _array(mask))
+    else:
+        frames = read_frames(y, Scaling.parse(scaling) if scaling else Percentiles(), dataset)
+        require(not (patch and mask), "mask is for whole frames: leave out patch, or store NaN where there is no value")
+        frames, held = frames.patches(patch, held_out, seed) if patch else (frames, ())
+        ys = _of_frames(frames, op, sigma, mask)
+        if held:
+            _free(f'{out}-held', y, overwrite)
+            _of_frames(held, op, sigma, None).save(f'{out}-held')
     ys.save(out)
     report(dict(out=str(file_pair(out)[0]), n=len(ys), image=list(ys.shape), op=repr(ys.op),
                 sigma=ys.corruption.rms_sigma, hash=ys.hash), json)
@@ -83,6 +101,14 @@ def _level(sigma):
     "A noise level, or the levels in a file"
     try: return float(sigma)
     except ValueError: return _array(sigma)
+
+def _of_frames(frames, op, sigma, mask):
+    "Measurements of frames, whose level of noise has their units"
+    state = _array(mask) if mask else frames.mask
+    if not mask and state.all(): state = None
+    if state is not None and not Operator.parse(op).random:
+        raise BadInput(f"y has pixels without a value, which {op} does not know: pass op='RandomMask(missing={1 - state.mean():.3g})'")
+    return Measurements.from_arrays(frames.y, op, frames.sigma(_level(sigma)), state, frames.about)
 
 def _array(path):
     "The array in a .npy or .npz file"

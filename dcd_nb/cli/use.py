@@ -20,7 +20,7 @@ from ..draws import Draws
 from ..show.images import save_images, to_uint8
 from ..files import atomic, file_pair, saving
 from ..machine import pick_device
-from ..data import known_images, load_images, Measurements
+from ..data import known_images, load_images, Measurements, write_frames
 from ..distill import Generator, load_pretrained
 from ..restore.method import rows_of
 from ..restore import learn_misfit, Method, restore as run_restore, Restored, Sample
@@ -38,22 +38,27 @@ def _whole(path):
 @polite
 def sample(
     model:str,       # folder of a run, weights, or the name of a generator of the package
-    out:str,         # a .png grid, an .npz (images as bytes), or a folder for single PNG files
+    # a .png grid, an .npz (images as bytes), or a folder for single PNG files; with --like also .tif, .fits, .mrc, ...
+    out:str,
     n:int=64,        # images
     seed:int=0,      # image i depends on seed and i alone
     steps:int=18,    # of the sampler, for teachers
     zoom:int=0,      # enlarge pixels of a grid; 0: to about 64 pixels an image
+    like:str=None,   # measurements that dcd_import made of frames: write in their units and type
     device:str=None, # cpu, cuda, cuda:1, ...
     json:bool=False, # print one line of JSON
 ):
     "Images of a generator or a teacher"
     start, path = time.monotonic(), Path(out)
-    require(path.suffix in ('.png', '.npz', ''),
-            f"out={out!r} must end in .png or .npz, or be a folder")
+    require(like or path.suffix in ('.png', '.npz', ''),
+            f"out={out!r} must end in .png or .npz, or be a folder; "
+            "for other formats pass --like, the measurements whose units are meant")
+    about = Measurements.load(like).about if like else None
     require(zoom >= 0, f"zoom={zoom} must be at least 1, or 0")
     m = load_pretrained(model, pick_device(device))
     x = m.sample(n, seed) if isinstance(m, Generator) else m.sample(n, seed, steps=steps)
-    if path.suffix == '.png':
+    if like: write_frames(path, x, about)
+    elif path.suffix == '.png':
         with _whole(path) as f: save_images(x, f, zoom=zoom or max(1, 64//x.shape[-1]))
     elif path.suffix == '.npz':
         with _whole(path) as f: np.savez_compressed(f, images=to_uint8(x))
@@ -180,7 +185,7 @@ def restore(
     model:str,       # folder of a run, weights, or the name of a generator of the package
     measurements:str,# made by dcd_corrupt
     # an .npz (mean, std, 90 % interval, samples), a .png grid (means and maps of the standard deviation),
-    # or a folder for PNG files
+    # or a folder for PNG files; of frames that dcd_import took also .tif, .fits, .mrc, ...: means, in their units and type
     out:str,
     # as in Python: 'Sample(leaps=8)', 'Optimise()', 'Anneal(steps=60)';
     # default: Sample() for a generator, Anneal() for a teacher
@@ -196,8 +201,8 @@ def restore(
     "Restore measurements, with the generator as prior"
     start, path = time.monotonic(), Path(out)
     ys = Measurements.load(measurements)
-    require(path.suffix in ('.png', '.npz', ''),
-            f"out={out!r} must end in .png or .npz, or be a folder")
+    require('data' in ys.about or path.suffix in ('.png', '.npz', ''),
+            f"out={out!r} must end in .png or .npz, or be a folder: {measurements} says nothing of other units")
     require(images is None or images > 0, f"images={images} must be a positive whole number")
     prior = load_pretrained(model, pick_device(device))
     method = Method.parse(method) if method else None
@@ -208,7 +213,8 @@ def restore(
         method.misfit = learn_misfit(prior, Measurements.load(learn), seed=seed)
     if images: ys = rows_of(ys, slice(images))
     r = run_restore(prior, ys, method, n, seed)
-    save_restored(r, path)
+    if path.suffix in ('.png', '.npz', ''): save_restored(r, path)
+    else: write_frames(path, r.mean, ys.about)
     report(dict(out=str(path), n=len(ys), samples=n, method=repr(method) if method else None,
                 residual=r.residual.square().mean().sqrt().item(), sigma=ys.corruption.rms_sigma,
                 std=r.std.mean().item(), **r.diagnostics, seed=seed,

@@ -21,7 +21,7 @@ _largest = 2**29  # bytes of one image file
 
 def _is_hidden(name): return any(part.startswith(('.', '__MACOSX')) for part in Path(name).parts)
 
-def _is_image(name): return Path(name).suffix.lower() in image_suffixes and not _is_hidden(name)
+def _is_image(name, suffixes=image_suffixes): return Path(name).suffix.lower() in suffixes and not _is_hidden(name)
 
 def _kind_left_out(name):
     "What to call a file that is data, but no image; None: nobody will miss it"
@@ -32,26 +32,26 @@ def _check_size(name, size):
     require(size <= _largest, f"{name} has {size/2**20:.0f} MB, more than an image file of {_largest/2**20:.0f} MB: leave it out")
 
 # %% ../../nbs/02bb_archives.ipynb #d5f00510
-def _in_folder(folder, left):
+def _in_folder(folder, left, suffixes):
     "Name and bytes of each image file; counts in `left` what is passed over"
     for p in sorted(folder.rglob('*')):
         name = p.relative_to(folder).as_posix()
         if p.is_symlink() and not p.exists(): left['links that lead nowhere'] += 1
         elif p.is_symlink() and p.is_dir(): left['links to folders'] += 1
-        elif p.is_file() and _is_image(name):
+        elif p.is_file() and _is_image(name, suffixes):
             _check_size(p, p.stat().st_size)
             yield name, p.read_bytes()
         elif p.is_file(): left[_kind_left_out(name)] += 1
 
 # %% ../../nbs/02bb_archives.ipynb #524ca98f
-def _in_zip(path, left):
+def _in_zip(path, left, suffixes):
     "The same of a zip"
     with zipfile.ZipFile(path) as z:
         for info in sorted(z.infolist(), key=lambda info: info.filename):
-            _check_size(f'{info.filename} in {path}', info.file_size*_is_image(info.filename))
+            _check_size(f'{info.filename} in {path}', info.file_size*_is_image(info.filename, suffixes))
             with z.open(info) as f:                                 # compares the two names
                 if info.is_dir(): continue
-                if _is_image(info.filename): yield info.filename, f.read()
+                if _is_image(info.filename, suffixes): yield info.filename, f.read()
                 else: left[_kind_left_out(info.filename)] += 1
 
 # %% ../../nbs/02bb_archives.ipynb #88b224f0
@@ -71,11 +71,11 @@ def _decompressed(path):
         if first.startswith(mark): return opened(path, 'rb')
     return open(path, 'rb')
 
-def _in_tar(path, left):
+def _in_tar(path, left, suffixes):
     "The same of a tar"
     with _decompressed(path) as stream, tarfile.open(fileobj=stream, mode='r|', tarinfo=_Header) as t:
         for m in t:
-            if m.isfile() and _is_image(m.name):
+            if m.isfile() and _is_image(m.name, suffixes):
                 _check_size(f'{m.name} in {path}', m.size)
                 yield m.name, t.extractfile(m).read()
             elif m.isfile(): left[_kind_left_out(m.name)] += 1
@@ -85,16 +85,17 @@ def _in_tar(path, left):
 # %% ../../nbs/02bb_archives.ipynb #311275fc
 def image_files(
     path:str | Path, # a folder, a zip, or a tar with any compression
+    suffixes:set=image_suffixes, # of the files that are meant
 ) -> Iterator[tuple[str, bytes]]:
     "Name and bytes of each image file in `path`, one after the other"
     path, left = Path(path), Counter()
-    require(not (path.is_file() and _is_image(path.name)),
+    require(not (path.is_file() and _is_image(path.name, suffixes - {'.gz'})),
             f"{path} is a single image, and many are needed: pass the folder that holds them")
     try:
         if path.is_dir(): files = _in_folder
         elif path.suffix.lower() == '.zip' or zipfile.is_zipfile(path): files = _in_zip
         else: files = _in_tar
-        yield from files(path, left)
+        yield from files(path, left, suffixes)
     except (PermissionError, FileNotFoundError) as e: raise BadInput(f"{path} cannot be read ({e.strerror})") from e
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, lzma.LZMAError, zlib.error, OSError) as e:
         why = f"is damaged, cut short or no archive ({type(e).__name__}: {e})"

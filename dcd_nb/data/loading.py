@@ -6,7 +6,7 @@
 __all__ = ['known_images', 'decode', 'bytes_to_floats', 'load_images']
 
 # %% ../../nbs/02c_loading.ipynb #201205e2
-import hashlib, io, json, tempfile, zlib
+import glob, hashlib, io, json, tempfile, warnings, zlib
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +20,16 @@ from ..machine import progress
 from .sources import digits, toy
 from .heads import phantoms
 from .archives import image_files, image_suffixes
+from .formats import Format, suffix_of
+from .frames import Percentiles, read_frames, Scaling
 from .cache import cache_dir, cached
 from .measurements import shape_in_words
 from .measuring import double_converter
 
 # %% ../../nbs/02c_loading.ipynb #710c7161
-def _fail(name, why): raise BadInput(f"{name} {why}")
+def _fail(name, why, kind=BadInput): raise kind(f"{name} {why}")
+
+class _NotBytes(BadInput): "There are no pictures of 8 bits here, but perhaps frames of more"
 
 def _opened(raw, name):
     "The picture in an image file: upright, opaque, with 8 bits a pixel"
@@ -48,7 +52,7 @@ def _opened(raw, name):
         im = im.convert('RGB')
     if deep or im.mode.startswith(('I', 'F')):
         deep = f"has more than 8 bits a pixel (mode {im.mode})"
-        _fail(name, f"{deep}: give it as a float array in [-1, 1]")
+        _fail(name, f"{deep}: read it by read_frames, or keep files of 8 bits apart", _NotBytes)
     return im
 
 # %% ../../nbs/02c_loading.ipynb #5e8873b2
@@ -99,7 +103,7 @@ def _decode_all(path, raw, size, channels):
                   f"pass {_to_agree(im.shape, shape)} to make them alike")
         names.append(name)
         raw.write(im.tobytes())
-    require(names, f"{path} holds no image file ({', '.join(sorted(image_suffixes))})")
+    if not names: _fail(path, f"holds no image file ({', '.join(sorted(image_suffixes | {*Format.known}))})", _NotBytes)
     return names, shape
 
 # %% ../../nbs/02c_loading.ipynb #e9697f2c
@@ -208,6 +212,28 @@ def _of_path(path, part):
                              "pass the path of the images themselves")
     return path
 
+def _is_frames(source, path):
+    "Is this a list, a pattern, or one file that `read_frames` takes?"
+    if isinstance(source, (list, tuple)): return True
+    if path.exists(): return path.is_file() and suffix_of(path) in {*Format.known} - {'.npy', '.npz'}
+    return glob.has_magic(str(path))
+
+def _from_frames(source, size, scaling):
+    "Frames of 16 bits or floats in [-1, 1]: the scaling is said if nobody chose it"
+    frames = read_frames(source, scaling or Percentiles(0, 100))
+    y = frames.y
+    require(y.isfinite().all(), f"source={str(source)!r} has pixels without a value: load_images gives whole images; "
+                                "read_frames keeps such pixels as a mask")
+    if not scaling:
+        warnings.warn(f"{len(frames)} frames were scaled by their lowest and highest value: pass scaling={frames.scaling} "
+                      "to scale others alike")
+    if size and tuple(y.shape[2:]) != (size, size):
+        h, w = y.shape[2:]
+        side = min(h, w)
+        top, left = (h - side)//2, (w - side)//2
+        y = F.interpolate(y[..., top:top+side, left:left+side], (size, size), mode='bilinear', antialias=True)
+    return y.clamp(-1, 1)
+
 def _smaller(a, size):
     "An array of images, averaged over squares of pixels if `size` is smaller by a whole factor"
     h, w = a.shape[2:]
@@ -223,11 +249,12 @@ def bytes_to_floats(a:Tensor) -> Tensor:
 
 # %% ../../nbs/02c_loading.ipynb #e2990899
 def load_images(
-    source:str | Path,        # a folder, zip, tar, npy, npz, safetensors; or a name: 'digits', ...
+    source:str | Path | list, # a folder, zip, tar, npy, npz, safetensors; a name: 'digits', ...; or files of 16 bits or floats
     size:int | None=None,     # crop the centre and resize it to `size` pixels; None: as they are
     channels:int | None=None, # 1 for grey, 3 for colour; None: as in the files
     dtype:torch.dtype | None=torch.float32, # torch.uint8: bytes, mapped from disk; None: as stored
     part:str='train', # or 'test', of data sets that come in these two
+    scaling:Scaling | tuple | None=None, # of 16 bits or floats: the values that become -1 and 1; None: lowest and highest, and a warning
 ) -> Tensor:
     "Images (N, C, H, W): floats in [-1, 1], sorted by file name"
     require(dtype in (torch.float32, torch.uint8, None),
@@ -236,16 +263,21 @@ def load_images(
     require(size is None or isinstance(size, int) and size > 0,
             f"size={size!r} must be a positive number of pixels, or None")
     given = repr(source) if isinstance(source, str) else type(source).__name__
-    good = isinstance(source, (str, Path)) and str(source)
-    require(good, f"source={given} must be a path or a name")
+    good = isinstance(source, (str, Path)) and str(source) or isinstance(source, (list, tuple)) and source
+    require(good, f"source={given} must be a path, a list of paths, or a name")
     choose('part', part, ['train', 'test'])
-    source, path = str(source), Path(source).expanduser()
-    if source in _made: a = _made[source](size)
+    if isinstance(source, (str, Path)): source, path = str(source), Path(source).expanduser()
+    else: path = None
+    if scaling is not None or _is_frames(source, path): a = _from_frames(source, size, scaling)
+    elif source in _made: a = _made[source](size)
     elif source in _torchvision: a = _of_torchvision(source, part)
     elif path.exists(): a = _of_path(path, part)
     else:
         a = choose('source', source, [*known_images, 'or the path of a folder or file that exists'])
-    a = _decoded(a, size, channels) if isinstance(a, Path) else _smaller(a, size)
+    try: a = _decoded(a, size, channels) if isinstance(a, Path) else _smaller(a, size)
+    except _NotBytes as e:
+        try: a = _from_frames(source, size, None)
+        except BadInput as why: raise (e if 'holds no file' in str(why) else why) from None
     fits = channels in (None, a.shape[1]) and (size is None or tuple(a.shape[2:]) == (size, size))
     require(fits, f"source={source!r} has shape {tuple(a.shape)}, and arrays become smaller by whole factors alone: "
                   f"leave out size={size}, channels={channels}")
