@@ -67,7 +67,8 @@ def load(
     "Tensors and meta of a checkpoint"
     there = committed(folder)
     require(there, f"folder={str(folder)!r} holds no checkpoint")
-    require(images is None or images in there, f"images={images} has no checkpoint in {folder}: there are {there}")
+    require(images is None or images in there,
+            f"images={images} has no checkpoint in {folder}: there are {there}")
     damaged = []
     for k in there if images is None else [images]:
         try: tensors, meta = load_tensors(_at(folder, k))

@@ -230,7 +230,8 @@ class Churn:
 def require_float32(net):
     "Complain about weights of another type"
     kind = next((p.dtype for p in getattr(net, 'parameters', list)()), torch.float32)
-    require(kind == torch.float32, f"the weights of the network are {kind}: networks keep float32, call net.float(); "
+    require(kind == torch.float32,
+            f"the weights of the network are {kind}: networks keep float32, call net.float(); "
                                    "to compute in bf16, pass precision='bf16'")
 
 @contextmanager

@@ -117,7 +117,8 @@ def alone(
 def file_pair(path:str | Path) -> tuple[Path, Path]:
     "The two files that `path` names, with or without a suffix"
     path = Path(path)
-    require(path.name not in ('', '..'), f"path={str(path)!r} has no name: give that of a file, e.g. 'my_generator'")
+    require(path.name not in ('', '..'),
+            f"path={str(path)!r} has no name: give that of a file, e.g. 'my_generator'")
     if path.suffix in ('.json', '.safetensors'): path = path.with_suffix('')
     return path.with_name(path.name + '.safetensors'), path.with_name(path.name + '.json')
 
@@ -198,12 +199,15 @@ def load_meta(
 ) -> dict:
     "The JSON beside the tensors, checked, with the tensors' size and SHA-256"
     data, info = file_pair(path)
-    require(data.exists() or info.exists(), f"path={str(path)!r}: there is no {data.name} and no {info.name}")
-    require(info.exists(), f"{info} is missing: {data.name} was not committed (the process died before its JSON), or the JSON was not copied along")
+    require(data.exists() or info.exists(),
+            f"path={str(path)!r}: there is no {data.name} and no {info.name}")
+    require(info.exists(),
+            f"{info} is missing: {data.name} was not committed (the process died before its JSON), or the JSON was not copied along")
     try:
         entries = json.loads(info.read_text(encoding='utf-8'))
         checksum = entries.pop('checksum')
-        require(entries['format'] == 1, f"{info} has format {entries['format']}, which this version of dcd_nb cannot read")
+        require(entries['format'] == 1,
+                f"{info} has format {entries['format']}, which this version of dcd_nb cannot read")
         ok = checksum == _checksum(entries) and {'bytes', 'sha256', 'meta'} <= set(entries)
     except (ValueError, KeyError, AttributeError, TypeError) as e:
         if isinstance(e, BadInput): raise
@@ -221,9 +225,11 @@ def load_tensors(
     data = waiting if waiting.exists() else final              # the process died after the JSON: they have not got their name yet
     require(data.exists(), f"{data} is missing: its JSON is there, the tensors are not")
     size = data.stat().st_size
-    require(size == entries['bytes'], f"{data} has {size} bytes, but {entries['bytes']} were written: it was cut short or "
+    require(size == entries['bytes'],
+            f"{data} has {size} bytes, but {entries['bytes']} were written: it was cut short or "
                                  "changed; copy or make it again")
-    require(file_hash(data) == entries['sha256'], f"{data} was changed after it was written: its SHA-256 is another; "
+    require(file_hash(data) == entries['sha256'],
+            f"{data} was changed after it was written: its SHA-256 is another; "
                                              "copy or make it again")
     tensors = load_file(data)
     if data == waiting:
@@ -267,7 +273,8 @@ def allocate(
     with saving(path):
         if fresh: _reserve(path, head, size)
         with open(path, 'rb') as f: same = f.read(len(head)) == head
-        require(same and os.path.getsize(path) == len(head) + size, f"{path} is not the file that was begun: start anew")
+        require(same and os.path.getsize(path) == len(head) + size,
+                f"{path} is not the file that was begun: start anew")
         layout, tensors = json.loads(head[8:]), {}
         for name, (dtype, shape) in spec.items():
             start = len(head) + layout[name]['data_offsets'][0]

@@ -21,7 +21,8 @@ class Loss(Named, family='loss'):
 
     def __init__(self, levels=None): # of the noise; None: those of SiD
         self.levels = levels or KarrasLevels()
-        require(isinstance(self.levels, Levels), f"levels={levels!r} must be Levels, e.g. KarrasLevels()")
+        require(isinstance(self.levels, Levels),
+                f"levels={levels!r} must be Levels, e.g. KarrasLevels()")
 
     def entries(self, y, a, b):
         "The loss of each pixel, given what teacher and fake make of noisy `y`"
@@ -41,7 +42,8 @@ def terms(self:Loss,
         y_s, s = _noisy(y, draws, self.levels)
         a = teacher(y_s.view_as(y_s), s)    # a view each: gradients of equal networks cancel to the last bit
         b = fake(y_s.view_as(y_s), s) if self.needs_fake else y
-    require(a.shape == b.shape == y.shape, f"teacher and fake must return images like y, of shape {tuple(y.shape)}, "
+    require(a.shape == b.shape == y.shape,
+            f"teacher and fake must return images like y, of shape {tuple(y.shape)}, "
                                         f"not {tuple(a.shape)} and {tuple(b.shape)}")
     w = _average((y - a).detach().abs(), loss_mask).clamp(min=1e-5)
     return _average(self.entries(y, a, b), loss_mask)/w, _average((a - b).detach()**2, loss_mask)

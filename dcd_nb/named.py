@@ -204,7 +204,8 @@ def require_remade(
     try: again = Named.from_dict(d, tensors).to_dict()
     except Exception as e: raise BadInput(f"{says}made of what it keeps it raises {type(e).__name__} ({str(e)[:100]}); {keep}") from e
     changed = [k for k in d if not same_description(d[k], again.get(k))]
-    require(not changed, f"{says}made of what it keeps, it has another {' and another '.join(changed)}; {keep}")
+    require(not changed,
+            f"{says}made of what it keeps, it has another {' and another '.join(changed)}; {keep}")
 
 # %% ../nbs/00a_named.ipynb #65ab2bff
 class _Unreadable(Exception): "Why a text cannot be read as an object"

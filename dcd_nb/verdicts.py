@@ -80,7 +80,8 @@ def judge_without_clean(
     seed=0,
 ) -> Verdict:
     "Everything that can be said of a model without any clean image"
-    require(hasattr(G, 'sample'), f"G={G!r} must be a Generator or a Teacher: something that samples")
+    require(hasattr(G, 'sample'),
+            f"G={G!r} must be a Generator or a Teacher: something that samples")
     require(isinstance(ys, Measurements), f"ys={type(ys).__name__} must be Measurements")
     start, x = time.monotonic(), G.sample(n, seed)
     test, near = two_sample(x, ys, n_perm, seed), proximal_fid(x, ys, seed=seed, as_files=False)

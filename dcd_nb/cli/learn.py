@@ -67,7 +67,8 @@ def recipe_of(teacher:Teacher, run:str) -> Recipe:
     plain = teacher.about.get('recipe')
     if plain: return Recipe.from_dict(plain, teacher.held)
     A = teacher.corruption
-    require(A, f"run={run!r} does not say how its observations were made: distil it in Python, by distill(teacher, ys)")
+    require(A,
+            f"run={run!r} does not say how its observations were made: distil it in Python, by distill(teacher, ys)")
     return Recipe(name='own', title='a run made in Python', corruption=Corruption.from_dict(A, teacher.held))
 
 # %% ../../nbs/90b_learn.ipynb #528d3263

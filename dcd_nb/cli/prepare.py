@@ -87,7 +87,8 @@ def import_arrays(
         ys = Measurements.from_arrays(_array(y), op, _level(sigma), mask and _array(mask))
     else:
         frames = read_frames(y, Scaling.parse(scaling) if scaling else Percentiles(), dataset)
-        require(not (patch and mask), "mask is for whole frames: leave out patch, or store NaN where there is no value")
+        require(not (patch and mask),
+                "mask is for whole frames: leave out patch, or store NaN where there is no value")
         frames, held = frames.patches(patch, held_out, seed) if patch else (frames, ())
         ys = _of_frames(frames, op, sigma, mask)
         if held:
@@ -116,7 +117,8 @@ def _array(path):
     except (OSError, ValueError) as e:
         raise BadInput(f"{path} cannot be read as an array ({e}): save it by numpy.save") from None
     if isinstance(found, np.ndarray): return found
-    require(len(found.files) == 1, f"{path} holds {len(found.files)} arrays ({', '.join(found.files)}): save the one that is meant")
+    require(len(found.files) == 1,
+            f"{path} holds {len(found.files)} arrays ({', '.join(found.files)}): save the one that is meant")
     return found[found.files[0]]
 
 # %% ../../nbs/90a_prepare.ipynb #bcc56bc4

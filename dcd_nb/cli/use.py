@@ -96,10 +96,12 @@ def _in_y(found, x, path, seed):
 # %% ../../nbs/90c_use.ipynb #334876e0
 def _without_clean(model, source, path, other, n, seed, device):
     "What can be said of a model without any clean image"
-    require(model is not None, f"source={source!r} must be a run, weights, or the name of a generator: "
+    require(model is not None,
+            f"source={source!r} must be a run, weights, or the name of a generator: "
             "--no-clean judges models")
     plain = model.about.get('recipe')
-    require(path or plain, f"measurements are missing: {source!r} does not say what it learned from; "
+    require(path or plain,
+            f"measurements are missing: {source!r} does not say what it learned from; "
                            "pass --measurements")
     ys = Measurements.load(path) if path else Recipe.from_dict(plain, model.held).measurements()
     pair = load_pretrained(other, pick_device(device)) if other else None
@@ -131,7 +133,8 @@ def evaluate(
     "Distances of generated images to clean ones"
     model = _model(source, device)
     if not clean:
-        require(not reference, f"reference={reference!r} holds clean images: leave it out, or --no-clean")
+        require(not reference,
+                f"reference={reference!r} holds clean images: leave it out, or --no-clean")
         found = _without_clean(model, source, measurements, other, n, seed, device)
         if json: report(found | dict(source=source), json)
         else: print(found)

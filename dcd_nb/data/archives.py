@@ -29,7 +29,8 @@ def _kind_left_out(name):
     return suffix if suffix in _other_data and not _is_hidden(name) else None
 
 def _check_size(name, size):
-    require(size <= _largest, f"{name} has {size/2**20:.0f} MB, more than an image file of {_largest/2**20:.0f} MB: leave it out")
+    require(size <= _largest,
+            f"{name} has {size/2**20:.0f} MB, more than an image file of {_largest/2**20:.0f} MB: leave it out")
 
 # %% ../../nbs/02bb_archives.ipynb #d5f00510
 def _in_folder(folder, left, suffixes):

@@ -22,7 +22,8 @@ def _only(found, dataset, name):
     "The dataset that is meant"
     require(found, f"{name} holds no array of numbers with two axes or more")
     said = [f'{k} {tuple(v.shape)}' for k, v in found.items()]
-    require(dataset or len(found) == 1, f"{name} holds {len(said)} arrays: pass dataset=, the name of one of {', '.join(said)}")
+    require(dataset or len(found) == 1,
+            f"{name} holds {len(said)} arrays: pass dataset=, the name of one of {', '.join(said)}")
     return choose('dataset', dataset or [*found][0], [*found])
 
 def _arrays_of(h):

@@ -80,7 +80,8 @@ def suffix_of(name:str | Path) -> str:
 
 def format_of(name:str | Path) -> type[Format]:
     "The class that reads and writes files of such a name"
-    require(suffix_of(name) in Format.known, f"{name} is of no known format: its name must end in one of "
+    require(suffix_of(name) in Format.known,
+            f"{name} is of no known format: its name must end in one of "
                                              f"{', '.join(sorted(Format.known))}")
     return Format.known[suffix_of(name)]
 
@@ -123,7 +124,8 @@ def _one_sentence(name, kind):
 def opaque(a:np.ndarray, name:str) -> np.ndarray:
     "Images (..., C, H, W) without their last channel, the transparency, if there is none"
     top = np.iinfo(a.dtype).max if a.dtype.kind == 'u' else 1
-    require((a[..., -1, :, :] == top).all(), f"{name} is partly transparent: flatten it onto a background first")
+    require((a[..., -1, :, :] == top).all(),
+            f"{name} is partly transparent: flatten it onto a background first")
     return a[..., :-1, :, :]
 
 def warn_of_profile(name:str):
@@ -158,7 +160,8 @@ def stored_as(values:np.ndarray, dtype:np.dtype, slope:float, intercept:float, b
     a = (values.astype(np.float64) - intercept)/slope
     if dtype.kind == 'f': return a.astype(dtype)
     missing = np.isnan(a)
-    require(blank is not None or not missing.any(), f"values are NaN, and {dtype} has no value for that: pass dtype='float32'")
+    require(blank is not None or not missing.any(),
+            f"values are NaN, and {dtype} has no value for that: pass dtype='float32'")
     info = np.iinfo(dtype)
     a = np.rint(np.where(missing, 0. if blank is None else blank, a))
     return a.clip(info.min, info.max).astype(dtype)
@@ -171,12 +174,14 @@ def write_file(
 ):
     "Write values with the type, calibration and header of the data they belong to"
     kind = format_of(path)
-    require(suffix_of(path) == Path(path).suffix.lower(), f"{path} must not end in .gz: results are written uncompressed")
+    require(suffix_of(path) == Path(path).suffix.lower(),
+            f"{path} must not end in .gz: results are written uncompressed")
     own = dtype or about['dtype']
     plain = about['slope'] == 1 and about['intercept'] == 0
     if not (kind.calibrated or plain): about, own = about | dict(slope=1., intercept=0.), dtype or 'float32'
     if np.dtype(own).kind == 'f': about = about | dict(slope=1., intercept=0., blank=None)
-    require(kind.types is None or own in kind.types, f"{path}: {kind.__name__} cannot hold {own}: pass dtype= one of "
+    require(kind.types is None or own in kind.types,
+            f"{path}: {kind.__name__} cannot hold {own}: pass dtype= one of "
                                                      f"{', '.join(kind.types or ())}, or a name that ends in .tif")
     a = stored_as(values, np.dtype(own), about['slope'], about['intercept'], about['blank'])
     lead = about['lead'] if len(a) == math.prod(about['lead']) else [len(a)] if len(a) > 1 else []
@@ -195,11 +200,13 @@ class TIFF(Format, suffixes=('.tif', '.tiff')):
     def read(cls, f, name, dataset):
         with cls.library().TiffFile(f) as t:
             several = [f'{i} {s.shape}' for i, s in enumerate(t.series)]
-            require(len(several) == 1 or dataset is not None, f"{name} holds {len(several)} series ({', '.join(several)}): pass dataset=, the number of one")
+            require(len(several) == 1 or dataset is not None,
+                    f"{name} holds {len(several)} series ({', '.join(several)}): pass dataset=, the number of one")
             series = t.series[choose('dataset', dataset or 0, [*range(len(several))])]
             page, a, names = series.keyframe, series.asarray(), series.axes
             tags, ij = page.tags, t.imagej_metadata or {}
-            require(page.photometric.name != 'PALETTE', f"{name} has a palette: convert it to grey or colour first")
+            require(page.photometric.name != 'PALETTE',
+                    f"{name} has a palette: convert it to grey or colour first")
             if 34675 in tags: warn_of_profile(name)
             channels = [i for i, n in enumerate(names) if n in 'CS']
             others = [i for i, n in enumerate(names) if n not in 'CSYX']
@@ -239,7 +246,8 @@ class PNG(Format, suffixes=('.png',)):
     def read(cls, f, name, dataset):
         from PIL import Image
         raw = f.read()
-        require(b'IEND' in raw[-64:], f"{name} cannot be read as PNG: it is cut short; copy it again")
+        require(b'IEND' in raw[-64:],
+                f"{name} cannot be read as PNG: it is cut short; copy it again")
         def decoded(low=False):
             "The pixels; of those with 16 bits the upper or the lower 8"
             im = Image.open(io.BytesIO(raw))
@@ -248,9 +256,11 @@ class PNG(Format, suffixes=('.png',)):
             return im
         im = Image.open(io.BytesIO(raw))
         if 'icc_profile' in im.info: warn_of_profile(name)
-        require('transparency' not in im.info, f"{name} is partly transparent: flatten it onto a background first")
+        require('transparency' not in im.info,
+                f"{name} is partly transparent: flatten it onto a background first")
         deep = '16B' in str(im.tile[0].args)
-        require(im.mode in ('L', 'RGB', 'I;16', 'I;16B', 'RGBA', 'LA') and not (deep and im.mode == 'LA'), f"{name} has mode {im.mode}: convert it to grey or colour first")
+        require(im.mode in ('L', 'RGB', 'I;16', 'I;16B', 'RGBA', 'LA') and not (deep and im.mode == 'LA'),
+                f"{name} has mode {im.mode}: convert it to grey or colour first")
         a = np.asarray(decoded())
         if deep and a.ndim == 3: a = a.astype(np.uint16)*256 + np.asarray(decoded(low=True))
         a = a[None] if a.ndim == 2 else np.moveaxis(a, -1, 0)
@@ -259,7 +269,8 @@ class PNG(Format, suffixes=('.png',)):
 
     @classmethod
     def write(cls, path, a, about):
-        require(a.ndim == 3 and len(a) in (1, 3), f"PNG holds one image of 1 or 3 channels, not an array of shape {a.shape}: choose a name that ends in .tif")
+        require(a.ndim == 3 and len(a) in (1, 3),
+                f"PNG holds one image of 1 or 3 channels, not an array of shape {a.shape}: choose a name that ends in .tif")
         c, h, w = a.shape
         rows = np.moveaxis(a, 0, -1).astype('>u2' if a.itemsize == 2 else 'u1').reshape(h, -1).view(np.uint8).reshape(h, -1)
         pixels = zlib.compress(np.pad(rows, ((0, 0), (1, 0))).tobytes())        # each row begins with its filter: none

@@ -32,7 +32,8 @@ class Limits(Scaling):
     "`low` becomes -1 and `high` 1: two values in the units of the data"
     def __init__(self, low:float, high:float):
         self.low, self.high = number('low', low), number('high', high)
-        require(self.low < self.high, f"low={low} must be below high={high}: are all values the same?")
+        require(self.low < self.high,
+                f"low={low} must be below high={high}: are all values the same?")
 
     def fit(self, frames): return self
     def scale(self, v:np.ndarray) -> Tensor:
@@ -64,14 +65,16 @@ class FileLimits(Scaling):
     "What the file says should be shown: a window, or its lowest and highest value"
     def fit(self, frames):
         said = frames.about['data']['limits']
-        require(said, f"scaling=FileLimits(): {frames.names[0]} states no limits; pass Limits(low, high) or Percentiles()")
+        require(said,
+                f"scaling=FileLimits(): {frames.names[0]} states no limits; pass Limits(low, high) or Percentiles()")
         return Limits(*said)
 
 class TypeLimits(Scaling):
     "The whole range of the type: 0 to 65535 for unsigned numbers of 16 bits"
     def fit(self, frames):
         d = frames.about['data']
-        require(np.dtype(d['dtype']).kind in 'iu', f"scaling=TypeLimits(): {d['dtype']} has no range; pass Limits(low, high) or Percentiles()")
+        require(np.dtype(d['dtype']).kind in 'iu',
+                f"scaling=TypeLimits(): {d['dtype']} has no range; pass Limits(low, high) or Percentiles()")
         info = np.iinfo(d['dtype'])
         return Limits(*(d['slope']*k + d['intercept'] for k in (info.min, info.max)))
 
@@ -86,7 +89,8 @@ class Frames:
     ):
         self.parts, self.names, self.about = parts, names, dict(data=about)
         if isinstance(scaling, (tuple, list)) and len(scaling) == 2: scaling = Limits(*scaling)
-        require(isinstance(scaling, Scaling), f"scaling={scaling!r} must be two numbers, or Percentiles(), Limits(low, high), FileLimits() or TypeLimits()")
+        require(isinstance(scaling, Scaling),
+                f"scaling={scaling!r} must be two numbers, or Percentiles(), Limits(low, high), FileLimits() or TypeLimits()")
         self.scaling = scaling.fit(self)
         self.about['data'] = about | dict(scaling=self.scaling.to_dict())
 
@@ -104,7 +108,8 @@ class Frames:
     def values(self) -> np.ndarray:
         "In the units of the data, (N, C, H, W)"
         sizes = {a.shape[1:]: name for a, name in zip(self.parts, self.names)}
-        require(len(sizes) == 1, f"the frames have {len(sizes)} sizes ({', '.join(f'{n} {s}' for s, n in [*sizes.items()][:2])}, ...): cut patches of one size, by patches(size)")
+        require(len(sizes) == 1,
+                f"the frames have {len(sizes)} sizes ({', '.join(f'{n} {s}' for s, n in [*sizes.items()][:2])}, ...): cut patches of one size, by patches(size)")
         return np.concatenate(self.parts) if len(self.parts) > 1 else self.parts[0]
 
     @property
@@ -125,18 +130,21 @@ class Frames:
         by:str='place',      # what is held out: places, the same ones in all frames of a file; or 'frame', or 'file'
     ) -> tuple:
         "Square patches as two `Frames`, for training and held out, which share no pixel"
-        require(isinstance(size, int) and size > 0, f"size={size!r} must be a positive number of pixels")
+        require(isinstance(size, int) and size > 0,
+                f"size={size!r} must be a positive number of pixels")
         number('held_out', held_out, lambda v: 0 <= v < 1, 'at least 0 and below 1')
         choose('by', by, ['place', 'frame', 'file'])
         out = rng(seed, 0)
         whole = self._held_files(held_out, out) if by == 'file' else set()
         train, held = [], []
         for k, (a, name) in enumerate(zip(self.parts, self.names)):
-            require(min(a.shape[2:]) >= size, f"size={size} is larger than the frames of {name}, {a.shape[3]}x{a.shape[2]} pixels")
+            require(min(a.shape[2:]) >= size,
+                    f"size={size} is larger than the frames of {name}, {a.shape[3]}x{a.shape[2]} pixels")
             tiles = _places(a.shape[2:], size, size, out)
             if by == 'place':
                 away = _some(tiles, held_out, out)
-                require(not held_out or 0 < len(away) < len(tiles), f"held_out={held_out} of {len(tiles)} places in {name} leaves "
+                require(not held_out or 0 < len(away) < len(tiles),
+                        f"held_out={held_out} of {len(tiles)} places in {name} leaves "
                         "one part empty: hold out more or fewer, take smaller patches, or pass by='frame' or by='file'")
                 held.append(_cut(a, away, size))
                 near = lambda p: any(abs(p[0] - q[0]) < size and abs(p[1] - q[1]) < size for q in away)
@@ -153,7 +161,8 @@ class Frames:
     def _held_files(self, share, generator):
         "The numbers of the files that are held out"
         found = _some([*range(len(self.parts))], share, generator)
-        require(not share or 0 < len(found) < len(self.parts), f"held_out={share} of {len(self.parts)} files leaves one part empty: pass by='place' or by='frame'")
+        require(not share or 0 < len(found) < len(self.parts),
+                f"held_out={share} of {len(self.parts)} files leaves one part empty: pass by='place' or by='frame'")
         return {*found}
 
     def _with(self, parts):
@@ -219,10 +228,12 @@ def read_frames(
         if {*differ} <= {'slope', 'intercept'}:                  # as in PET, where each slice has its own: results are floats
             if differ: first = first | dict(slope=1., intercept=0., blank=None, dtype='float32')
         else: require(False, f"{name} has {differ[0]} {said[differ[0]]}, but {names[0]} has {first[differ[0]]}: read them apart, by a pattern or a list")
-        require(not parts or a.shape[1] == parts[0].shape[1], f"{name} has {a.shape[1]} channels, but {names[0] if names else ''} has {parts[0].shape[1] if parts else 0}: read them apart")
+        require(not parts or a.shape[1] == parts[0].shape[1],
+                f"{name} has {a.shape[1]} channels, but {names[0] if names else ''} has {parts[0].shape[1] if parts else 0}: read them apart")
         parts.append(a)
         names.append(name)
-    require(parts, f"source={str(source)!r} holds no file that can be read ({', '.join(sorted(Format.known))})")
+    require(parts,
+            f"source={str(source)!r} holds no file that can be read ({', '.join(sorted(Format.known))})")
     if len(parts) > 1: first = first | dict(lead=[])
     return Frames(parts, names, first, scaling)
 
@@ -234,6 +245,7 @@ def write_frames(
 ):
     "Write images in the units, the type and with the header of the data they belong to"
     said = about.get('data', {}) if isinstance(about, dict) else {}
-    require('scaling' in said, "about holds no scaling: pass that of Frames, or of Measurements that were made with about=frames.about")
+    require('scaling' in said,
+            "about holds no scaling: pass that of Frames, or of Measurements that were made with about=frames.about")
     require(torch.is_tensor(x) and x.ndim == 4, "x must be a tensor of images (N, C, H, W)")
     write_file(path, Limits.from_dict(said['scaling']).undo(x), said, dtype)

@@ -67,7 +67,8 @@ class MRC(Format, suffixes=('.mrc', '.mrcs', '.map', '.rec', '.st')):
 
     @classmethod
     def write(cls, path, a, about):
-        require(a.shape[-3] == 1 and a.ndim < 5, f"MRC holds grey images, not an array of shape {a.shape}: choose a name that ends in .tif")
+        require(a.shape[-3] == 1 and a.ndim < 5,
+                f"MRC holds grey images, not an array of shape {a.shape}: choose a name that ends in .tif")
         h = about['header']
         with cls.library().new(path, a[..., 0, :, :], overwrite=True) as m:
             if a.ndim == 4 and h.get('stack', True): m.set_image_stack()
@@ -81,11 +82,13 @@ _technical = ('Modality', 'PhotometricInterpretation', 'BitsStored', 'PixelSpaci
 
 def _calibration_of(d, name):
     "Slope, intercept and unit of a DICOM data set"
-    require('ModalityLUTSequence' not in d, f"{name} is calibrated by a table instead of a slope: convert it first")
+    require('ModalityLUTSequence' not in d,
+            f"{name} is calibrated by a table instead of a slope: convert it first")
     groups = [*d.get('SharedFunctionalGroupsSequence', []), *d.get('PerFrameFunctionalGroupsSequence', [])]
     found = [g.PixelValueTransformationSequence[0] for g in groups if 'PixelValueTransformationSequence' in g] or [d]
     lines = {(float(g.get('RescaleSlope', 1)), float(g.get('RescaleIntercept', 0)), str(g.get('RescaleType', ''))) for g in found}
-    require(len(lines) == 1, f"{name} has frames with {len(lines)} different calibrations: split it into files of one each")
+    require(len(lines) == 1,
+            f"{name} has frames with {len(lines)} different calibrations: split it into files of one each")
     return lines.pop()
 
 def _plain(v): return [*map(_plain, v)] if hasattr(v, '__iter__') and not isinstance(v, str) else v if isinstance(v, (str, int)) else float(v)
@@ -97,7 +100,8 @@ class DICOM(Format, suffixes=('.dcm', '.dicom', '.ima')):
     def read(cls, f, name, dataset):
         d = cls.library().dcmread(f)
         require('PixelData' in d or not d, f"{name} has no pixels: it is a report or a plan")
-        require(d.PhotometricInterpretation != 'PALETTE COLOR', f"{name} has a palette: convert it to grey or colour first")
+        require(d.PhotometricInterpretation != 'PALETTE COLOR',
+                f"{name} has a palette: convert it to grey or colour first")
         if 'ICCProfile' in d and d.SamplesPerPixel > 1: warn_of_profile(name)
         a = d.pixel_array
         a = np.moveaxis(a, -1, -3) if d.SamplesPerPixel > 1 else a[..., None, :, :]
@@ -148,7 +152,8 @@ class NIfTI(Format, suffixes=('.nii',)):
 
     @classmethod
     def write(cls, path, a, about):
-        require(a.shape[-3] == 1, f"NIfTI holds grey images, not an array of shape {a.shape}: choose a name that ends in .tif")
+        require(a.shape[-3] == 1,
+                f"NIfTI holds grey images, not an array of shape {a.shape}: choose a name that ends in .tif")
         nib, h, a = cls.library(), about['header'], a[..., 0, :, :].T
         im = nib.Nifti1Image(a, np.array(h['affine']) if h and about['whole'] else None, dtype=a.dtype)
         if h:

@@ -206,7 +206,8 @@ def _of_path(path, part):
     "What stands at `path`: an array, or the path itself if it holds image files"
     if path.suffix.lower() in ('.npy', '.npz', '.safetensors'): return _array(path, part)
     known = [name for inner, name in _folders.items() if (path/inner).is_dir()] if path.is_dir() else []
-    require(len(known) < 2, f"{path} holds several data sets ({', '.join(known)}): pass a folder with one")
+    require(len(known) < 2,
+            f"{path} holds several data sets ({', '.join(known)}): pass a folder with one")
     if known: return _of_torchvision(known[0], part, path)
     require(part == 'train', f"part={part!r} is for arrays and for data sets of torchvision: "
                              "pass the path of the images themselves")
@@ -222,7 +223,8 @@ def _from_frames(source, size, scaling):
     "Frames of 16 bits or floats in [-1, 1]: the scaling is said if nobody chose it"
     frames = read_frames(source, scaling or Percentiles(0, 100))
     y = frames.y
-    require(y.isfinite().all(), f"source={str(source)!r} has pixels without a value: load_images gives whole images; "
+    require(y.isfinite().all(),
+            f"source={str(source)!r} has pixels without a value: load_images gives whole images; "
                                 "read_frames keeps such pixels as a mask")
     if not scaling:
         warnings.warn(f"{len(frames)} frames were scaled by their lowest and highest value: pass scaling={frames.scaling} "
@@ -279,7 +281,8 @@ def load_images(
         try: a = _from_frames(source, size, None)
         except BadInput as why: raise (e if 'holds no file' in str(why) else why) from None
     fits = channels in (None, a.shape[1]) and (size is None or tuple(a.shape[2:]) == (size, size))
-    require(fits, f"source={source!r} has shape {tuple(a.shape)}, and arrays become smaller by whole factors alone: "
+    require(fits,
+            f"source={source!r} has shape {tuple(a.shape)}, and arrays become smaller by whole factors alone: "
                   f"leave out size={size}, channels={channels}")
     if dtype in (None, a.dtype): return a
     if dtype == torch.uint8: return (a*127.5 + 128).clamp(0, 255).to(torch.uint8)

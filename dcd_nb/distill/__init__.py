@@ -41,13 +41,16 @@ def _networks(teacher, ys, student, fake_settings, learn):
     return frozen, nets, own
 
 def _check_arguments(teacher, ys, loss, fake, fake_steps, checkpoints):
-    require(isinstance(teacher, Teacher), f"teacher must be a Teacher, but is {type(teacher).__name__}: make one by train, or Teacher.load")
+    require(isinstance(teacher, Teacher),
+            f"teacher must be a Teacher, but is {type(teacher).__name__}: make one by train, or Teacher.load")
     require(isinstance(ys, Measurements), f"ys must be Measurements, but is {type(ys).__name__}")
     teacher.check(ys)
     require(isinstance(loss, Loss), f"loss={loss!r} must be a Loss, e.g. SiD(alpha=1.2)")
-    require(fake is None or isinstance(fake, dict), f"fake={fake!r} must be a dict of settings, e.g. dict(lr=1e-4)")
+    require(fake is None or isinstance(fake, dict),
+            f"fake={fake!r} must be a dict of settings, e.g. dict(lr=1e-4)")
     known_settings(fake or {})
-    require(isinstance(fake_steps, int) and fake_steps > 0, f"fake_steps={fake_steps!r} must be a positive whole number")
+    require(isinstance(fake_steps, int) and fake_steps > 0,
+            f"fake_steps={fake_steps!r} must be a positive whole number")
     if checkpoints.select and checkpoints.monitor is None:
         choose('select', checkpoints.select, ['proximal', 'spectrum', 'histogram'])
 

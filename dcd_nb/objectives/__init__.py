@@ -29,15 +29,18 @@ def objective_for(
     **kw,       # further arguments of the objective, e.g. levels or delta
 ) -> Objective:
     "The objective that suits `corruption`"
-    require(isinstance(corruption, Corruption), f"corruption={corruption!r} must be a Corruption, e.g. Corruption(RandomMask(.6))")
+    require(isinstance(corruption, Corruption),
+            f"corruption={corruption!r} must be a Corruption, e.g. Corruption(RandomMask(.6))")
     op, sigma = corruption.op, corruption.lowest_sigma
     anyway = "; Standard() models the observations as they are, whatever made them"
     if isinstance(op, RandomMask): kind, args = AmbientInpainting, dict(missing=op.missing, sigma=sigma)
     elif op.hides == 'lines' and op.can_hide_more:
-        require(not corruption.rms_sigma, f"sigma={levels_in_words(corruption.sigma)} with {op} has no objective: AmbientFourier is for scans without noise{anyway}")
+        require(not corruption.rms_sigma,
+                f"sigma={levels_in_words(corruption.sigma)} with {op} has no objective: AmbientFourier is for scans without noise{anyway}")
         kind, args = AmbientFourier, dict(op=op)
     else:
-        require(not op.random, f"{op} has no objective of its own: random parts can be filled if RandomMask or FourierMask is all there is{anyway}")
+        require(not op.random,
+                f"{op} has no objective of its own: random parts can be filled if RandomMask or FourierMask is all there is{anyway}")
         ambient = corruption.rms_sigma and not op.own_noise
         kind, args = (AmbientTweedie, dict(sigma=sigma)) if ambient else (Standard, {})
     for k in kw: choose(f'argument of {kind.__name__}', k, list(inspect.signature(kind).parameters))

@@ -67,11 +67,13 @@ class Consistency(AmbientTweedie):
         super().__init__(number('sigma', sigma, lambda v: v > 0, 'a positive number: without noise every level is learned'), levels)
         self.weight = number('weight', weight, lambda v: v >= 0, 'a finite number, at least 0')
         self.low, self.through = low or LogNormalBelow(sigma), bool(through)
-        require(isinstance(self.low, Levels), f"low={low!r} must be Levels, e.g. LogNormalBelow({sigma})")
+        require(isinstance(self.low, Levels),
+                f"low={low!r} must be Levels, e.g. LogNormalBelow({sigma})")
         require(self.low.share_below(sigma*(1 + 1e-6)) == 1,
                 f"low={low!r} must lie below sigma={sigma:g}, where walks begin: take LogNormalBelow({sigma:g}), which low=None stands for")
         for k, v, least in (('copies', copies, 1), ('nodes', nodes, 2)):
-            require(isinstance(v, int) and v >= least, f"{k}={v!r} must be a whole number, at least {least}")
+            require(isinstance(v, int) and v >= least,
+                    f"{k}={v!r} must be a whole number, at least {least}")
         self.copies, self.nodes, self.every = copies, nodes, choose('every', every, [1, 2, 4, 8, 16])
 
     def loss(self, net, batch, draws=None):

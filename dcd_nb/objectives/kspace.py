@@ -48,7 +48,8 @@ class AmbientFourier(Objective):
 
     def given(self, z, state):
         "What the network is given if the lines say `z`"
-        require(state is not None, "state=None: this objective needs the lines that the network sees")
+        require(state is not None,
+                "state=None: this objective needs the lines that the network sees")
         lines = self.op.observed(state).to(z)
         return dict(x=z, mask=partial(self.through_lines, state=state), extra=lines.expand(len(z), 1, *z.shape[2:]))
 

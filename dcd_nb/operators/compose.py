@@ -15,7 +15,8 @@ from .operator import Operator
 class Compose(Operator):
     "A = A_k ... A_2 A_1: `ops` one after the other, the first is applied first"
     def __init__(self, *ops):
-        require(ops and all(isinstance(o, Operator) for o in ops), f"ops={ops!r} must be one or more operators, e.g. Compose(GaussianBlur(), RandomMask(.5))")
+        require(ops and all(isinstance(o, Operator) for o in ops),
+                f"ops={ops!r} must be one or more operators, e.g. Compose(GaussianBlur(), RandomMask(.5))")
         self.ops = tuple(p for o in ops for p in (o.ops if isinstance(o, Compose) else (o,)))
         for o in self.ops[:-1]: require(not o.own_noise, f"{o} has noise of its own, which only the last operator may have: put it last")
         self.linear, self.random = all(o.linear for o in self.ops), any(o.random for o in self.ops)

@@ -19,7 +19,8 @@ class FromDeepinv(Operator):
     "A linear physics of deepinv, fixed as it is"
     remade = False      # files keep a hash; the object has to be passed
     def __init__(self, physics, shape:tuple, sha256:str | None=None): # sha256: in files only
-        require(not isinstance(physics, str), f"this corruption was made with deepinv's {physics}, which cannot be kept in a file: "
+        require(not isinstance(physics, str),
+                f"this corruption was made with deepinv's {physics}, which cannot be kept in a file: "
              "make it again, and pass it as Measurements.load(path, corruption=...)")
         self.physics, self.shape = physics, tuple(shape)
     def _to(self, x):
@@ -53,10 +54,12 @@ def from_deepinv(
 ) -> Operator:
     "A linear physics of deepinv as an operator"
     dinv = optional('deepinv', 'deepinv')
-    require(isinstance(physics, dinv.physics.LinearPhysics), f"physics={type(physics).__name__} must be a LinearPhysics of deepinv")
+    require(isinstance(physics, dinv.physics.LinearPhysics),
+            f"physics={type(physics).__name__} must be a LinearPhysics of deepinv")
     try: y = physics.A(torch.zeros(1, *shape, device=_device(physics)))
     except Exception as e: raise BadInput(f"{type(physics).__name__} does not take images of shape={tuple(shape)} ({str(e)[:100]})") from e
-    require(torch.is_tensor(y) and y.ndim == 4, f"{type(physics).__name__} gives measurements {'of shape ' + str(tuple(y.shape)) if torch.is_tensor(y) else 'as ' + type(y).__name__}, "
+    require(torch.is_tensor(y) and y.ndim == 4,
+            f"{type(physics).__name__} gives measurements {'of shape ' + str(tuple(y.shape)) if torch.is_tensor(y) else 'as ' + type(y).__name__}, "
                                              "but only (B, C, H, W) tensors can be bridged")
     return FromDeepinv(physics, shape)
 
@@ -69,7 +72,8 @@ def to_deepinv(
     "An operator as a `LinearPhysics` of deepinv"
     dinv = optional('deepinv', 'deepinv')
     op.require_linear('deepinv physics')
-    require(state is not None or not op.random, f"{op} is random: pass the state that the physics shall have")
+    require(state is not None or not op.random,
+            f"{op} is random: pass the state that the physics shall have")
     class Physics(dinv.physics.LinearPhysics):
         def A(self, x, **kw): return op(x, state)
         def A_adjoint(self, y, **kw): return op.adjoint(y, state)

@@ -49,8 +49,10 @@ class FourierMask(Operator):
         R:float,             # acceleration: one line in R is measured
         acs:int | None=None, # lines in the centre that are always measured; None: a sixteenth of all
     ):
-        require(isinstance(R, (int, float)) and 1 <= R < math.inf, f"R={R!r} must be a number, 1 or more")
-        require(acs is None or isinstance(acs, int) and acs >= 0, f"acs={acs!r} must be a number of lines, or None")
+        require(isinstance(R, (int, float)) and 1 <= R < math.inf,
+                f"R={R!r} must be a number, 1 or more")
+        require(acs is None or isinstance(acs, int) and acs >= 0,
+                f"acs={acs!r} must be a number of lines, or None")
         self.R, self.acs = R, acs
     def centre_lines(self, w:int):
         "First ACS line, and the line after the last"
@@ -79,14 +81,16 @@ def further(self:FourierMask, state, generator, R:float | None=None, delta:float
         lines = int(state.shape[-1]//self.R)
         return self._thin(state, self.R, lines - max(1, round(delta*lines)), generator)
     w, R = state.shape[-1], self.R + 1 if R is None else R
-    require(w//R < w//self.R, f"R={R} hides nothing further: {int(w//R)} of {w} lines are left, as with R={self.R}; take a larger R")
+    require(w//R < w//self.R,
+            f"R={R} hides nothing further: {int(w//R)} of {w} lines are left, as with R={self.R}; take a larger R")
     return self._thin(state, R, int(w//R), generator)
 
 @patch
 def _thin(self:FourierMask, state, R, lines, generator):
     w = state.shape[-1]
     first, last = self.centre_lines(w)
-    require(last - first <= lines, f"R={R} leaves {lines} of {w} lines, fewer than the {last - first} in the centre: take a smaller R or acs")
+    require(last - first <= lines,
+            f"R={R} leaves {lines} of {w} lines, fewer than the {last - first} in the centre: take a smaller R or acs")
     score = state.float()*torch.rand(state.shape, generator=generator, device=generator.device).to(state.device)
     score[..., first:last] += 2
     return state*torch.zeros_like(state).scatter_(-1, score.topk(lines, -1).indices, 1)

@@ -26,7 +26,8 @@ class Quantise(Operator):
     "y = round((x + 1) k)/k - 1 with k = (2^bits - 1)/2: `2**bits` levels in [-1, 1]; the gradient passes straight through"
     linear = False
     def __init__(self, bits:int=4):
-        require(isinstance(bits, int) and 1 <= bits <= 16, f"bits={bits!r} must be a whole number from 1 to 16")
+        require(isinstance(bits, int) and 1 <= bits <= 16,
+                f"bits={bits!r} must be a whole number from 1 to 16")
         self.bits = bits
     def forward(self, x, state):
         steps = (2**self.bits - 1)/2

@@ -224,7 +224,8 @@ def spectrum(self:Operator, shape:tuple, state=None):
 @patch
 def inverse(self:Operator, y, state, rcond:float | None=None, steps:int=1000, tol:float=1e-12):
     "A^+ y by conjugate gradients, in float64"
-    require(rcond is None, f"rcond={rcond} cannot be used: {self} has no singular value decomposition at hand")
+    require(rcond is None,
+            f"rcond={rcond} cannot be used: {self} has no singular value decomposition at hand")
     y64, state = y.double(), map_state(torch.Tensor.double, state)
     A = self._like(y64)
     forward = lambda x: A.forward(x, state)

@@ -77,7 +77,8 @@ def _mirror(j, n, twice):
 class GaussianBlur(Separable):
     "Y = K_h X K_w^T: Gaussian blur with `size` x `size` taps; the image is reflected at its border"
     def __init__(self, size:int=9, std:float=2., kernel:str='folded'):
-        require(isinstance(size, int) and size > 0 and size%2 == 1, f"size={size!r} must be an odd number of pixels, e.g. 9")
+        require(isinstance(size, int) and size > 0 and size%2 == 1,
+                f"size={size!r} must be an odd number of pixels, e.g. 9")
         self.size, self.std, self.kernel = size, number('std', std, lambda v: v > 0, 'a positive number of pixels'), choose('kernel', kernel, ['folded', 'truncated'])
 
     def taps(self):
@@ -89,7 +90,8 @@ class GaussianBlur(Separable):
         return torch.zeros(self.size, dtype=torch.float64).index_add_(0, at, g/g.sum())
 
     def one_dim(self, n:int):
-        require(n > self.size//2, f"size={self.size} of the blur needs images of at least {self.size//2 + 1} pixels, but these have {n}")
+        require(n > self.size//2,
+                f"size={self.size} of the blur needs images of at least {self.size//2 + 1} pixels, but these have {n}")
         i, j = torch.arange(n)[:, None], torch.arange(-(self.size//2), self.size//2 + 1)
         return torch.zeros(n, n, dtype=torch.float64).scatter_add_(1, _mirror(i + j, n, twice=False), self.taps().expand(n, -1).contiguous())
 
@@ -97,11 +99,13 @@ class GaussianBlur(Separable):
 class Downsample(Separable):
     "Y = K_h X K_w^T: `factor` x `factor` pixels become one"
     def __init__(self, factor:int, kernel:str='bicubic'):
-        require(isinstance(factor, int) and factor > 1, f"factor={factor!r} must be a whole number, 2 or more")
+        require(isinstance(factor, int) and factor > 1,
+                f"factor={factor!r} must be a whole number, 2 or more")
         self.factor, self.kernel = factor, choose('kernel', kernel, ['bicubic', 'box'])
     def one_dim(self, n:int):
         f = self.factor
-        require(n%f == 0, f"factor={f} does not divide the image size {n}: crop or pad the images first")
+        require(n%f == 0,
+                f"factor={f} does not divide the image size {n}: crop or pad the images first")
         centre = (torch.arange(n//f)[:, None] + .5)*f - .5
         j = centre.floor().long() + torch.arange(-2*f, 2*f + 2)
         t = ((j - centre)/f).abs().double()

@@ -87,7 +87,8 @@ def require_binary(
 ):
     "Complain about a mask with other values than 0 and 1"
     several = ': use torch.stack' if isinstance(mask, (list, tuple)) else ''
-    require(torch.is_tensor(mask), f"state must be one tensor with all masks, but is a {type(mask).__name__}{several}")
+    require(torch.is_tensor(mask),
+            f"state must be one tensor with all masks, but is a {type(mask).__name__}{several}")
     bad = ~((mask == 0) | (mask == 1))
     if not bad.any(): return
     i = bad.flatten(1).any(1).nonzero()[0].item()

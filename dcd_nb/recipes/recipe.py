@@ -42,7 +42,8 @@ class ImageSource:
 
     def __post_init__(self):
         good = self.n is None or isinstance(self.n, int) and self.n > 0
-        require(good, f"data.n={self.n!r} must be a positive whole number of images, or None for all")
+        require(good,
+                f"data.n={self.n!r} must be a positive whole number of images, or None for all")
 
     def load(self,
         instead:str | Path | None=None, # another path or name
@@ -97,7 +98,8 @@ class Recipe:
         "The recipe that `to_dict` described"
         names = [f.name for f in fields(cls)]
         if isinstance(d, dict): d = in_new_words(d)
-        require(isinstance(d, dict) and {*names} <= {*d}, f"{d!r} describes no recipe, which has {', '.join(names)}")
+        require(isinstance(d, dict) and {*names} <= {*d},
+                f"{d!r} describes no recipe, which has {', '.join(names)}")
         for k in ('data', 'objective', 'train', 'distill'):
             require(isinstance(d[k], dict), f"{k}={d[k]!r} must be a dict")
         for k in d['data']: choose('data', k, [f.name for f in fields(ImageSource)])
@@ -175,7 +177,8 @@ def objective_for(self:Recipe,
     except BadInput as e: raise BadInput(f"recipe {self.name!r} does not fit data made by {A}: {e}") from None
 
 def _own_corruption(r):
-    require(r.corruption is not None, f"recipe {r.name!r} has no corruption of its own: that of the measurements counts")
+    require(r.corruption is not None,
+            f"recipe {r.name!r} has no corruption of its own: that of the measurements counts")
     return r.corruption
 
 @patch
@@ -195,7 +198,8 @@ def image_shape(self:Recipe) -> tuple[int, int, int]:
     if not side and isinstance(self.network, dict): side = self.network.get('resolution')
     if side: return (self.data.channels or 1, *height_and_width(side))
     known = dict(digits=(1, 8, 8), roll=(2, 1, 1), moons=(2, 1, 1), blobs=(2, 1, 1))
-    require(self.data.source in known, f"recipe {self.name!r} says no size of its images: set data.size=32, ...")
+    require(self.data.source in known,
+            f"recipe {self.name!r} says no size of its images: set data.size=32, ...")
     return known[self.data.source]
 
 @patch

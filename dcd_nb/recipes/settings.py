@@ -41,7 +41,8 @@ def arguments_of(
         own = {f: rest.pop(k) for k, f in _fields_of(kind).items() if k in rest}
         beside = {k: given[k] for k in _fields_of(kind) if k in given}
         if name in given:
-            require(not beside, f"{name}={given[name]!r} cannot stand beside {', '.join(beside)}: say it in one of the two")
+            require(not beside,
+                    f"{name}={given[name]!r} cannot stand beside {', '.join(beside)}: say it in one of the two")
         if name not in rest: objects[name] = kind(**own)
         elif isinstance(rest[name], str): objects[name] = replace(kind.of(rest.pop(name)), **own)    # the name of a device
         else: objects[name] = kind.of(rest.pop(name))
@@ -75,7 +76,8 @@ def changed(
 ):
     "A copy of `part` in which one entry has another value"
     entries = _entries(part)
-    require(entries is not None, f"{f'{where}.{name}'!r} names nothing in this recipe: {where} is {part!r}")
+    require(entries is not None,
+            f"{f'{where}.{name}'!r} names nothing in this recipe: {where} is {part!r}")
     key, _, rest = name.partition('.')
     if rest or not isinstance(part, dict):
         choose(where or type(part).__name__, key, entries)

@@ -124,7 +124,8 @@ def __call__(self:Sample, G, ys, n, draws, states):
 class Misfit:
     "What a generator cannot make: the covariance of x - G(z)"
     def __init__(self, cov:Tensor):
-        require(torch.is_tensor(cov), f"cov={cov!r} must be a tensor: a matrix, or a variance for all pixels")
+        require(torch.is_tensor(cov),
+                f"cov={cov!r} must be a tensor: a matrix, or a variance for all pixels")
         self.cov = cov
     @property
     def sd(self):

@@ -23,7 +23,8 @@ def to_uint8(
     x:Tensor, # images (B, C, H, W) in [-1, 1]
 ) -> np.ndarray:
     "What a PNG would hold: (B, H, W) or (B, H, W, 3), 8 bits"
-    require(torch.is_tensor(x), f"x must be a tensor of images (B, C, H, W), but is {type(x).__name__}")
+    require(torch.is_tensor(x),
+            f"x must be a tensor of images (B, C, H, W), but is {type(x).__name__}")
     x = x.detach().float().cpu()
     require(x.ndim == 4 and x.shape[1] in (1, 2, 3),
          f"x must be images (B, C, H, W) with 1, 2 or 3 channels, but has shape {tuple(x.shape)}")

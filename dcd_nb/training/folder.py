@@ -77,7 +77,8 @@ def read_recipe(folder:str | Path) -> dict:
     require(path.exists(), f"{str(folder)!r} is not the folder of a run: it has no recipe.json")
     try: plan = json.loads(path.read_text(encoding='utf-8'))
     except ValueError: plan = None
-    require(isinstance(plan, dict) and {'batch', 'images'} <= set(plan), f"{path} is damaged: start in a new folder")
+    require(isinstance(plan, dict) and {'batch', 'images'} <= set(plan),
+            f"{path} is damaged: start in a new folder")
     return plan
 
 def key_of_plan(plan:dict):
@@ -130,7 +131,8 @@ class RunFolder:
         require(self.out.is_dir(), f"{out} is a file: name a folder")
         killed_early = all(p.name.startswith('.recipe.json.') for p in self.out.iterdir())
         if killed_early: return self.plan                                   # or the folder is empty
-        require(resume, f"{out} is not empty: go on with what is there by resume (--resume), or choose another folder")
+        require(resume,
+                f"{out} is not empty: go on with what is there by resume (--resume), or choose another folder")
         old = read_recipe(self.out)
         self._same_settings(old, out)
         if 'first' in self.plan and not any(self.out.glob('checkpoint-*.json')):        # it begins anew
@@ -283,18 +285,21 @@ class Checkpoints:
         every, grid, monitor, select, patience = self.every, self.grid, self.monitor, self.select, self.patience
         if every is not None:
             number('every', every, lambda v: v > 0, 'a positive number of images between two checkpoints')
-        require(isinstance(grid, int) and grid >= 0, f"grid={grid!r} must be a number of samples; 0: no picture")
+        require(isinstance(grid, int) and grid >= 0,
+                f"grid={grid!r} must be a number of samples; 0: no picture")
         require(not monitor or callable(monitor),
                 f"monitor={monitor!r} must be a function of the model that returns a dict of numbers")
         require(select is None or isinstance(select, str),
                 f"select={select!r} must be the name of a number that monitor returns, e.g. 'proximal'; "
                 "None: the last weights")
-        require(not select or monitor is not False, f"select={select!r} needs a monitor that returns it")
+        require(not select or monitor is not False,
+                f"select={select!r} needs a monitor that returns it")
         require(patience is None or isinstance(patience, int) and patience > 0,
                 f"patience={patience!r} must be a positive number of checkpoints; None: never stop early")
         require(patience is None or select,
                 f"patience={patience} needs select: what has to become less, e.g. select='proximal'")
-        require(self.about is None or isinstance(self.about, dict), f"about={self.about!r} must be a dict of plain values")
+        require(self.about is None or isinstance(self.about, dict),
+                f"about={self.about!r} must be a dict of plain values")
 
     @classmethod
     def of(cls, checkpoints):

@@ -55,7 +55,8 @@ class Hardware:
         kept = agreed(lambda: _hardware_of(begun, device))
         for name, v in self.to_dict().items():
             same = v in (None, 'auto', kept.get(name, v))
-            require(same, f"out={str(begun)!r} was begun with {name}={kept.get(name)!r}, not {v!r}: "
+            require(same,
+                    f"out={str(begun)!r} was begun with {name}={kept.get(name)!r}, not {v!r}: "
                           "leave it out, or choose another folder")
         precision = self.precision or kept.get('precision') or net.precision or net.net.precision
         images, minutes = settings['images'], settings['minutes']
