@@ -126,7 +126,7 @@ def lmmse(
     size = 4096 if one else max(1, 2**23//len(S)**2)
     for i, (y, q) in enumerate(_chunks(ys.y, seen, size)):
         r = (y - mean)*q
-        noise = ridge if one else ridge[i*size:(i + 1)*size]
+        noise = ridge[i*size:(i + 1)*size] if torch.is_tensor(ridge) else ridge
         if one:                                                # one matrix for all
             K = S + noise*I
             w = torch.cholesky_solve(r.T, torch.linalg.cholesky(K)).T

@@ -291,7 +291,7 @@ def _value(raw):
     return _Machine(functions | {_of_numbers[1]: inside}, _nowhere).run(io.BytesIO(raw))
 
 def read_pickle(
-    path:str | Path, # a pickle, or a file of torch.save
+    path:str | Path, # a pickle, or a file as PyTorch writes it
 ):
     "Tensors, numbers, texts, lists, dictionaries and records of a file; nothing in it is run"
     path = Path(path)

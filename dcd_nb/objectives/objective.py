@@ -60,8 +60,8 @@ class Objective(Named, family='objective'):
 
     def draw_levels(self, y, draws, sigma:torch.Tensor | None=None):
         "A level for each image, (B, 1, 1, 1); if the noise of the observations differs, above its own `sigma`"
-        above = None if sigma is None else highest_of_each(sigma).to(y.device)
-        return per_image(self.levels.draw(len(y), draws, above).to(y), y)
+        above = () if sigma is None else (highest_of_each(sigma).to(y.device),)
+        return per_image(self.levels.draw(len(y), draws, *above).to(y), y)
 
 # %% ../../nbs/10_objective.ipynb #c23cdca0
 @patch

@@ -226,6 +226,7 @@ belongs = {
         "dropout belongs to the network, e.g. UNet(..., dropout=.1), or to the generator, "
         "student=Student(dropout=.1) of distill",
     'sigma_d': "sigma_d belongs to the preconditioning, net=Precond(net, sigma_d)",
+    'per_pixel': "it belongs to the preconditioning, net=Precond(net, per_pixel=...)",
     'steps iterations epochs kimg':
         "a run is counted in images: images=steps*batch, or images=epochs*len(ys); steps of a sampler "
         "belong to Teacher.sample(n, steps=...)",
