@@ -6,6 +6,8 @@
 __all__ = ['fitting']
 
 # %% ../../nbs/26b_unknown.ipynb #1ae71190
+import warnings
+
 from torch import Tensor
 
 from ..errors import require
@@ -24,5 +26,7 @@ def fitting(
     require(len(corruptions), "corruptions is empty: give one candidate or more")
     def left(A):
         state = (y != 0).to(y) if A.op.random else None  # what the distance needs is its shape
-        return proximal_fid(x, Measurements(y, A, state), **kw)['proximal']
+        with warnings.catch_warnings(action='ignore'):    # most candidates hide another share
+            ys = Measurements(y, A, state)
+        return proximal_fid(x, ys, **kw)['proximal']
     return sorted(((A, left(A)) for A in corruptions), key=lambda o: o[1])
