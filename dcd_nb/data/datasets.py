@@ -35,6 +35,7 @@ def _arrays_of(h):
     return found
 
 class HDF5(Format, suffixes=('.h5', '.hdf5', '.hdf', '.nc')):
+    "HDF5 and netCDF-4: datasets by name, with the calibration that their attributes tell"
     package, extra, calibrated = 'h5py', 'mri', True
     @classmethod
     def read(cls, f, name, dataset):
@@ -58,6 +59,7 @@ class HDF5(Format, suffixes=('.h5', '.hdf5', '.hdf', '.nc')):
             if (about['slope'], about['intercept']) != (1, 0): d.attrs.update(scale_factor=about['slope'], add_offset=about['intercept'])
 
 class MATLAB(Format, suffixes=('.mat',)):
+    "MATLAB files: variables by name, axes in the order of MATLAB"
     package, extra = 'scipy.io', 'mri'
     @classmethod
     def read(cls, f, name, dataset):
@@ -82,6 +84,7 @@ class MATLAB(Format, suffixes=('.mat',)):
         with open(path, 'wb') as f: cls.library().savemat(f, {about['header'].get('dataset', 'images'): a.swapaxes(-1, -2).T})
 
 class NumPy(Format, suffixes=('.npy', '.npz')):
+    "NumPy arrays, alone or several by name"
     @classmethod
     def read(cls, f, name, dataset):
         found = np.load(f, allow_pickle=False)

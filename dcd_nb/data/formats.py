@@ -155,7 +155,7 @@ def read_file(
         if raw.stored.dtype.kind == 'b': raw.stored = raw.stored.astype(np.uint8)
         return raw.values(), raw.about(kind.__name__)
 
-def stored_as(values:np.ndarray, dtype:np.dtype, slope:float, intercept:float, blank) -> np.ndarray:
+def stored_as(values:np.ndarray, dtype:np.dtype, slope:float, intercept:float, blank:float | None) -> np.ndarray:
     "Quantities as a file stores them: rounded and within the type's range if that is one of whole numbers"
     a = (values.astype(np.float64) - intercept)/slope
     if dtype.kind == 'f': return a.astype(dtype)

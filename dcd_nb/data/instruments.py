@@ -18,6 +18,7 @@ _of_fits = re.compile(r'SIMPLE|BITPIX|NAXIS\d*|EXTEND|XTENSION|[PG]COUNT|BSCALE|
 _of_place = re.compile(r'(CRPIX|CRVAL|CD|PC|CDELT|CTYPE|CUNIT)\d.*|WCS.*|LATPOLE|LONPOLE')
 
 class FITS(Format, suffixes=('.fits', '.fit', '.fts', '.fz')):
+    "FITS of telescopes: values with BSCALE, BZERO and BLANK"
     package, extra, calibrated = 'astropy.io.fits', 'astronomy', True
     types = ('uint8', 'int16', 'uint16', 'int32', 'uint32', 'int64', 'float32', 'float64')
     @classmethod
@@ -54,6 +55,7 @@ class FITS(Format, suffixes=('.fits', '.fit', '.fts', '.fz')):
 
 # %% ../../nbs/02be_instruments.ipynb #5668ebd0
 class MRC(Format, suffixes=('.mrc', '.mrcs', '.map', '.rec', '.st')):
+    "MRC and MRCS of electron microscopes: stacks of grey images"
     package, extra = 'mrcfile', 'microscopy'
     types = ('int8', 'int16', 'uint16', 'float16', 'float32')
     @classmethod
@@ -94,6 +96,7 @@ def _calibration_of(d, name):
 def _plain(v): return [*map(_plain, v)] if hasattr(v, '__iter__') and not isinstance(v, str) else v if isinstance(v, (str, int)) else float(v)
 
 class DICOM(Format, suffixes=('.dcm', '.dicom', '.ima')):
+    "DICOM of scanners: pixels with slope, intercept and window"
     package, extra, calibrated = 'pydicom', 'radiology', True
     types = ('uint8', 'int16', 'uint16')
     @classmethod
@@ -136,6 +139,7 @@ class DICOM(Format, suffixes=('.dcm', '.dicom', '.ima')):
 
 # %% ../../nbs/02be_instruments.ipynb #9c87b25a
 class NIfTI(Format, suffixes=('.nii',)):
+    "NIfTI of scanners: volumes as stacks of slices"
     package, extra, calibrated = 'nibabel', 'radiology', True
     @classmethod
     def read(cls, f, name, dataset):
