@@ -195,6 +195,7 @@ _turns = {2: lambda a: a[..., ::-1], 3: lambda a: a[..., ::-1, ::-1], 4: lambda 
           7: lambda a: a.swapaxes(-1, -2)[..., ::-1, ::-1], 8: lambda a: a.swapaxes(-1, -2)[..., ::-1, :]}
 
 class TIFF(Format, suffixes=('.tif', '.tiff')):
+    "TIFF: frames of one kind, with the calibration of ImageJ where it is told"
     package, extra = 'tifffile', 'microscopy'
     @classmethod
     def read(cls, f, name, dataset):
@@ -241,6 +242,7 @@ class TIFF(Format, suffixes=('.tif', '.tiff')):
 def _chunk(kind, data): return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
 
 class PNG(Format, suffixes=('.png',)):
+    "PNG of 8 or 16 bits"
     types = ('uint8', 'uint16')
     @classmethod
     def read(cls, f, name, dataset):
