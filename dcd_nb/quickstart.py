@@ -152,9 +152,10 @@ def _preview(path):
     return look
 
 def _seconds(make):
-    "The least time of three that a thousand images take; of slow networks a hundred are timed"
-    n = 1000 if timeit.timeit(lambda: make(50), number=1) < .5 else 100
-    return min(timeit.repeat(lambda: make(n), number=1, repeat=3))*1000/n
+    "The least time that a thousand images take, of three; of slow networks fewer are timed, and less often"
+    first = timeit.timeit(lambda: make(50), number=1)
+    n, repeat = (1000, 3) if first < .5 else (100, 3) if first < 1. else (50, 1)
+    return min(timeit.repeat(lambda: make(n), number=1, repeat=repeat))*1000/n
 
 def _best(table, who):
     "In each space the least distance of those whose name begins with `who`, and its name"

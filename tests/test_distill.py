@@ -327,7 +327,8 @@ def test_run_folders_with_old_names_are_read_and_go_on(tmp_path, monkeypatch):
 # What a person calls
 
 def test_the_two_phases_have_few_arguments():
-    for f, most, required in ((train, 14, ['ys']), (distill, 16, ['teacher', 'ys'])):
+    # 16 and 18 with callbacks and the look at the physics, which users set by themselves
+    for f, most, required in ((train, 16, ['ys']), (distill, 18, ['teacher', 'ys'])):
         pars = inspect.signature(f).parameters
         assert len(pars) <= most and [k for k, p in pars.items() if p.default is p.empty and p.kind is not p.VAR_KEYWORD] == required
         assert list(pars)[:len(required)] == required and all(p.annotation is not p.empty for p in pars.values() if p.kind is not p.VAR_KEYWORD)
