@@ -186,7 +186,8 @@ def test_opponents_and_weights_on_the_way_are_compared_too(tmp_path):
     assert 'precision / recall' in str(Record(tmp_path/'a/record'))
 
 
-def test_quickstart_takes_other_images(tmp_path):
+def test_quickstart_takes_other_images(tmp_path, monkeypatch):
+    monkeypatch.setitem(_library, 'mnist-noise', recipe('mnist-noise', network=recipe('mnist-noise').network | dict(channels=16)))
     save = lambda x, k: Image.fromarray((127.5*x[0, 0] + 127.5).byte().numpy()).resize((30, 30)).save(tmp_path/f'data/{k}.png')
     (tmp_path/'data').mkdir()
     for k in range(40): save(digits()[k:k+1], k)
