@@ -1,19 +1,80 @@
 """Quarto calls this when the pages are written.
 
 A page with HTML of its own (a slider) is given jQuery and require.js from a server elsewhere, in case that HTML is a widget
-that needs them: ours does not.  MathML leaves no space in log p, and lets a line begin with the comma behind a formula.
-And names of the library, written as code in the text, lead to the page of names.
+that needs them: ours does not.  Formulas are MathML, which is mended where browsers draw it badly, and a line must not begin
+with the comma behind one.  And names of the library, written as code in the text, lead to the page of names.
 """
 import os, re
 from pathlib import Path
+from xml.etree import ElementTree
+
+# Children that an element must have; elements that are not listed are rows and take any number
+CHILDREN = dict(mfrac=2, mroot=2, msub=2, msup=2, munder=2, mover=2, msubsup=3, munderover=3)
+ROWS = ('math', 'mrow', 'mstyle', 'msqrt', 'mtd', 'mpadded', 'mphantom', 'menclose', 'merror')
+ACCENTS = {'\u0303': '\u02dc', '\u0302': '\u02c6', '\u0307': '\u02d9', '\u203e': '\u00af', '\u0304': '\u00af'}
+SCRIPTS = ('msub', 'msup', 'msubsup', 'munder', 'mover', 'munderover')
+
+
+def check_formula(root):
+    "Refuse a formula that browsers would draw as a heap of its parts: one with a child too many or too few"
+    for e in root.iter():
+        if len(e) != CHILDREN.get(e.tag, len(e)):
+            raise ValueError(f'<{e.tag}> has {len(e)} children in {ElementTree.tostring(root, "unicode")}')
+
+
+def is_function(e):
+    "Whether `e` is the name of a function, such as log, perhaps with an index"
+    return e.text == '\u2061' if e.tag == 'mo' else len(e) > 0 and is_function(e[0 if e.tag in SCRIPTS else -1])
+
+
+def begins_with_operator(e): return e.tag == 'mo' or e.tag == 'mrow' and len(e) > 0 and begins_with_operator(e[0])
+
+
+def mended(root):
+    "The formula `root` with space behind names of functions, whole accents, and brackets that stay on the line"
+    for e in list(root.iter()):
+        if e.tag == 'mover' and e[1].get('accent') == 'true':           # combining characters would be specks, or stand aside
+            e.set('accent', 'true')
+            e[1].text = ACCENTS.get(e[1].text, e[1].text)
+        if e.tag == 'mo' and e.text in ('\u2225', '\u2016'): e.attrib |= dict(lspace='0em', rspace='0em')      # norms, not relations
+        if e.tag in SCRIPTS and e[0].get('minsize'):                    # the index of a large bracket would move the bracket
+            row = ElementTree.Element('mrow')
+            row.append(e[0])
+            e[0] = row
+        if e.tag in ROWS:
+            for i in reversed(range(len(e) - 1)):
+                if is_function(e[i]) and not begins_with_operator(e[i + 1]):
+                    e.insert(i + 1, ElementTree.Element('mspace', width='0.167em'))
+    return root
+
+
+def formula(m):
+    "A match of <math>...</math>, mended; the number of an equation stands behind it, for the style to put it at the right edge"
+    attributes, inner = m[1], m[2].replace('&nbsp;', '\u00a0')
+    root = mended(ElementTree.fromstring(f'<math>{inner}</math>'))
+    number = equation_number(root)
+    check_formula(root)
+    text = ElementTree.tostring(root, 'unicode', short_empty_elements=False).removeprefix('<math>')
+    return f'<math{attributes}>{text}' + (f'<span class="equation-number">({number})</span>' if number else '')
+
+
+def equation_number(root):
+    "The number that Quarto writes into a formula, behind a wide space; it is taken out"
+    row = root.find('semantics/mrow')
+    parts = [] if row is None else list(row)
+    for i, e in enumerate(parts):
+        rest = ''.join(''.join(p.itertext()) for p in parts[i + 1:])
+        if e.tag == 'mspace' and e.get('width') in ('2em', '2.0em') and re.fullmatch(r'\(\d+\)', rest):
+            for p in parts[i:]: row.remove(p)
+            return rest[1:-1]
 
 
 def finish(page):
     "`page` without scripts of other servers, and with formulas that read well"
     page = re.sub(r'<script src="https://cdn\.[^>]*></script>\s*', '', page)
     page = re.sub(r'''<script[^>]*>define\('jquery'.*?</script>\s*''', '', page)
-    page = re.sub(r'<math display="inline"(?:(?!</math>).)*</math>[.,;:?)]+', r'<span class="text-nowrap">\g<0></span>', page, flags=re.S)
-    return re.sub(r'(<mo>\u2061</mo>(?:</mrow>)?)(?=<m(?!o\b)(?!row><mo\b))', r'\1<mspace width="0.167em"></mspace>', page)
+    page = re.sub(r'<math\b([^>]*)>(.*?)</math>', formula, page, flags=re.S)
+    return re.sub(r'<math display="inline"(?:(?!</math>).)*</math>[.,;:?)]+', r'<span class="text-nowrap">\g<0></span>', page, flags=re.S)
 
 
 def link_names(page, names, to):

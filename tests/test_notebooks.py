@@ -194,12 +194,38 @@ def test_names_in_the_text_lead_to_the_page_of_names():
     assert all(f"<a id='name-{name}'></a>" in text for name in ('Corruption', 'SiD', 'train', 'Record', 'theory.spectrum'))
 
 
-def test_formulas_read_well():
-    x = '<math display="inline"><mi>x</mi></math>'
+def _math(inner, attributes=' display="inline"'): return f'<math{attributes}>{inner}</math>'
+
+_log, _space = '<mrow><mi>log</mi><mo>\u2061</mo></mrow>', '<mspace width="0.167em"></mspace>'
+_bracket = '<mo minsize="120%">)</mo>'
+
+
+@pytest.mark.parametrize('before, after', [
+    (f'{_log}<mi>p</mi>', f'{_log}{_space}<mi>p</mi>'),
+    (f'{_log}<mo>(</mo>', f'{_log}<mo>(</mo>'),
+    (f'<msub><mi>a</mi><mrow>{_log}<mi>p</mi></mrow></msub>', f'<msub><mi>a</mi><mrow>{_log}{_space}<mi>p</mi></mrow></msub>'),
+    (f'<msub>{_log}<mn>2</mn></msub><mi>x</mi>', f'<msub>{_log}<mn>2</mn></msub>{_space}<mi>x</mi>'),     # never inside of <msub>
+    (f'<msup>{_bracket}<mn>2</mn></msup>', f'<msup><mrow>{_bracket}</mrow><mn>2</mn></msup>'),
+    ('<mover><mi>x</mi><mo accent="true">\u0303</mo></mover>', '<mover accent="true"><mi>x</mi><mo accent="true">\u02dc</mo></mover>'),
+    ('<mo>\u2225</mo>', '<mo lspace="0em" rspace="0em">\u2225</mo>'),
+    ('<mi>a</mi><mo>&lt;</mo><mtext>&nbsp;if</mtext>', '<mi>a</mi><mo>&lt;</mo><mtext>\u00a0if</mtext>'),
+])
+def test_formulas_are_mended(before, after):
+    assert finish(_math(before)) == _math(after)
+    assert finish(_math(after)) == _math(after)
+
+
+def test_formulas_keep_the_comma_behind_them_and_numbers_go_to_the_edge():
+    x = _math('<mi>x</mi>')
     assert finish(f'{x} is ({x}), and') == f'{x} is (<span class="text-nowrap">{x}),</span> and'
-    log = '<mrow><mi>log</mi><mo>\u2061</mo></mrow>'
-    assert finish(f'{log}<mi>p</mi>') == f'{log}<mspace width="0.167em"></mspace><mi>p</mi>'
-    assert finish(f'{log}<mo>(</mo>') == f'{log}<mo>(</mo>'
+    number = '<mspace width="2.0em"></mspace><mo>(</mo><mn>12</mn><mo>)</mo>'
+    def block(inner): return _math(f'<semantics><mrow><mi>x</mi>{inner}</mrow></semantics>', ' display="block"')
+    assert finish(block(number)) == block('') + '<span class="equation-number">(12)</span>'
+    assert finish(block(number + '<mi>y</mi>')) == block(number + '<mi>y</mi>')                   # a product, no number
+
+
+def test_formulas_with_a_child_too_many_are_refused():
+    with pytest.raises(ValueError, match='<msub> has 3 children'): finish(_math('<msub><mi>a</mi><mi>b</mi><mi>c</mi></msub>'))
 
 
 def test_every_page_has_a_name_of_its_own_and_one_line_on_the_map():
