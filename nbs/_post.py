@@ -27,7 +27,7 @@ def is_function(e):
     return e.text == '\u2061' if e.tag == 'mo' else len(e) > 0 and is_function(e[0 if e.tag in SCRIPTS else -1])
 
 
-def begins_with_operator(e): return e.tag == 'mo' or e.tag == 'mrow' and len(e) > 0 and begins_with_operator(e[0])
+def begins_with_operator(e): return e.tag in ('mo', 'mspace') or e.tag == 'mrow' and len(e) > 0 and begins_with_operator(e[0])
 
 
 def mended(root):
