@@ -186,23 +186,22 @@ _hour = dict(images=300_000, batch=128, lr=1e-3, decay=.5, halflife=40_000, ramp
 _hour_distill = dict(images=96_000, batch=128, loss=SiD(1.2), lr=1e-4, betas=(0., .999),
                      fake=dict(lr=3e-4), decay=.5, halflife=10_000, rampup=.25, keep_weights=True)
 
-def _add_handwriting(name, title, op, sigma=0., network={}, objective=None, teacher={}, **student):
+def _add_handwriting(name, title, op, sigma=0., network={}, objective=None, **student):
     "MNIST, seen through `op`"
     side = op.out_shape((1, 28, 28))[1]
     network = _squares | dict(resolution=side, in_channels=1) | network
     distill = _hour_distill | dict(lr=2e-4, fake=dict(lr=6e-4), outside_slope=.03)
     add_recipe(Recipe(name, title, ImageSource('mnist', 28, 1), Corruption(op, sigma), network,
-                      objective or {}, _hour | teacher, distill | student))
+                      objective or {}, _hour, distill | student))
 
-# weights of 3 MB in half precision, and half as many seconds an image
-_light = dict(network=dict(masked=True, channels=48), teacher=dict(images=450_000), images=160_000)
+_two_answers = dict(masked=True, channels=48)     # weights of 3 MB in half precision
 
 _add_handwriting('mnist-noise', 'MNIST with noise of sigma 1', Identity(), 1.)
 _add_handwriting('mnist-mask', 'MNIST, 60% of the pixels missing', RandomMask(.6),
-                 objective=dict(delta=.3), **_light)
+                 network=_two_answers, objective=dict(delta=.3))
 _add_handwriting('mnist-mask-noise',
                  'MNIST, 60% of the pixels missing, noise of sigma 0.2 on the others', RandomMask(.6), .2,
-                 objective=dict(delta=.3), **_light)
+                 network=_two_answers, objective=dict(delta=.3))
 _add_handwriting('mnist-blur', 'MNIST, blurred by 9x9 with std 1.5, noise of sigma 0.2',
                  GaussianBlur(9, 1.5), .2)
 _add_handwriting('mnist-sr2', 'MNIST, 28x28 seen at 14x14, noise of sigma 0.2', Downsample(2), .2,
