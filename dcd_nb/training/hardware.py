@@ -106,24 +106,21 @@ def speed_up(nets, device, hardware):
     if hardware.compile:
         limits = torch._dynamo.config
         limits.recompile_limit = max(limits.recompile_limit, 128)
-        backend = compiled_if_possible()
+        _failed.clear()
         for net in nets:
-            net.net.compile(backend=backend, dynamic=False)
+            net.net.compile(backend=compiled_if_possible, dynamic=False)
 
-def compiled_if_possible():
+_failed = []    # why the compiler failed in this run
+
+def compiled_if_possible(graph, inputs):
     "A backend of `torch.compile` that leaves networks as they are once the compiler has failed, and says so once"
-    failed = []
-
-    def backend(graph, inputs):
-        if failed: return graph.forward
-        try:
-            with torch._functorch.config.patch(force_non_lazy_backward_lowering=True):
-                return torch._inductor.compile(graph, inputs)
-        except Exception as e:
-            failed.append(e)
-            why = f'{type(e).__name__}: {e}'.split('\n')[0][:200]
-            warnings.warn(f"the network cannot be compiled here ({why}); training goes on without, slower: "
-                          "see that a C++ compiler is installed, or pass compile=False (--compile off)")
-            return graph.forward
-
-    return backend
+    if _failed: return graph.forward
+    try:
+        with torch._functorch.config.patch(force_non_lazy_backward_lowering=True):
+            return torch._inductor.compile(graph, inputs)
+    except Exception as e:
+        _failed.append(e)
+        why = f'{type(e).__name__}: {e}'.split('\n')[0][:200]
+        warnings.warn(f"the network cannot be compiled here ({why}); training goes on without, slower: "
+                      "see that a C++ compiler is installed, or pass compile=False (--compile off)")
+        return graph.forward
