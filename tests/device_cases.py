@@ -25,7 +25,7 @@ def kinds():
         if r.corruption is None: r = replace(r, corruption=Corruption(RandomMask(.5), .1), data=ImageSource(None, 16, 3), network='small')
         r = replace(r, network=shrunken(r))
         net = {k: v for k, v in r.network.items() if k not in ('dropout', 'resolution', 'shape')}
-        key = type(r.corruption.op), r.corruption.sigma > 0, type(r.objective_for()), len(r.objective), r.student_shape()[0], sorted(net.items()), type(r.distill.get('loss'))
+        key = type(r.corruption.op), r.corruption.sigma > 0, type(r.objective_for()), r.student_shape()[0], sorted(net.items()), type(r.distill.get('loss'))
         found.setdefault(repr(key), (name, r, []))[2].append(name)
     return [*found.values()]
 

@@ -128,13 +128,10 @@ def both_steps(r):
 def test_the_way_back_of_every_recipe_stays_on_the_device():
     seen = set()
     for name, r, names in kinds():
-        with without_values({*may_wait, 'test_device:both_steps'}) as device:
+        with without_values({*may_wait, 'test_device:both_steps'}):
             found, learners = both_steps(r)
             assert all(step.loss.device.type == step.grad_norm.device.type == 'meta' for step in found), name
             for l in learners: assert len(l.opt.state) == len([*l.net.parameters()]), f'{name}: weights without a gradient'
-            device.allowed = {*device.allowed, 'diffusion:sample', 'diffusion:_sample', 'training.model:sample'}
-            G = Generator(learners[2].net, r.objective_for())
-            assert Teacher(learners[0].net, G.objective).sample(1, steps=2).device.type == G.sample(1).device.type == 'cpu', name
         seen.update(names)
     assert seen == {*recipes()}
 
