@@ -45,8 +45,8 @@ def average_over_processes(tensors):
 
 # %% ../nbs/00f_distributed.ipynb #5c61fe1b
 def any_process(
-    says:bool,
-    device:str | torch.device,
+    says:bool, # of this process
+    device:str | torch.device, # of its tensors
 ) -> bool:
     "Does any process say so?"
     flag = torch.tensor([float(says)], device=device)

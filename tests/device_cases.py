@@ -6,7 +6,7 @@ import torch
 from dcd_nb.draws import rng
 from dcd_nb.losses import DMD
 from dcd_nb.mri import MultiCoilMRI
-from dcd_nb.networks import MLP, UNet
+from dcd_nb.networks import MLP
 from dcd_nb.objectives import Consistency
 from dcd_nb.operators import Corruption, Poisson, RandomMask
 from dcd_nb.recipes import ImageSource, recipe, recipes
@@ -24,8 +24,8 @@ def kinds():
     for name, r in recipes().items():
         if r.corruption is None: r = replace(r, corruption=Corruption(RandomMask(.5), .1), data=ImageSource(None, 16, 3), network='small')
         r = replace(r, network=shrunken(r))
-        net = {k: v for k, v in r.network.items() if k not in ('dropout', 'resolution', 'shape')}
-        key = type(r.corruption.op), r.corruption.sigma > 0, type(r.objective_for()), r.student_shape()[0], sorted(net.items()), type(r.distill.get('loss'))
+        net = r.network['network'], r.network.get('patch_size', 1), r.network.get('masked', False)
+        key = type(r.corruption.op), r.corruption.sigma > 0, type(r.objective_for()), r.student_shape()[0], net, type(r.distill.get('loss'))
         found.setdefault(repr(key), (name, r, []))[2].append(name)
     return [*found.values()]
 

@@ -118,7 +118,7 @@ def both_steps(r):
     net = Precond(r.network_for(r.teacher_shape(), objective.extra_channels))
     made = resized_copy(net, r.student_shape()).to('meta')
     first, fake, student = Learner(net.to('meta')), Learner(copy.deepcopy(net)), Learner(made)
-    x, now = torch.empty(16, *r.student_shape(), device='meta'), StepContext(1, 32, 1000, accumulate=2, device='meta')
+    x, now = torch.empty(16, *r.student_shape(), device='meta'), StepContext(1, 16, 1000, device='meta')
     def loss(part): return objective.loss(net, A.recorrupt(x, part.draws), part.draws).mean()
     found = [first.step(loss, now)]
     found.append(DistillationStep(Teacher(net, objective), A, r.distill.get('loss') or SiD(), fake, student, 2.5, 1)(now))
@@ -180,7 +180,7 @@ def test_what_does_not_belong_into_a_step_is_caught(objective, error, says):
 
 
 @pytest.mark.parametrize('objective, error, says', [(Reads, HostWaits, 'test_device:loss waits'), (Sends, HostWaits, 'test_device:loss waits'),
-                                                    (Strays, RuntimeError, 'two devices|same device'), (Selects, Exception, 'nonzero'), (DrawsElsewhere, RuntimeError, 'cannot draw|two devices')])
+                                                    (Strays, RuntimeError, 'two devices|same device'), (Selects, Exception, 'nonzero'), (DrawsElsewhere, HostWaits, 'draw_levels waits for the device, to send')])
 def test_what_does_not_belong_is_caught_on_the_way_back_too(objective, error, says):
     r = replace(cases['noise'], objective=objective(.5))
     with without_values({'test_device:both_steps'}), pytest.raises(error, match=says): both_steps(r)
