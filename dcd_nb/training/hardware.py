@@ -6,19 +6,16 @@
 __all__ = ['worth_compiling', 'Hardware', 'speed_up', 'compiled_if_possible']
 
 # %% ../../nbs/20da_hardware.ipynb #20da0004
-import copy, warnings
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from fastcore.basics import patch
 
-from ..errors import BadInput, choose, require
-from ..draws import Draws
+from ..errors import choose, require
 from ..machine import autocast, available_cores, crowded, pick_device, usual_precision
 from ..distributed import agreed, processes
 from .folder import read_recipe
-from .loop import Loop
 
 # %% ../../nbs/20da_hardware.ipynb #5ab1e002
 worth_compiling = 2e14  # floating-point operations of a run: half an hour on two cores
@@ -129,20 +126,3 @@ def compiled_if_possible(graph, inputs):
         warnings.warn(f"the network cannot be compiled here ({why}); training goes on without, slower: "
                       "see that a C++ compiler is installed, or pass compile=False (--compile off)")
         return graph.forward
-
-# %% ../../nbs/20da_hardware.ipynb #e453a77a
-@patch
-def smaller_parts(self:Loop, error:Exception):
-    "Go back to the last checkpoint, and cut batches into twice as many parts"
-    batch, world, parts = self.run.plan['batch'], processes()[1], 2*self.at['parts']
-    said = f"{2*batch//(world*parts)} images at a time do not fit into the memory"
-    if world > 1 or batch % (parts*Draws.multiple):
-        raise BadInput(f"{said}: pass a smaller batch, or a larger accumulate, "
-                       f"if that cuts it into multiples of {Draws.multiple}") from error
-    for learner in self.learners.values(): learner.opt.zero_grad()
-    tensors, at = self.good
-    self.load(tensors)
-    self.at, self.sums = copy.deepcopy(at) | dict(parts=parts, seconds=self.at['seconds']), {}
-    self.run.log(dict(images=self.images, event='memory', accumulate=parts))
-    if self.run.plan.get('accumulate') != 'auto':
-        warnings.warn(f"{said}; going on from image {self.images} with accumulate={parts}")

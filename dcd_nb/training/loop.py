@@ -18,7 +18,7 @@ from ..draws import Draws, hash32, reseed
 from ..files import alone, atomic, content_hash
 from ..machine import caught_signals, made_with, progress
 from ..distributed import agreed, any_process, broadcast_from_first, processes, utilisation
-from .learner import tensors_below, StepContext
+from .learner import smaller_parts, tensors_below, StepContext
 from .folder import key_of_plan, load_weights, not_fatal, RunFolder
 
 # %% ../../nbs/20c_loop.ipynb #1c25b1fe
@@ -76,7 +76,7 @@ def advance(self:Loop, total:int | None=None):
     now = self.now(total)
     reseed(hash32(now.seed, now.step, processes()[0], 2), self.device)             # for dropout
     try: found = self.step_function(now)
-    except torch.OutOfMemoryError as e: found = self.smaller_parts(e)
+    except torch.OutOfMemoryError as e: found = smaller_parts(self, e)
     if found is None: return self.advance(total)                                   # again, from where it went back to
     numbers = dict(loss=found.loss, grad=found.grad_norm, bad=found.refused) | found.watched
     for name, v in numbers.items():
