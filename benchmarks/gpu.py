@@ -194,7 +194,8 @@ def run(a):
         r = r.override({'network.width': 16, 'train.images': 512, 'train.batch': 64, 'distill.images': 512, 'distill.batch': 64})
         n, minutes = 64, None
     torch.manual_seed(0)
-    run_recipe(r, a.work, minutes, a.data, n=n, device=device, quiet=True)
+    results = run_recipe(r, a.work, minutes, a.data, n=n, device=device, quiet=True)
+    with atomic(Path(a.work)/'record/results.json') as tmp: tmp.write_text(json.dumps(results | dict(data=a.images), indent=1))
 
 
 def main():

@@ -13,7 +13,7 @@ import torch
 
 from .errors import BadInput, choose, number, require
 from .files import file_hash
-from .pickles import read_pickle, Record
+from .pickles import PickledObject, read_pickle
 from .networks import Precond, UNet
 from .objectives import AmbientInpainting, Standard
 from .training import Teacher
@@ -23,7 +23,7 @@ from .recipes import recipe as recipe_of
 # %% ../nbs/29a_convert.ipynb #893652e4
 def _weights_of(record, seen):
     "The weights of a module and of those in it, by dotted name"
-    require(isinstance(record, Record) and id(record) not in seen, "its modules contain each other")
+    require(isinstance(record, PickledObject) and id(record) not in seen, "its modules contain each other")
     seen.add(id(record))
     part = lambda k: found if isinstance(found := record.state.get(k), dict) else {}
     weights = {k: v for k, v in (part('_parameters') | part('_buffers')).items() if v is not None}
@@ -41,7 +41,7 @@ def _network_in(found):
     holds = list(found) if isinstance(found, dict) else type(found).__name__
     key = next((k for k in ('ema', 'G_ema', 'net') if k in holds), None)
     require(key, f"no network stands in it as ema, G_ema or net; it holds {str(holds)[:80]}")
-    net = found[key] if isinstance(found[key], Record) else Record('EDMPrecond')
+    net = found[key] if isinstance(found[key], PickledObject) else PickledObject('EDMPrecond')
     weights = _weights_of(net, set()) if net is found[key] else found[key]
     require(net.name == 'EDMPrecond',
             f"it holds a {net.name[:40]}, but only networks in EDMPrecond can be converted")
@@ -111,7 +111,7 @@ _licences = {
 
 def _source(path, found, net):
     "Where the weights are from, and under which licence"
-    objects = [net, *(v for v in found.values() if isinstance(v, Record))]
+    objects = [net, *(v for v in found.values() if isinstance(v, PickledObject))]
     notice = next((o.notice for o in objects if o.notice), '')
     words = ' '.join(notice.replace('#', ' ').split())
     said = [short for text, short in _licences.items() if text in words]

@@ -43,6 +43,7 @@ class Record:
         r = self.results
         def line(name, n, values): return f'{name:<28}{n:>8}' + ''.join(f'{v:>13}' for v in values)
         said = [f"{r['recipe']}: {r['corruption']}, seed {r['seed']}, {r['device']}"]
+        if r.get('data'): said.append(f"images: {r['data']}")
         said += [f'{space}: FD, {self.label(space)}' for space in r['fd']]
         said.append(line(f"to {r['n_reference']} images {r['reference'][:8]}", 'n', r['fd']))
         for who, n in r['counts'].items():

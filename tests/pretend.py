@@ -8,7 +8,9 @@ are real.  What would fail on a GPU, or wait for it, raises here:
 * a wait: the host takes a number or a tensor from the device, or sends one there, in a function that is not in `allowed`.
   What it gets is made up.
 
-PyTorch cannot run the way back on such tensors: gradients are zeros here, for all that a loss depends on.
+PyTorch cannot run the way back on such tensors: gradients are zeros here, for all that a loss depends on.  Within
+`without_values()` the device is PyTorch's "meta": nothing is pretended there but random numbers and what the host reads,
+and the way back is the real one.
 """
 import contextlib
 import sys
@@ -90,6 +92,42 @@ class Pretend(TorchDispatchMode):
 def made_up(t, where):
     "A half, or True"
     return torch.full(t.shape, True if t.dtype == torch.bool else .5)
+
+
+class Shapes(Pretend):
+    "Runs on the meta device what is there, and complains of what would mix it with the CPU"
+    def __init__(self, allowed, answer): super().__init__(None, allowed, answer)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        leaves = tree_leaves((args, kwargs))
+        found = {t.device.type: t for t in leaves if torch.is_tensor(t)}
+        to = torch.device(kwargs.get('device') or next(iter(found), 'cpu')).type
+        if to != 'meta' and 'meta' not in found: return func(*args, **kwargs)
+        if func in reads: return self.read(found['meta'], number=True)
+        if to == 'cpu' and 'device' in kwargs and kwargs['device'] is not None: return self.read(found['meta'], kwargs.get('dtype'))
+        if func is torch.ops.aten.copy_.default and args[0].device.type == 'cpu': return args[0].copy_(self.read(args[1]))
+        if func is torch.ops.aten._to_copy.default and 'cpu' in found: self.wait('send a tensor there')
+        elif len({t.device.type for t in leaves if torch.is_tensor(t) and t.ndim}) > 1: raise RuntimeError(f'{function_here()}: {func} is given tensors of two devices')
+        if func is torch.ops.aten._fused_adam_.default: return None       # has no kernel there
+        def checked(v):
+            if not isinstance(v, torch.Generator): return v
+            if v.device.type != 'meta': raise RuntimeError(f'{function_here()}: a generator on {v.device} cannot draw on device meta')
+            return None
+        return func(*tree_map(checked, args), **tree_map(checked, kwargs))
+
+
+@contextlib.contextmanager
+def without_values(allowed=()):
+    "Within, what is on the device 'meta' learns and samples without values; yields what counts the waits"
+    mode = Shapes(allowed, made_up)
+    fused = sys.modules['torch.optim.optimizer']._get_fused_kernels_supported_devices
+    with contextlib.ExitStack() as here:
+        here.enter_context(mock.patch.object(sys.modules['torch.optim.optimizer'], '_get_fused_kernels_supported_devices', lambda: [*fused(), 'meta']))
+        here.enter_context(mock.patch.object(torch, 'Generator', PretendGenerator))
+        here.enter_context(mock.patch.object(torch, 'autocast', lambda *args, **kw: contextlib.nullcontext()))      # knows no such device
+        here.enter_context(mode)
+        yield mode
 
 
 def function_here():

@@ -13,16 +13,17 @@ from dcd_nb.operators import Corruption, Identity
 from dcd_nb.training import Checkpoints, Hardware, train
 
 
-def run(size, compile):
-    "A teacher and its generator on images of that size; returns the losses of both, and the teacher"
+def run(size, compile, out=None, images=32):
+    "A teacher and its generator on images of that size; returns the losses of both, and both"
     torch.manual_seed(0)
     y = torch.randn(32, 1, size, size, generator=rng(0))
     ys = Measurements(y, Corruption(Identity(), .2))
     net = UNet(size, 1, channels=4, mult=(1,), blocks=1, attn=(), dropout=.1)
-    small = dict(images=32, batch=16, quiet=True, hardware=Hardware('cpu', compile=compile))
-    teacher = train(ys, net, checkpoints=Checkpoints(grid=0), **small)
-    G = distill(teacher, ys, checkpoints=Checkpoints(grid=0, monitor=False), **small)
-    return [l[k] for m in (teacher, G) for l in m.history for k in ('loss', 'fake_loss') if k in l], teacher
+    small = dict(images=images, batch=16, quiet=True, check=False, resume=out is not None, hardware=Hardware('cpu', compile=compile),
+                 checkpoints=Checkpoints(16, grid=0, monitor=False))
+    teacher = train(ys, net, out=out and out/'teacher', **small)
+    G = distill(teacher, ys, out=out and out/'student', **small)
+    return [l[k] for m in (teacher, G) for l in m.history for k in ('loss', 'fake_loss') if k in l], teacher, G
 
 
 @pytest.fixture
@@ -34,18 +35,32 @@ def traced(monkeypatch):
         return graph.forward
     monkeypatch.setattr(torch._inductor, 'compile', compiler)
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True): yield graphs
     torch._dynamo.reset()
 
 
-def test_three_sizes_in_one_process_are_compiled_each_on_its_own_and_learn_as_uncompiled(traced):
+ways = 3      # a network learns, or is frozen and lets a gradient through, or has none; teacher, fake and generator share what was compiled
+
+
+def test_three_sizes_in_one_process_are_compiled_each_once_and_learn_as_uncompiled(traced):
     for count, size in enumerate((8, 12, 16), start=1):
-        plain, compiled = run(size, False)[0], run(size, True)[0]
-        assert plain == pytest.approx(compiled, rel=1e-4) and len(plain) >= 4
-        assert len(traced) >= 3*count                       # learning, frozen with gradients, without: nothing went uncompiled
+        plain, compiled = (run(size, compile, images=64)[0] for compile in (False, True))
+        assert plain == pytest.approx(compiled, rel=1e-4) and len(plain) >= 12
+        assert len(traced) == ways*count                    # one for each way to use a network, in all steps of both phases
+    assert not torch._dynamo.utils.counters['graph_break']  # a network is one graph
     assert len(traced) > 8                                  # more than torch keeps for one function by default
     sizes = [n for inputs in traced for t in inputs for n in (t.shape if torch.is_tensor(t) else [t])]
     assert all(type(n) is int for n in sizes)               # no size is left open, which the compiler cannot do
+
+
+def test_compiled_runs_that_go_on_end_with_the_same_bits(traced, tmp_path):
+    _, T, G = run(8, True, tmp_path)
+    for phase in ('teacher', 'student'):                    # as if it had been killed after the first of two steps
+        for path in [*(tmp_path/phase).glob('*0032*'), tmp_path/phase/'results.json']: path.unlink()
+    _, again, student = run(8, True, tmp_path)
+    assert again.cost['resumed_at'] == student.cost['resumed_at'] == 16 and len(traced) == ways
+    for a, b in ((T, again), (G, student)): assert a.cost['weights_sha256'] == b.cost['weights_sha256']
 
 
 def test_a_compiler_that_fails_is_told_once_and_training_goes_on(monkeypatch):
@@ -70,7 +85,7 @@ def test_a_compiled_network_is_kept_and_copied_as_before(traced):
     assert [*a] == [*b] and all(torch.allclose(a[k], b[k], atol=1e-5) for k in a)
     net = UNet(8, 1, channels=4, mult=(1,), blocks=1, attn=())
     before = len(traced)
-    train(Measurements(torch.randn(16, 1, 8, 8), Corruption(Identity(), .2)), net, images=16, batch=16, quiet=True, hardware=Hardware('cpu', compile=True))
+    train(Measurements(torch.randn(16, 1, 8, 8), Corruption(Identity(), .2)), net, images=16, batch=16, quiet=True, check=False, hardware=Hardware('cpu', compile=True))
     assert len(traced) > before
     twin = copy.deepcopy(net)
     assert twin._compiled_call_impl is None and [*twin.state_dict()] == [*net.state_dict()]

@@ -1,16 +1,21 @@
 "What would fail on a GPU, or keep it waiting, found on a machine without one: see pretend.py"
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
-from device_cases import cases, observed
-from pretend import HostWaits, made_up, pretended
+from device_cases import cases, kinds, observed
+from pretend import HostWaits, made_up, pretended, without_values
 
 from dcd_nb import metrics
 from dcd_nb.diffusion import Churn
-from dcd_nb.distill import Generator
+from dcd_nb.distill import DistillationStep, Generator, resized_copy
 from dcd_nb.draws import Draws
+from dcd_nb.losses import SiD
 from dcd_nb.networks import Precond
 from dcd_nb.objectives import AmbientTweedie
 from dcd_nb.operators import Batch
+from dcd_nb.recipes import recipes
 from dcd_nb.restore import Anneal, learn_misfit, Optimise, restore, Sample
 from dcd_nb.training import Hardware, Learner, StepContext, Teacher
 
@@ -105,6 +110,32 @@ def test_metrics_run_on_a_device():
         for of_pairs in (metrics.psnr, metrics.ssim, metrics.nmse): assert of_pairs(x, ref).device.type == 'cuda'
 
 
+# The way back of every recipe in the library, for real: on the meta device, whose tensors have no values either
+
+def both_steps(r):
+    "A step of each phase, and what it moves"
+    objective, A = r.objective_for(), r.corruption
+    net = Precond(r.network_for(r.teacher_shape(), objective.extra_channels))
+    made = resized_copy(net, r.student_shape()).to('meta')
+    first, fake, student = Learner(net.to('meta')), Learner(copy.deepcopy(net)), Learner(made)
+    x, now = torch.empty(16, *r.student_shape(), device='meta'), StepContext(1, 16, 1000, device='meta')
+    def loss(part): return objective.loss(net, A.recorrupt(x, part.draws), part.draws).mean()
+    found = [first.step(loss, now)]
+    found.append(DistillationStep(Teacher(net, objective), A, r.distill.get('loss') or SiD(), fake, student, 2.5, 1)(now))
+    return found, (first, fake, student)
+
+
+def test_the_way_back_of_every_recipe_stays_on_the_device():
+    seen = set()
+    for name, r, names in kinds():
+        with without_values({*may_wait, 'test_device:both_steps'}):
+            found, learners = both_steps(r)
+            assert all(step.loss.device.type == step.grad_norm.device.type == 'meta' for step in found), name
+            for l in learners: assert len(l.opt.state) == len([*l.net.parameters()]), f'{name}: weights without a gradient'
+        seen.update(names)
+    assert seen == {*recipes()}
+
+
 # Tests of the test
 
 def step_of(objective):
@@ -146,6 +177,13 @@ def test_what_does_not_belong_into_a_step_is_caught(objective, error, says):
     with pretended({'test_device:on_device', 'data.measurements:to'}):
         assert step_of(AmbientTweedie(.5)).loss.device.type == 'cuda'
         with pytest.raises(error, match=says): step_of(objective(.5))
+
+
+@pytest.mark.parametrize('objective, error, says', [(Reads, HostWaits, 'test_device:loss waits'), (Sends, HostWaits, 'test_device:loss waits'),
+                                                    (Strays, RuntimeError, 'two devices|same device'), (Selects, Exception, 'nonzero'), (DrawsElsewhere, HostWaits, 'draw_levels waits for the device, to send')])
+def test_what_does_not_belong_is_caught_on_the_way_back_too(objective, error, says):
+    r = replace(cases['noise'], objective=objective(.5))
+    with without_values({'test_device:both_steps'}), pytest.raises(error, match=says): both_steps(r)
 
 
 def test_after_pretending_all_is_as_before():

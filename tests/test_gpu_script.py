@@ -24,7 +24,7 @@ def whole_files(out):
     for p in [*files.values()]:
         if p.suffix == '.json': json.loads(p.read_text())
         if p.name.endswith('.gz'):
-            with tarfile.open(p) as tar: files['archive'] = tar.getnames()
+            with tarfile.open(p) as tar: files['archive'] = {m.name: tar.extractfile(m).read() for m in tar if m.isfile()}
     return files
 
 
@@ -37,6 +37,7 @@ def test_it_finds_out_everything_and_ends_in_time(tmp_path):
     assert checks['noise, fp32']['finite'] and checks['images'] == 'digits'
     assert speeds['Phase I, fp32, batch 8']['img_per_s'] > 0 < speeds['Phase II, fp32, batch 4']['img_per_s']
     assert speeds['seconds for 50 000 images']['times'] > 1
+    assert json.loads(files['archive']['./record/results.json'])['data'] == 'digits'
     assert {'./record/results.json', './record/grid.png', './teacher/metrics.jsonl'} <= {*files['archive']} and {'teacher.safetensors', 'generator.safetensors'} <= {*files}
 
 

@@ -3,6 +3,7 @@ import inspect
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -201,6 +202,36 @@ def test_processes_end_the_timing_of_a_step_together(tmp_path):
     time.sleep(1.)
     both[1].send_signal(signal.SIGCONT)
     assert [p.wait(60) for p in both] == [0, 0], [p.communicate()[1][-1000:] for p in both]
+
+
+def test_a_process_that_dies_ends_the_others_and_one_process_finishes_the_run(tmp_path):
+    "With parts of batches, epochs that end within a batch (1797 observations), and the same weights as a run that one process makes alone"
+    args = ['digits-noise', '--batch', 64, '--images', 40*64, '--checkpoint_every', 20*64, '--accumulate', 2, '--json', '--resume', '--set', 'network=MLP(shape=(1,8,8),width=32,blocks=2)']
+    both = start_together(2, 'dcd_train', *args, '--out', 'run2', cwd=tmp_path, fates={1: step(31)})
+    assert both[1].wait(60) == -signal.SIGKILL
+    began = time.monotonic()
+    code, (_, err) = both[0].wait(60), both[0].communicate()
+    assert code == 2 and time.monotonic() - began < 60, err[-1000:]
+    assert re.fullmatch(r'error: process 0 of 2 has lost the others \(.*\): start all of them again with resume=True \(--resume\).*', err.splitlines()[-1]) and 'Traceback' not in err, err
+    again, alone = (finish(Command('dcd_train', *args, '--out', out, cwd=tmp_path)) for out in ('run2', 'run1'))
+    assert again['resumed_at'] == 20*64 and alone['images'] == again['images'] == 40*64
+    one, two = (checkpoint.load(tmp_path/out)[0] for out in ('run1', 'run2'))
+    for k in one: torch.testing.assert_close(one[k], two[k], rtol=0, atol=1e-5, msg=k)
+
+
+@pytest.mark.parametrize('phase', [1, 2])
+def test_bf16_learns_as_float32(phase):
+    "The difference of the two curves is small beside the noise of a curve"
+    ys = measured(n=512)
+    def curve(precision, seed=0):
+        settings = dict(images=200*32, batch=32, lr=1e-3, quiet=True, seed=seed, hardware=Hardware('cpu', precision), checkpoints=Checkpoints(10**6, grid=0, monitor=False))
+        T = train(ys, network(), **settings) if phase == 1 else distill(teacher, ys, **settings)
+        return torch.tensor([[l['loss'], l.get('fake_loss', 0.)] for l in T.history if 'loss' in l])
+    teacher = phase == 2 and train(ys, network(), images=3200, batch=32, lr=1e-3, quiet=True, hardware='cpu')
+    want, found, other = curve('fp32'), curve('bf16'), curve('fp32', seed=1)
+    apart, noise = ((want - c).square().mean(0).sqrt() for c in (found, other))
+    assert len(want) == 100 and (want[0] != found[0]).any()                      # bf16 it was
+    assert (apart <= .25*noise).all(), (apart, noise)
 
 
 # In this process

@@ -31,7 +31,7 @@ def train(
     resume:bool=False, # go on with the run in OUT; starts afresh if there is none
     checkpoint_every:int=None, # images between two checkpoints
     batch:int=None,  # images in a step, over all processes
-    accumulate:int=None, # parts into which each process cuts its batch
+    accumulate:str=None, # parts into which each process cuts its batch; or auto: as few as fit
     seed:int=None,   # of the run
     device:str=None, # cpu, cuda, cuda:1, ...
     precision:str=None, # fp32 or bf16
@@ -85,7 +85,7 @@ def distill(
     resume:bool=False, # go on with the run in OUT; starts afresh if there is none
     checkpoint_every:int=None, # images between two checkpoints
     batch:int=None,  # images in a step, over all processes
-    accumulate:int=None, # parts into which each process cuts its batch
+    accumulate:str=None, # parts into which each process cuts its batch; or auto: as few as fit
     seed:int=None,   # of the run
     device:str=None, # cpu, cuda, cuda:1, ...
     precision:str=None, # fp32 or bf16

@@ -77,6 +77,10 @@ def changes_of(
 
 def settings(compile:str | None=None, **given) -> dict:
     "The options that were given"
+    parts = given.get('accumulate')
+    if parts not in (None, 'auto'):
+        require(parts.isdigit(), f"accumulate={parts!r} must be a whole number, or auto")
+        given['accumulate'] = int(parts)
     if compile: given['compile'] = choose('compile', compile, dict(on=True, off=False, auto='auto'))
     return {k: v for k, v in given.items() if v is not None}
 

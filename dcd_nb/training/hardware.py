@@ -28,20 +28,22 @@ class Hardware:
     * `precision`: of the networks, 'fp32' or 'bf16'; None: bf16 where the processor has it
     * `compile`: compile the networks: True, False, or 'auto': on a GPU, and on a CPU in long runs
     * `threads`: on a CPU; None: as many as PyTorch has now
-    * `accumulate`: parts into which each process cuts its share of a batch, to fit it into memory
+    * `accumulate`: parts into which each process cuts its share of a batch, to fit it into memory;
+      'auto': as few as fit, found by trying
     """
     device: str | torch.device | None = None
     precision: str | None = None
     compile: bool | str = 'auto'
     threads: int | None = None
-    accumulate: int = 1
+    accumulate: int | str = 1
 
     def __post_init__(self):
         pick_device(self.device)
         autocast('cpu', self.precision)                       # complains about unknown names
         choose('compile', self.compile, [True, False, 'auto'])
         threads = 1 if self.threads is None else self.threads
-        for name, v in dict(accumulate=self.accumulate, threads=threads).items():
+        parts = 1 if self.accumulate == 'auto' else self.accumulate
+        for name, v in dict(accumulate=parts, threads=threads).items():
             require(isinstance(v, int) and v > 0, f"{name}={v!r} must be a positive whole number")
 
     def settled(self,
@@ -106,24 +108,21 @@ def speed_up(nets, device, hardware):
     if hardware.compile:
         limits = torch._dynamo.config
         limits.recompile_limit = max(limits.recompile_limit, 128)
-        backend = compiled_if_possible()
+        _failed.clear()
         for net in nets:
-            net.net.compile(backend=backend, dynamic=False)
+            net.net.compile(backend=compiled_if_possible, dynamic=False)
 
-def compiled_if_possible():
+_failed = []    # why the compiler failed in this run
+
+def compiled_if_possible(graph, inputs):
     "A backend of `torch.compile` that leaves networks as they are once the compiler has failed, and says so once"
-    failed = []
-
-    def backend(graph, inputs):
-        if failed: return graph.forward
-        try:
-            with torch._functorch.config.patch(force_non_lazy_backward_lowering=True):
-                return torch._inductor.compile(graph, inputs)
-        except Exception as e:
-            failed.append(e)
-            why = f'{type(e).__name__}: {e}'.split('\n')[0][:200]
-            warnings.warn(f"the network cannot be compiled here ({why}); training goes on without, slower: "
-                          "see that a C++ compiler is installed, or pass compile=False (--compile off)")
-            return graph.forward
-
-    return backend
+    if _failed: return graph.forward
+    try:
+        with torch._functorch.config.patch(force_non_lazy_backward_lowering=True):
+            return torch._inductor.compile(graph, inputs)
+    except Exception as e:
+        _failed.append(e)
+        why = f'{type(e).__name__}: {e}'.split('\n')[0][:200]
+        warnings.warn(f"the network cannot be compiled here ({why}); training goes on without, slower: "
+                      "see that a C++ compiler is installed, or pass compile=False (--compile off)")
+        return graph.forward

@@ -10,7 +10,6 @@ import copy, json, math, signal, statistics, time, warnings
 from contextlib import nullcontext
 
 import torch
-import torch.distributed as dist
 from fastcore.basics import patch
 
 from .. import checkpoint
@@ -18,8 +17,8 @@ from ..errors import require
 from ..draws import Draws, hash32, reseed
 from ..files import alone, atomic, content_hash
 from ..machine import caught_signals, made_with, progress
-from ..distributed import agreed, broadcast_from_first, processes, utilisation
-from .learner import tensors_below, StepContext
+from ..distributed import agreed, any_process, broadcast_from_first, processes, utilisation
+from .learner import smaller_parts, tensors_below, StepContext
 from .folder import key_of_plan, load_weights, not_fatal, RunFolder
 
 # %% ../../nbs/20c_loop.ipynb #1c25b1fe
@@ -44,11 +43,11 @@ class Loop:
         self.device = torch.device(device)
         self.wrong, self.flops, self.quiet = wrong, flops, quiet or not run.chief
         self.at = dict(step=0, seconds=0., rollbacks=0, lost=0, skipped=0, recent=[], sums={}, count=0)
+        self.at['parts'] = {'auto': 1}.get(parts := run.plan.get('accumulate', 1), parts)
         self.sums = {}       # of what the steps since the last report found, on the device
         self.resumed = None  # at which image
         self.best = None     # the weights that were selected, if this process has seen them
-        plan, world = run.plan, processes()[1]
-        pieces = world*plan.get('accumulate', 1)
+        plan, pieces = run.plan, processes()[1]*self.at['parts']
         good = plan['batch'] % pieces == 0 and (pieces == 1 or plan['batch']//pieces % Draws.multiple == 0)
         require(good, f"batch={plan['batch']} cannot be cut into {pieces} parts of a multiple of {Draws.multiple} images: "
                       f"use a multiple of {pieces*Draws.multiple}")
@@ -58,7 +57,7 @@ class Loop:
         plan, again = self.run.plan, self.at['rollbacks']
         seed = hash32(plan['seed'], again) if again else plan['seed']
         return StepContext(self.at['step'], plan['batch'], total or self.steps*plan['batch'], seed,
-                           plan.get('accumulate', 1), .5**again, self.device, self.run.rule)
+                           self.at['parts'], .5**again, self.device, self.run.rule)
 
     images = property(lambda self: self.at['step']*self.run.plan['batch'], doc="How many were seen")
 
@@ -76,7 +75,9 @@ def advance(self:Loop, total:int | None=None):
     "One step"
     now = self.now(total)
     reseed(hash32(now.seed, now.step, processes()[0], 2), self.device)             # for dropout
-    found = self.step_function(now)
+    try: found = self.step_function(now)
+    except torch.OutOfMemoryError as e: found = smaller_parts(self, e)
+    if found is None: return self.advance(total)                                   # again, from where it went back to
     numbers = dict(loss=found.loss, grad=found.grad_norm, bad=found.refused) | found.watched
     for name, v in numbers.items():
         if name != 'bad': v = torch.where(found.refused > 0, 0., v)         # means are over the steps that were taken
@@ -100,7 +101,7 @@ def prepare(self:Loop):
     if found:
         tensors, at = found
         self.load(tensors)
-        self.at = {k: at[k] for k in self.at}
+        self.at = {k: at.get(k, v) for k, v in self.at.items()}
         self.sums = {k: torch.tensor(v, device=self.device) for k, v in self.at['sums'].items()}
         self.resumed = self.images
     else: self.run.begin()
@@ -115,11 +116,11 @@ def snapshot(self:Loop):
 @patch
 def affordable(self:Loop, seconds:float):
     "How many images fit into `seconds`: time some steps, then forget them"
-    (tensors, at), batch = self.snapshot(), self.run.plan['batch']
+    self.good, batch = self.snapshot(), self.run.plan['batch']
     self.seconds_each(3, 0)                                                # the first steps are slower
     each = self.seconds_each(3, min(3., .02*seconds))
-    self.load(tensors)
-    self.at, self.sums = at, {}
+    self.load(self.good[0])
+    self.at, self.sums = self.good[1] | dict(parts=self.at['parts']), {}
     left = seconds - (time.monotonic() - self.began)
     images = torch.tensor([max(batch, .9*left/each*batch)], device=self.device)
     broadcast_from_first([images])
@@ -173,7 +174,7 @@ def roll_back(self:Loop, why:str):
     if not self.quiet:
         warnings.warn(f"{why} at image {images}; going on from image {again} with half the learning rate")
     self.load(tensors)
-    self.at = at | dict(seconds=self.at['seconds'], skipped=self.at['skipped'], rollbacks=self.at['rollbacks'] + 1)
+    self.at = at | {k: self.at[k] for k in ('seconds', 'skipped', 'parts')} | dict(rollbacks=self.at['rollbacks'] + 1)
     self.good = tensors, copy.deepcopy(self.at)
 
 # %% ../../nbs/20c_loop.ipynb #394d98a1
@@ -206,9 +207,7 @@ def stopped(self:Loop, got):
     "Was the run asked to stop? With several processes all must agree, which they do at reports"
     if processes()[1] == 1: return bool(got)
     if self.sums: return False
-    flag = torch.tensor([float(len(got))], device=self.device)
-    dist.all_reduce(flag)
-    return flag.item() > 0
+    return any_process(bool(got), self.device)
 
 # %% ../../nbs/20c_loop.ipynb #23e036a7
 @patch
