@@ -10,13 +10,13 @@ run of zeros, or a missing piece.  What may happen then:
     same         what was loaded is what was saved: the damage hit nothing that counts
     accepted     the call is good after all (only calls)
     unchecked    a value differs, in a format that has no checksum (npy, tif): nobody can know
+    too large    more than the memory holds: only who asks for it can know
     traceback    an exception that was not meant for people
     loss         fewer images than were saved, and not a word
     wrong        as many, but others, and not a word
 """
 import argparse
 import gzip
-import io
 import json
 import os
 import random
@@ -32,6 +32,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from dcd_nb.all import *
 from dcd_nb.checkpoint import load as load_checkpoint
@@ -47,6 +48,9 @@ def outcome(f):
         warnings.simplefilter('always')
         try: found = f()
         except BadInput as e: return 'refused', None, e
+        except (MemoryError, RuntimeError) as e:
+            if isinstance(e, MemoryError) or 'allocate' in str(e): return 'too large', None, e
+            return 'traceback', None, e
         except Exception as e: return 'traceback', None, e
     return 'said' if any(w.category is UserWarning for w in said) else 'accepted', found, None
 
@@ -77,9 +81,8 @@ def good_calls(folder):
     yield 'Measurements.from_arrays', Measurements.from_arrays, dict(y=masked.y, op='RandomMask(missing=.5)', sigma=.1, state=masked.state)
     yield 'Measurements.load', Measurements.load, dict(path=folder/'ys')
     yield 'Measurements.save', ys.save, dict(path=folder/'other')
-    yield 'Measurements.select', ys.select, dict(index=[0, 1])
+    yield 'Measurements.select', ys.select, dict(rows=[0, 1])
     yield 'load_images', load_images, dict(source=folder/'x.npy', size=8, channels=1, dtype=torch.float32, part='train')
-    yield 'digits', digits, dict()
     yield 'toy', toy, dict(name='moons', n=10, seed=0)
     yield 'phantoms', phantoms, dict(n=2, size=16, seed=0)
     yield 'rng', rng, dict(seed=0)
@@ -89,7 +92,7 @@ def good_calls(folder):
     yield 'check_network', check_network, dict(net=MLP((1, 8, 8), width=8, blocks=1), shape=(1, 8, 8))
     yield 'objective_for', objective_for, dict(corruption=ys.corruption)
     yield 'AmbientTweedie', AmbientTweedie, dict(sigma=.3)
-    yield 'AmbientInpainting', AmbientInpainting, dict(corruption=masked.corruption, delta=.1)
+    yield 'AmbientInpainting', AmbientInpainting, dict(missing=.5, sigma=.1, delta=.1)
     yield 'LogNormal', LogNormal, dict(mean=-1.2, std=1.2)
     yield 'TruncatedLogNormal', TruncatedLogNormal, dict(sigma=.3)
     yield 'LogUniform', LogUniform, dict(lo=.1, hi=5.)
@@ -104,15 +107,15 @@ def good_calls(folder):
     yield 'Generator.save', G.save, dict(path=folder/'model')
     yield 'Generator.load', Generator.load, dict(path=folder/'G')
     yield 'Generator', Generator, dict(net=G.net, objective=G.objective, init_sigma=1.)
-    yield 'load_pretrained', load_pretrained, dict(model=str(folder/'G'), device='cpu')
+    yield 'load_pretrained', load_pretrained, dict(name=str(folder/'G'), device='cpu')
     yield 'restore', restore, dict(prior=G, ys=ys.select([0, 1]), method=Sample(misfit=.2), n=2, seed=0)
     yield 'Sample', Sample, dict(misfit=.2)
-    yield 'show_images', show_images, dict(x=x[:4])
+    yield 'show_images', show_images, dict(panels=x[:4])
     yield 'save_images', save_images, dict(x=x[:4], path=folder/'grid.png', zoom=1)
     for f in (frechet_distance, psnr, ssim, nmse): yield f.__name__, f, dict(zip(('a', 'b') if f is frechet_distance else ('x', 'ref'), (a, b)))
     yield 'recipe', recipe, dict(name='digits-noise')
     yield 'check_physics', check_physics, dict(ys=ys)
-    yield 'missing_rate', missing_rate, dict(ys=masked)
+    yield 'missing_rate', missing_rate, dict(y=masked.y)
     yield 'judge_without_clean', judge_without_clean, dict(G=G, ys=ys, n=40)
     yield 'write_frames', write_frames, dict(path=folder/'frames', x=x[:2], about={})
     yield 'callbacks', lambda callbacks: train(ys, net, callbacks=callbacks, **small), dict(callbacks=[])
@@ -122,7 +125,7 @@ def call_cases(folder, n, seed):
     "`n` calls with one bad argument each"
     pick, found = random.Random(seed), []
     for name, f, kw in good_calls(folder):
-        for k in kw or ['x']: found += [(f'{name}({k}={v!r:.40})', lambda f=f, kw=kw, k=k, v=v: f(**(kw | {k: v}))) for v in bad]
+        for k in kw: found += [(f'{name}({k}={v!r:.40})', lambda f=f, kw=kw, k=k, v=v: f(**(kw | {k: v}))) for v in bad]
     return pick.sample(found, min(n, len(found)))
 
 
@@ -133,7 +136,9 @@ def write_all(folder):
     x = digits()[:12]
     bytes_ = ((x[:, 0] + 1)*127.5).round().to(torch.uint8).numpy()
     (folder/'png').mkdir()
-    for i, im in enumerate(bytes_): save_images(x[i:i + 1], folder/f'png/{i:03}.png')
+    for i in range(len(x)): save_images(x[i:i + 1], folder/f'png/{i:03}.png')
+    (folder/'tif').mkdir()
+    for i, im in enumerate(bytes_): Image.fromarray(im).save(folder/f'tif/{i:03}.tif')
     png = sorted((folder/'png').iterdir())
     with zipfile.ZipFile(folder/'x.zip', 'w') as z:
         for p in png: z.write(p, p.name)
@@ -142,11 +147,9 @@ def write_all(folder):
             for p in png: t.add(p, p.name)
     np.save(folder/'x.npy', bytes_[:, None])
     np.savez_compressed(folder/'x.npz', images=bytes_[:, None])
-    write_frames(folder/'x.tif', x, Percentiles().about if hasattr(Percentiles(), 'about') else None) if False else None
     ys = Corruption(RandomMask(.5), .1).measure(x)
     ys.save(folder/'ys')
     small = dict(images=64, batch=32, quiet=True, check=False)
-    teacher = train(ys, dict(network='MLP', shape=(1, 8, 8), width=8, blocks=1, out_channels=1), out=folder/'run', **small) if False else None
     plain = Corruption(Identity(), .3).measure(x)
     teacher = train(plain, dict(network='MLP', shape=(1, 8, 8), width=8, blocks=1), out=folder/'run', **small)
     G = distill(teacher, plain, checkpoints=Checkpoints(monitor=False), **small)
@@ -158,6 +161,7 @@ def write_all(folder):
         return torch.stack([ys.y, ys.state], 1)
     def checkpoint(path): return torch.cat([t.float().flatten() for t in load_checkpoint(path.parent)[0].values()])
     yield from ((folder/'png', p, images, True) for p in png[:3])
+    yield folder/'tif', folder/'tif/003.tif', images, False
     yield from ((folder/name, folder/name, images, checked) for name, checked in (('x.zip', True), ('x.tar', True), ('x.tar.gz', True), ('x.npy', False), ('x.npz', True)))
     for end in ('safetensors', 'json'):
         yield folder/f'ys.{end}', folder/f'ys.{end}', measurements, True

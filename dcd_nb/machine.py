@@ -50,7 +50,7 @@ def pick_device(
     "The device to compute on"
     if device is None: return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     try: d = torch.device(device)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         raise BadInput(f"device={device!r} is not known; use 'cpu', 'cuda' or 'cuda:0'") from None
     require(d.type in ('cpu', 'cuda'),
             f"device={device!r} is not supported; use 'cpu', 'cuda' or 'cuda:0'")

@@ -164,6 +164,7 @@ def load_model(
     precision:str | None=None, # of the network
 ) -> tuple[Precond, Objective, dict, dict]:
     "Network, objective, what else is known, and tensors of the corruption"
+    require(isinstance(path, (str, Path)), f"path={path!r} must be a text or a Path")
     weights, meta, held = _trained_model(path, kind) if Path(path).is_dir() else _saved_model(path, kind)
     meta = in_new_words(meta)
     net = Precond.from_dict(meta['net'], precision)
