@@ -28,6 +28,7 @@ import traceback
 import warnings
 import zipfile
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ from dcd_nb.all import *
 from dcd_nb.checkpoint import load as load_checkpoint
 from dcd_nb.training import Teacher
 
-bad = [None, 'x', '', float('nan'), float('inf'), -1, 0, 1.5, 10**9, True, (), [], {}, [1, 'a'], object(), np.zeros(3), np.zeros((2, 2, 2, 2), int),
+bad = [None, 'x', '', float('nan'), float('inf'), -1, 0, 1.5, -7, True, (), [], {}, [1, 'a'], object(), np.zeros(3), np.zeros((2, 2, 2, 2), int),
        torch.zeros(0), torch.full((4, 1, 8, 8), torch.nan), torch.zeros(4, 5, 8, 8), torch.zeros(2, 3), torch.zeros(4, 1, 8, 8, dtype=torch.complex64)]
 
 
@@ -97,10 +98,10 @@ def good_calls(folder):
     yield 'TruncatedLogNormal', TruncatedLogNormal, dict(sigma=.3)
     yield 'LogUniform', LogUniform, dict(lo=.1, hi=5.)
     yield 'SiD', SiD, dict(alpha=1.)
-    yield 'train', train, dict(ys=ys, net=net, images=64, batch=32, seed=0, flip=False, hardware='cpu', quiet=True)
+    yield 'train', partial(train, quiet=True), dict(ys=ys, net=net, images=64, batch=32, seed=0, flip=False, hardware='cpu')
     yield 'Checkpoints', lambda **kw: train(ys, net, checkpoints=Checkpoints(**kw), **small), dict(every=32, grid=0, patience=None)
     yield 'Hardware', lambda **kw: train(ys, net, hardware=Hardware(**kw), **small), dict(device='cpu', precision='fp32', threads=1)
-    yield 'distill', distill, dict(teacher=teacher, ys=ys, images=64, batch=32, seed=0, quiet=True)
+    yield 'distill', partial(distill, quiet=True), dict(teacher=teacher, ys=ys, images=64, batch=32, seed=0)
     yield 'Student', lambda **kw: distill(teacher, ys, student=Student(**kw), **small), dict(init_sigma=1., latent_scale=1.)
     yield 'Generator.sample', G.sample, dict(n=2, seed=0, batch=2)
     yield 'Teacher.sample', teacher.sample, dict(n=2, seed=0, steps=3)

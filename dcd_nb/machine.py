@@ -70,7 +70,7 @@ def autocast(
 
 def checked_precision(name:str, precision:str) -> str:
     "`precision` itself, if it is one"
-    require(precision != 'fp16', f"{name}='fp16' overflows in distillation; use 'bf16' or 'fp32'")
+    require(not isinstance(precision, str) or precision != 'fp16', f"{name}='fp16' overflows in distillation; use 'bf16' or 'fp32'")
     return choose(name, precision, dict(fp32='fp32', bf16='bf16'))
 
 def usual_precision(device:str | torch.device) -> str:

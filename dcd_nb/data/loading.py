@@ -35,6 +35,7 @@ def _opened(raw, name):
     "The picture in an image file: upright, opaque, with 8 bits a pixel"
     from PIL import Image, ImageOps, UnidentifiedImageError
     try:
+        Image.open(io.BytesIO(raw)).verify()                       # the checksums of a PNG
         im = Image.open(io.BytesIO(raw))
         deep = any('16' in str(part) for t in im.tile for part in t[3:4])
         im.load()

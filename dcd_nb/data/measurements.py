@@ -161,7 +161,7 @@ def __getitem__(self:Measurements, i) -> Batch:
     require(isinstance(i, int) or hasattr(i, '__iter__'),
             f"ys[{i!r}]: give the number of an observation, several, or a slice")
     if not torch.is_tensor(i) and not isinstance(i, int): i = list(i)
-    i = torch.as_tensor(i)
+    i = _tensor(i, 'rows')
     if i.numel() == 0: i = i.long()
     def pick(t):
         rows = t[i.to(t.device)]
@@ -257,7 +257,8 @@ def from_arrays(cls:Measurements,
     def rows(t):
         "A row for each observation"
         t = _tensor(t, 'state or sigma').float()
-        require(t.ndim > 0, f"state={t.item()} must be an array, one for all observations or one each")
+        require(t.ndim > 1 and len(t), "state must be an array, one for all observations or one each, "
+                                       f"not of shape {tuple(t.shape)}")
         if t.ndim in (2, 3): t = t.view(-1, 1, *t.shape[-2:])
         return t.expand(len(y), *t.shape[1:]).contiguous() if len(t) == 1 else t
     state = {k: rows(t) for k, t in state.items()} if isinstance(state, dict) else state if state is None else rows(state)
@@ -272,7 +273,7 @@ def select(self:Measurements,
     rows:Iterable[int] | Tensor | slice, # numbers of observations
 ) -> Measurements:
     "Measurements of these observations alone"
-    some = self[rows if isinstance(rows, (slice, Tensor)) else list(rows)]
+    some = self[rows if isinstance(rows, slice) else _tensor(rows, 'rows').reshape(-1)]
     return Measurements(some.y, self.corruption, some.state, self.about, some.sigma)
 
 @patch

@@ -87,6 +87,7 @@ def sample(self:Teacher,
     **kw,                    # further arguments of `sample`: steps, solver, churn, batch, ...
 ) -> Tensor:
     "New images (n, C, H, W)"
+    require(isinstance(n, int) and n > 0, f"n={n!r} must be a positive whole number of images")
     if index is None: index = range(n)
     if state is None: state = self.conditions(index, seed)
     else: self.objective.check_condition(state, n)
