@@ -273,7 +273,11 @@ def select(self:Measurements,
     rows:Iterable[int] | Tensor | slice, # numbers of observations
 ) -> Measurements:
     "Measurements of these observations alone"
-    some = self[rows if isinstance(rows, slice) else _tensor(rows, 'rows').reshape(-1)]
+    if not isinstance(rows, slice):
+        rows = _tensor(rows, 'rows').reshape(-1)
+        require(len(rows) == 0 or not rows.is_floating_point() and not rows.is_complex(),
+                f"rows have type {rows.dtype}: give numbers of observations")
+    some = self[rows]
     return Measurements(some.y, self.corruption, some.state, self.about, some.sigma)
 
 @patch
