@@ -19,6 +19,8 @@ __all__ = ['AmbientFourier', 'AmbientInpainting', 'AmbientTweedie', 'Anneal', 'B
            'two_sample', 'UNet', 'Wrapped', 'write_frames']
 
 # %% ../nbs/91_all.ipynb #2b1229b7
+import inspect, re, sys
+
 from .errors import BadInput
 from .draws import Draws, rng
 from .show.images import save_images, show_images
@@ -69,3 +71,67 @@ _all_ = ['AmbientFourier', 'AmbientInpainting', 'AmbientTweedie', 'Anneal', 'Bad
          'Student', 'Teacher', 'TensorBoardLog', 'to_deepinv', 'toy', 'toy_distance',
          'train', 'Transformer', 'TruncatedLogNormal', 'two_sample', 'UNet', 'Wrapped',
          'write_frames']
+
+# %% ../nbs/91_all.ipynb #15a71a15
+_argument = re.compile(r'\s+\*{0,2}(\w+)\s*[:=,)]')
+
+def _comments(lines:list[str], names) -> dict[str, str]:
+    "What the source says of each of the arguments `names`: beside it, or on the lines above"
+    found, above = {}, []
+    for line in lines:
+        bare = line.strip()
+        code, _, beside = bare.rpartition('# ')
+        if bare.startswith('# '):
+            above.append(beside)
+            continue
+        name = _argument.match(line)
+        if name and name[1] in names: found[name[1]] = beside if code else ' '.join(above)
+        above = []
+        if len(found) == len(names) or bare[:1] == ')' or code.rstrip().endswith('):'): break
+    return found
+
+def _add(o, found):
+    "Put comments of arguments into the docstring of `o`"
+    text = '\n'.join(f'    {k}: {v}' for k, v in found.items() if v)
+    if text: o.__doc__ = f"{inspect.cleandoc(o.__doc__ or '')}\n\nArgs:\n{text}".lstrip()
+
+def _explain_function(f, lines):
+    "Do so for a function whose signature takes several lines; return the comments"
+    f = getattr(f, '__func__', f)
+    code = getattr(inspect.unwrap(f), '__code__', None) if inspect.isfunction(f) else None
+    if code is None: return {}
+    first = code.co_firstlineno - 1
+    while first < len(lines) and not lines[first].lstrip().startswith('def '): first += 1
+    if first >= len(lines) or not lines[first].rstrip().endswith(('(', ',')): return {}
+    kinds = (inspect.CO_VARARGS, inspect.CO_VARKEYWORDS)
+    n = code.co_argcount + code.co_kwonlyargcount + sum(bool(code.co_flags & kind) for kind in kinds)
+    names = [name for name in code.co_varnames[:n] if name not in ('self', 'cls')]
+    found = _comments(lines[first + 1:], names)
+    _add(f, found)
+    return found
+
+def _explain_class(cls, lines):
+    "Do so for its methods, and for its own docstring what its `__init__` or the fields of a dataclass say"
+    names = [name for name in vars(cls) if name == '__init__' or name[0] != '_']
+    found = {name: _explain_function(getattr(cls, name), lines) for name in names}
+    fields = vars(cls).get('__dataclass_fields__')
+    if fields:
+        first = next(i for i, line in enumerate(lines) if line.startswith(f'class {cls.__name__}'))
+        found['__init__'] = _comments([line for line in lines[first + 1:] if line[4:5].strip()], fields)
+    _add(cls, found.get('__init__', {}))
+
+def _explain(module):
+    "Do so for what a module defines for others"
+    lines = None
+    for name in getattr(module, '__all__', ()):
+        o = getattr(module, name)
+        if getattr(o, '__module__', None) != module.__name__: continue
+        if lines is None:
+            with open(module.__file__, encoding='utf-8') as f: lines = f.read().split('\n')
+        if inspect.isclass(o): _explain_class(o, lines)
+        elif inspect.isfunction(o): _explain_function(o, lines)
+
+for _module in [m for name, m in sys.modules.items() if name.startswith('dcd_nb.')]:
+    try: _explain(_module)
+    except (AttributeError, OSError): pass    # it has no source here, or is still being imported
+

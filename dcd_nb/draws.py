@@ -28,7 +28,9 @@ def hash32(
     "A 32-bit number made of `seed` and `key`, one to one in the last entry of `key`"
     h = 0x9E3779B9
     for k in (seed,) + key:
-        require(0 <= k < 2**32, f"seed={k!r} must be an integer from 0 to 2**32 - 1")
+        try: good = k is not True and 0 <= k < 2**32 and k == int(k)
+        except (TypeError, ValueError, RuntimeError): good = False
+        require(good, f"seed={k!r} must be an integer from 0 to 2**32 - 1")
         h = scramble(scramble(int(k)) ^ h)
     return h
 

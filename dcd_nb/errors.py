@@ -26,7 +26,9 @@ def choose(
     options:dict | list, # the names that exist
 ):
     "The entry `name` of `options`, or an error that suggests the nearest name"
-    if name in options: return options[name] if isinstance(options, dict) else name
+    try: known = name in options
+    except (TypeError, ValueError, RuntimeError): known = False     # lists, arrays and tensors
+    if known: return options[name] if isinstance(options, dict) else name
     near = difflib.get_close_matches(str(name), map(str, options), n=1)
     hint = f"; did you mean {near[0]!r}?" if near else "."
     raise BadInput(f"{arg}={name!r} is not known{hint} Known: {', '.join(map(str, options))}")

@@ -116,6 +116,7 @@ def alone(
 # %% ../nbs/00d_files.ipynb #94855d1d
 def file_pair(path:str | Path) -> tuple[Path, Path]:
     "The two files that `path` names, with or without a suffix"
+    require(isinstance(path, (str, os.PathLike)), f"path={path!r} must be a text or a Path")
     path = Path(path)
     require(path.name not in ('', '..'),
             f"path={str(path)!r} has no name: give that of a file, e.g. 'my_generator'")

@@ -1,10 +1,12 @@
 "Callbacks: every line of a run is told once, loggers hold the same numbers, and none of them can end a run."
 import csv
 import json
+import re
 import sys
 import textwrap
 
 import pytest
+from jupyter_client.manager import start_new_kernel
 
 from dcd_nb.all import *
 from dcd_nb.training import Callback, callbacks_of, Live
@@ -82,6 +84,42 @@ def test_the_live_curve_follows_the_run(monkeypatch):
     small(callbacks=[live])
     assert len(seen) >= 10 and all(html.startswith('<img') for html in seen) and 'loss after 640 images' in seen[-1] and '0 s left' in seen[-1]
     assert live.picture.shape == (16, 1, 8, 8)
+
+
+def messages_of(code, timeout=120):
+    "What the kernel of a notebook tells its front end while it runs `code`"
+    manager, client = start_new_kernel(kernel_name='python3', startup_timeout=timeout)
+    try:
+        found, sent = [], client.execute(code)
+        while True:
+            message = client.get_iopub_msg(timeout=timeout)
+            found.append(message)
+            mine = message['parent_header'].get('msg_id') == sent
+            if mine and message['msg_type'] == 'error': raise AssertionError('\n'.join(message['content']['traceback']))
+            if mine and message['msg_type'] == 'status' and message['content']['execution_state'] == 'idle': return found
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
+def test_the_live_curve_in_a_real_kernel():
+    "A notebook's front end shows a widget as its messages say: it is made once, put onto the page, and filled anew while the run goes"
+    said = messages_of(textwrap.dedent('''
+        from dcd_nb.all import *
+        ys = Corruption(Identity(), .3).measure(digits()[:200], seed=0)
+        net = dict(network='MLP', shape=(1, 8, 8), width=8, blocks=1)
+        train(ys, net, images=960, batch=32, quiet=True, callbacks='live', checkpoints=Checkpoints(every=320))
+        print('trained')
+    '''))
+    made = {m['content']['comm_id']: m['content']['data']['state'] for m in said if m['msg_type'] == 'comm_open'}
+    box, = (k for k, state in made.items() if state.get('_model_name') == 'HTMLModel')
+    shown = [m['content']['data'].get('application/vnd.jupyter.widget-view+json', {}).get('model_id') for m in said if m['msg_type'] == 'display_data']
+    assert shown == [box]
+    updates = [(i, m['content']['data']['state']['value']) for i, m in enumerate(said) if m['msg_type'] == 'comm_msg' and m['content']['comm_id'] == box and 'value' in m['content']['data'].get('state', {})]
+    end, = (i for i, m in enumerate(said) if m['msg_type'] == 'stream' and 'trained' in m['content']['text'])
+    seen = [int(re.search(r'loss after (\d+) images', html)[1]) for _, html in updates]
+    assert seen == sorted(seen) and {320, 640, 960} <= set(seen) and seen[-1] == 960, seen
+    assert all('<img' in html for _, html in updates) and all(i < end for i, _ in updates)
 
 
 def test_commands_know_classes_of_ones_own_and_distil_runs_made_in_python(tmp_path):

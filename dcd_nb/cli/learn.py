@@ -8,10 +8,13 @@ __all__ = ['train', 'recipe_of', 'distill', 'quickstart', 'run', 'check', 'list_
 # %% ../../nbs/90b_learn.ipynb #d8657711
 import json as jsonlib
 import re
+import sys
+import textwrap
 
 from fastcore.script import call_parse, Param
 
 from ..errors import require
+from ..machine import pick_device
 from ..operators import Corruption
 from ..training import Teacher
 from ..recipes import Recipe, recipe as make, recipes
@@ -57,11 +60,18 @@ def train(
                 f"set={set!r} asks for {r.corruption}, "
                 f"but the data were made by {ys.corruption}: "
                 "leave it out")
+    if not (minutes or images): _name_smaller(recipe, device)
     teacher = r.teacher(ys, out=out or f'runs/{recipe}', resume=resume, quiet=json, check=not no_check,
                         callbacks=log, **given)
     finished(teacher.cost, json)
 
 # %% ../../nbs/90b_learn.ipynb #bdf3f0b2
+def _name_smaller(name, device):
+    "Where there is no GPU: the editions of a recipe that are smaller"
+    found = [k for k in (f'{name}-cpu', f'{name}-small') if k in recipes()]
+    if not found or pick_device(device).type != 'cpu': return
+    print(f"recipe={name!r} is meant for GPUs; smaller: {', '.join(found)}", file=sys.stderr)
+
 def recipe_of(teacher:Teacher, run:str) -> Recipe:
     "The recipe of a teacher; of one that was made in Python, what is known of its observations"
     plain = teacher.about.get('recipe')
@@ -175,12 +185,13 @@ def check(
 @polite
 def list_recipes(
     name:Param('show this one in full', str, opt=False, nargs='?')=None,
+    all:bool=False,  # also those for large GPUs, each with its title
     json:bool=False, # print one line of JSON
 ):
     "The recipes, or one of them with what it costs"
     if name is None:
         if json: print(jsonlib.dumps({k: r.to_dict() for k, r in recipes().items()}))
-        else: print('\n'.join(_listed(recipes())))
+        else: print('\n'.join(_listed(recipes(), all)))
         return
     r = make(name)
     cost = {} if name == 'own' else r.cost()
@@ -203,12 +214,16 @@ _groups = {  # by the beginning of a name, or by its end
     'half an hour of a GPU': r'(phantoms-64-|.*-small$)',
     'a large GPU, for days: the settings of the papers': ''}
 
-def _listed(found):
-    "Lines that list recipes by what they need"
+def _listed(found, all):
+    "Lines that list recipes by what they need; names alone of those for large GPUs, unless `all`"
     left = dict(found)
     for title, pattern in _groups.items():
+        group = {k: left.pop(k).title for k in [*left] if re.match(pattern, k)}
         yield f'{title}:'
-        for k in [k for k in left if re.match(pattern, k)]: yield f'    {k:32s} {left.pop(k).title}'
+        if all or 'GPU' not in title: yield from (f'    {k:32s} {about}' for k, about in group.items())
+        else: yield textwrap.fill(', '.join(group), 100, initial_indent=4*' ', subsequent_indent=4*' ',
+                                  break_on_hyphens=False)
+    yield 'dcd_recipes NAME shows one in full' + ('' if all else '; --all: titles of all')
 
 def _print_phase(name, card):
     "One line of what a phase costs"

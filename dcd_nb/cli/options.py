@@ -6,15 +6,18 @@
 __all__ = ['polite', 'import_modules', 'report', 'changes_of', 'settings', 'finished']
 
 # %% ../../nbs/90_options.ipynb #a56d66e9
-import ast, importlib, inspect, json as jsonlib, os, re, sys
+import ast, importlib, inspect, json as jsonlib, os, re, sys, traceback
 from collections.abc import Callable
+from contextlib import contextmanager, nullcontext
 from functools import wraps
 from inspect import signature
 
 from fastcore.script import Param
 
+import dcd_nb
 from ..errors import BadInput, choose, require
 from ..named import Named
+from ..machine import made_with
 from ..distributed import processes
 from ..checkpoint import committed
 
@@ -24,11 +27,13 @@ def polite(f:Callable) -> Callable:
     resumes = 'resume' in signature(f).parameters
     goes_on = '; the same command with --resume goes on' if resumes else ''
     @wraps(f)
-    def wrapped(*args, imports=None, **kw):
+    def wrapped(*args, imports=None, quiet=False, verbose=False, version=None, **kw):
         try:
+            if verbose: print(jsonlib.dumps(made_with()), file=sys.stderr)
             import_modules(imports)
-            return f(*args, **kw)
+            with _quietly() if quiet else nullcontext(): return f(*args, **kw)
         except BadInput as e:
+            if verbose: traceback.print_exc()
             print(f'error: {e}', file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
@@ -40,10 +45,30 @@ def polite(f:Callable) -> Callable:
         except SystemExit as e:
             if e.code in (129, 143): print('stopped' + goes_on, file=sys.stderr)
             raise
-    own = Param('import modules first that define classes of your own: my_module, or several with commas', str)
-    option = inspect.Parameter('imports', inspect.Parameter.KEYWORD_ONLY, default=None, annotation=own)
-    wrapped.__signature__ = signature(f).replace(parameters=[*signature(f).parameters.values(), option])
+    own = signature(f).parameters.values()
+    wrapped.__signature__ = signature(f).replace(parameters=[*own, *_common_options()])
     return wrapped
+
+def _common_options():
+    "What every command takes"
+    about = 'import modules first that define classes of your own: my_module, or several with commas'
+    options = dict(
+        imports=(Param(about, str), None),
+        quiet=(Param('no progress bars and no summaries, only results and warnings', bool), False),
+        verbose=(Param('say which versions and which machine; show where an error arose', bool), False),
+        version=(Param('show the version and end', action='version'), f'dcd_nb {dcd_nb.__version__}'))
+    for name, (param, default) in options.items():
+        yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=param)
+
+@contextmanager
+def _quietly():
+    "Within, DCD_QUIET is set"
+    before = os.environ.get('DCD_QUIET')
+    os.environ['DCD_QUIET'] = '1'
+    try: yield
+    finally:
+        if before is None: del os.environ['DCD_QUIET']
+        else: os.environ['DCD_QUIET'] = before
 
 def import_modules(names:str | None):
     "Import modules by name, also from the current folder: what they define is known from then on"

@@ -61,9 +61,10 @@ def phantoms(
     index:Iterable[int] | None=None,# which images; None: 0 to n-1
 ) -> torch.Tensor:
     "Complex images of heads (n, 2, H, W); no magnitude is above 1"
-    h, w = size if isinstance(size, (tuple, list)) else (size, size)
+    h, w = size if isinstance(size, (tuple, list)) and len(size) == 2 else (size, size)
     require(all(isinstance(v, int) and v >= 8 for v in (h, w)),
             f"size={size!r} must be a whole number of pixels, at least 8, or two of them")
+    require(index is not None or isinstance(n, int) and n > 0, f"n={n!r} must be a positive whole number")
     if index is None: index = range(n)
     u = torch.stack([torch.rand(64, generator=rng(seed, i)) for i in index])
     return torch.cat([_render(part, h, w) for part in u.split(max(1, 2**20//(h*w)))])

@@ -35,6 +35,7 @@ def _opened(raw, name):
     "The picture in an image file: upright, opaque, with 8 bits a pixel"
     from PIL import Image, ImageOps, UnidentifiedImageError
     try:
+        Image.open(io.BytesIO(raw)).verify()                       # the checksums of a PNG
         im = Image.open(io.BytesIO(raw))
         deep = any('16' in str(part) for t in im.tile for part in t[3:4])
         im.load()
@@ -261,7 +262,7 @@ def load_images(
     "Images (N, C, H, W): floats in [-1, 1], sorted by file name"
     require(dtype in (torch.float32, torch.uint8, None),
             f"dtype={dtype} must be torch.float32, torch.uint8 or None")
-    require(channels in (None, 1, 3), f"channels={channels!r} must be 1, 3 or None")
+    require(channels is None or isinstance(channels, int) and channels in (1, 3), f"channels={channels!r} must be 1, 3 or None")
     require(size is None or isinstance(size, int) and size > 0,
             f"size={size!r} must be a positive number of pixels, or None")
     given = repr(source) if isinstance(source, str) else type(source).__name__

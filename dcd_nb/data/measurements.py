@@ -161,7 +161,7 @@ def __getitem__(self:Measurements, i) -> Batch:
     require(isinstance(i, int) or hasattr(i, '__iter__'),
             f"ys[{i!r}]: give the number of an observation, several, or a slice")
     if not torch.is_tensor(i) and not isinstance(i, int): i = list(i)
-    i = torch.as_tensor(i)
+    i = _tensor(i, 'rows')
     if i.numel() == 0: i = i.long()
     def pick(t):
         rows = t[i.to(t.device)]
@@ -230,6 +230,12 @@ def load(cls:Measurements,
     return cls(tensors['y'], corruption, state_from_flat(tensors), meta['about'], tensors.get('sigma'))
 
 # %% ../../nbs/02b_measurements.ipynb #80cb70da
+def _tensor(a, name):
+    "`a` as a tensor, or an error"
+    try: return torch.as_tensor(a)
+    except (TypeError, ValueError, RuntimeError) as e:
+        raise BadInput(f"{name} cannot be read as an array ({e!s:.80}): give one of NumPy or PyTorch") from None
+
 @patch(cls_method=True)
 def from_arrays(cls:Measurements,
     y,                         # observations: (N, H, W), (N, C, H, W) or (N, H, W, C), floats; 0 or NaN where hidden
@@ -239,7 +245,8 @@ def from_arrays(cls:Measurements,
     about:dict | None=None,    # anything worth remembering, in plain values
 ) -> Measurements:
     "Measurements of your own, from NumPy or PyTorch"
-    y = torch.as_tensor(y)
+    y = _tensor(y, 'y')
+    require(y.ndim in (3, 4), f"y has shape {tuple(y.shape)}: give (N, H, W), (N, C, H, W) or (N, H, W, C)")
     require(y.is_floating_point(),
             f"y has type {y.dtype}: give floats, in the units of sigma; pictures lie in [-1, 1]")
     y = y.float()
@@ -249,7 +256,9 @@ def from_arrays(cls:Measurements,
     op = Operator.parse(op) if isinstance(op, str) else op
     def rows(t):
         "A row for each observation"
-        t = torch.as_tensor(t).float()
+        t = _tensor(t, 'state or sigma').float()
+        require(t.ndim > 1 and len(t), "state must be an array, one for all observations or one each, "
+                                       f"not of shape {tuple(t.shape)}")
         if t.ndim in (2, 3): t = t.view(-1, 1, *t.shape[-2:])
         return t.expand(len(y), *t.shape[1:]).contiguous() if len(t) == 1 else t
     state = {k: rows(t) for k, t in state.items()} if isinstance(state, dict) else state if state is None else rows(state)
@@ -264,7 +273,11 @@ def select(self:Measurements,
     rows:Iterable[int] | Tensor | slice, # numbers of observations
 ) -> Measurements:
     "Measurements of these observations alone"
-    some = self[rows if isinstance(rows, (slice, Tensor)) else list(rows)]
+    if not isinstance(rows, slice):
+        rows = _tensor(rows, 'rows').reshape(-1)
+        require(len(rows) == 0 or not rows.is_floating_point() and not rows.is_complex(),
+                f"rows have type {rows.dtype}: give numbers of observations")
+    some = self[rows]
     return Measurements(some.y, self.corruption, some.state, self.about, some.sigma)
 
 @patch

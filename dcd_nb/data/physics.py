@@ -9,7 +9,7 @@ __all__ = ['check_physics']
 import torch
 from torch import Tensor
 
-from ..errors import BadInput
+from ..errors import BadInput, require
 from ..draws import rng
 from ..operators import map_state
 from .measurements import Measurements
@@ -168,6 +168,7 @@ def check_physics(
     ys:Measurements, # observations and what is said of them
 ) -> list[str]:
     "What the observations contradict, a sentence each; none if all is well"
+    require(isinstance(ys, Measurements), f"ys={type(ys).__name__} must be Measurements")
     ys = ys.to('cpu')
     wrong = [*_layout(ys)]
     if wrong: return wrong

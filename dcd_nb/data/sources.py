@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import choose
+from ..errors import choose, require
 from ..draws import rng
 from ..show.images import axes, color_of, sklearn_file
 
@@ -49,6 +49,7 @@ def toy(
     seed=0,
 ) -> Tensor:
     "Random points of a toy distribution, (n, 2, 1, 1)"
+    require(isinstance(n, int) and n > 0, f"n={n!r} must be a positive whole number")
     g, curve = rng(seed), toy_curve(name, 20_000)
     x = curve[torch.randint(len(curve), (n,), generator=g)]
     return x + .05*torch.randn(x.shape, generator=g) if name == 'blobs' else x

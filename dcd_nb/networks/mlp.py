@@ -40,7 +40,7 @@ class MLP(Conditioned):
         width=256, blocks=4, dropout=0., augment_dim=0, classes=0,
         linear=False, # with a linear path beside the blocks: for tiny images
     ):
-        shape = tuple(shape)
+        shape = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
         require(len(shape) == 3, f"shape={shape} must be the three numbers (C, H, W)")
         (c, h, w), in_channels = shape, in_channels or shape[0]
         super().__init__(locals())

@@ -101,6 +101,8 @@ class UNet(Conditioned):
         patch_size=1,           # squares of so many pixels are taken as one, with more channels
         masked=False,           # the input's further channels are a mask: other answers where it is 0
     ):
+        for name, v in dict(mult=mult, attn=attn).items():
+            require(isinstance(v, (tuple, list)), f"{name}={v!r} must be a tuple of numbers")
         out_channels, mult, attn = out_channels or in_channels, tuple(mult), tuple(attn)
         super().__init__(locals())
         self.in_channels, self.out_channels = in_channels, out_channels

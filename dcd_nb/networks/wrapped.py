@@ -133,6 +133,7 @@ def check_network(
 ) -> dict:
     "Try what training asks of a network: what it is, or a sentence about what is wrong"
     net = getattr(net, 'net', net) if not isinstance(net, Network) else net
+    require(isinstance(shape, (tuple, list)), f"shape={shape!r} must be the three numbers (C, H, W)")
     require(isinstance(net, Network), f"net={type(net).__name__} is no Network: wrap its class, "
                                       f"Wrapped({type(net).__name__}, {tuple(shape)}, dict(...))")
     require_sizes(net)

@@ -120,6 +120,7 @@ class Iterative(Evidence):
 # %% ../../nbs/25a_evidence.ipynb #13a5763d
 @patch
 def log(self:Iterative, x):
+    "The log of the evidence but for a constant, whose gradient is right"
     e = self.error(x)
     both = (e*self.solve(e.detach())).flatten(2).sum(2)  # with half of the gradient of e K^-1 e
     return .5*both.detach() - both

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import require
+from ..errors import number, require
 
 # %% ../../nbs/00c_images.ipynb #b6df8900
 def to_uint8(
@@ -118,8 +118,9 @@ def save_images(
 ):
     "Write `x` as one PNG grid"
     from PIL import Image
-    good = not isinstance(path, (str, Path)) or Path(path).suffix.lower() == '.png'
-    require(good, f"path={str(path)!r} must end in .png")
+    named = isinstance(path, (str, Path)) and Path(path).suffix.lower() == '.png'
+    require(named or hasattr(path, 'write'), f"path={str(path)!r} must end in .png")
+    zoom = int(number('zoom', zoom, lambda v: v in range(1, 257), 'a whole number from 1 to 256'))
     u = image_grid(x, ncol)
     Image.fromarray(u.repeat(zoom, 0).repeat(zoom, 1)).save(path, 'png')
 

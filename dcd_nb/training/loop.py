@@ -16,7 +16,7 @@ from .. import checkpoint
 from ..errors import require
 from ..draws import Draws, hash32, reseed
 from ..files import alone, atomic, content_hash
-from ..machine import caught_signals, made_with, progress
+from ..machine import caught_signals, made_with, progress, quiet_asked, warn_of_hours
 from ..distributed import agreed, any_process, broadcast_from_first, processes, utilisation
 from .learner import smaller_parts, tensors_below, StepContext
 from .folder import key_of_plan, load_weights, not_fatal, RunFolder
@@ -41,7 +41,7 @@ class Loop:
         self.began = time.monotonic()
         self.step_function, self.learners, self.main, self.run = step, learners, main, run
         self.device = torch.device(device)
-        self.wrong, self.flops, self.quiet = wrong, flops, quiet or not run.chief
+        self.wrong, self.flops, self.quiet = wrong, flops, quiet or quiet_asked() or not run.chief
         self.at = dict(step=0, seconds=0., rollbacks=0, lost=0, skipped=0, recent=[], sums={}, count=0)
         self.at['parts'] = {'auto': 1}.get(parts := run.plan.get('accumulate', 1), parts)
         self.sums = {}       # of what the steps since the last report found, on the device
@@ -273,6 +273,7 @@ def fit(
     lock = alone(run.out/'recipe.json') if run.out and run.chief else nullcontext()
     with caught_signals() as got, torch.random.fork_rng(cuda), torch.enable_grad(), lock:
         loop.prepare()
+        if not run.plan.get('minutes'): warn_of_hours((flops or 0)*(run.plan['images'] - loop.images), device)
         hidden = dict(disable=True) if loop.quiet else {}
         loop.bar = progress(total=run.plan['images'], initial=loop.images, unit='img', unit_scale=True,
                             desc=run.plan.get('kind', 'fit'), leave=False, **hidden)

@@ -87,6 +87,7 @@ def sample(self:Teacher,
     **kw,                    # further arguments of `sample`: steps, solver, churn, batch, ...
 ) -> Tensor:
     "New images (n, C, H, W)"
+    require(isinstance(n, int) and n > 0, f"n={n!r} must be a positive whole number of images")
     if index is None: index = range(n)
     if state is None: state = self.conditions(index, seed)
     else: self.objective.check_condition(state, n)
@@ -164,6 +165,7 @@ def load_model(
     precision:str | None=None, # of the network
 ) -> tuple[Precond, Objective, dict, dict]:
     "Network, objective, what else is known, and tensors of the corruption"
+    require(isinstance(path, (str, Path)), f"path={path!r} must be a text or a Path")
     weights, meta, held = _trained_model(path, kind) if Path(path).is_dir() else _saved_model(path, kind)
     meta = in_new_words(meta)
     net = Precond.from_dict(meta['net'], precision)
