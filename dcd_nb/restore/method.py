@@ -136,7 +136,7 @@ def _seconds_each(prior, expected):
         state = map_state(lambda t: t.to(device), prior.conditions(range(n), 0))
         for _ in range(2):
             start = time.monotonic()
-            z = torch.randn(n, *prior.shape, device=device).requires_grad_()
+            z = torch.zeros(n, *prior.shape, device=device, requires_grad=True)
             x = prior.objective.denoise(prior.net, z, z.new_ones(n), state)
             torch.autograd.grad(x.sum(), z)[0].cpu()
             each = (time.monotonic() - start)/n

@@ -6,7 +6,7 @@
 __all__ = ['Pool', 'Walk', 'Sample', 'Misfit', 'learn_misfit']
 
 # %% ../../nbs/25b_sampler.ipynb #63f90031
-import copy, json, math
+import copy, math
 
 import torch
 from fastcore.basics import patch
@@ -150,7 +150,7 @@ def __call__(self:Sample, G, ys, n, draws, states):
     known, size = isinstance(self.misfit, Misfit), _pool_size(ys, n, self.pool)
     cov = self.misfit.cov if known else self.misfit**2
     pool = self.pools.get(size) or Pool(G, size, draws.seed)
-    if self.ready: self.pools[size] = pool              # for the next measurements
+    if self.ready: self.pools[size] = pool              # for further measurements
     walk, rates = Walk(G, ys, n, draws, pool, evidence_for(ys, cov)), []
     while (walk.beta < 1).any():
         for _ in range(self.moves): walk.move(self.leaps, adapt=walk.beta < 2)
@@ -231,8 +231,9 @@ _kept = {} # (hash of weights, corruption) -> (measurements it was learned from,
 
 def _kept_misfit(G, ys, seed, pools, most=300):
     "The misfit for such measurements, learned unless it is there already"
-    used, about = min(most, len(ys)), json.dumps(ys.corruption.to_dict(), default=str)
-    key = content_hash(dict(G.net.state_dict())), repr((G.objective, G.init_sigma)), about
+    used, weights = min(most, len(ys)), content_hash(dict(G.net.state_dict()))
+    more = G.objective, G.init_sigma, G.latent_scale, G.outside_slope, ys.corruption.to_dict()
+    key = weights, repr(more)
     if used > _kept.get(key, (0,))[0]:
         while len(_kept) > 8: _kept.pop(next(iter(_kept)))
         _kept[key] = used, _learn(G, ys, 12, 4, most, seed, pools)
