@@ -168,3 +168,64 @@ def test_command_writes_pictures_and_sentences(tmp_path, capsys):
         err = capsys.readouterr().err
         assert e.value.code == 2 and err.startswith('error: ') and len(err.splitlines()) == 1
     assert not (tmp_path/'a.npz').exists()
+
+
+def test_the_misfit_is_learned_once_for_a_generator_and_a_corruption(monkeypatch):
+    from dcd_nb.restore import sampler
+    monkeypatch.setattr(sampler, '_kept', {})
+    learned, learn = [], sampler._learn
+    monkeypatch.setattr(sampler, '_learn', lambda G, ys, *a: learned.append(len(ys)) or learn(G, ys, *a))
+    ys = measured(12)
+    one, two = (restore(G, ys.select(range(6)), n=4, seed=seed) for seed in (0, 0))
+    assert learned == [6] and torch.equal(one.samples, two.samples)
+    restore(G, ys.select(range(2)), n=2)
+    assert learned == [6]                                        # fewer measurements than it was learned from
+    restore(G, ys, n=2)
+    assert learned == [6, 12]
+    restore(G, measured(12, Corruption(RandomMask(.5), .2)), n=2)
+    assert learned == [6, 12, 12]                                # another corruption
+    other = Generator.from_pretrained('digits-mask')
+    restore(other, ys, n=2)
+    assert learned == [6, 12, 12]                                # the same weights, loaded again
+    with torch.no_grad(): next(other.net.parameters()).mul_(1.01)
+    restore(other, ys, n=2)
+    assert learned == [6, 12, 12, 12]
+
+
+def test_what_it_costs_is_said_where_it_is_much(monkeypatch, capsys):
+    from dcd_nb.restore import method
+    ys = measured(5)
+    expected = Sample(.2).network_images(ys, 8)
+    assert 0 < method._seconds_each(G, expected) < 1 and method._seconds_each(G, 1) == 0
+    passed = []
+    hook = G.net.register_forward_hook(lambda net, given, made: passed.append(len(made)))
+    monkeypatch.setattr(method, '_seconds_each', lambda prior, expected: 0.)
+    restore(G, ys, Sample(.2), n=8)
+    assert .6*expected < sum(passed) < 1.7*expected
+    assert capsys.readouterr().out == ''                         # it takes no time
+    monkeypatch.setattr(method, '_seconds_each', lambda prior, expected: 1.)
+    restore(G, ys, Sample(.2), n=8)
+    first, last = capsys.readouterr().out.splitlines()
+    assert first == f'5 measurements, 8 samples each: {expected:_} images through the network, about {expected} s on cpu'
+    assert last.startswith('took ') and last.endswith(' images/s')
+    learn_misfit(G, ys, rounds=1)
+    assert 'the misfit from 5 measurements, 4 chains each' in capsys.readouterr().out
+    for call in (lambda: restore(G, ys, Sample(.2), n=8, quiet=True), lambda: learn_misfit(G, ys, rounds=1, quiet=True)):
+        call()
+        assert capsys.readouterr() == ('', '')
+    hook.remove()
+    assert not G.net._forward_hooks                              # nor any of ours
+
+
+def test_random_numbers_of_others_are_left_alone():
+    torch.manual_seed(3)
+    want = torch.rand(2)
+    torch.manual_seed(3)
+    restore(G, measured(2), Sample(.2), n=2)
+    assert torch.equal(torch.rand(2), want)
+
+
+def test_a_measurement_is_restored_alike_in_every_company_of_its_group():
+    "The pool does not depend on how many measurements there are"
+    few, more = (restore(G, measured(40).select(range(k)), Sample(.2, last=1), 8, rows=16) for k in (16, 40))
+    assert torch.equal(few.samples, more.samples[:16])

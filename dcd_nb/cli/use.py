@@ -213,9 +213,9 @@ def restore(
         method = method or Sample()
         require(isinstance(prior, Generator) and isinstance(method, Sample),
                 "learn is for a generator and the method Sample")
-        method.misfit = learn_misfit(prior, Measurements.load(learn), seed=seed)
+        method.misfit = learn_misfit(prior, Measurements.load(learn), seed=seed, quiet=json)
     if images: ys = rows_of(ys, slice(images))
-    r = run_restore(prior, ys, method, n, seed)
+    r = run_restore(prior, ys, method, n, seed, quiet=json)
     if path.suffix in ('.png', '.npz', ''): save_restored(r, path)
     else: write_frames(path, r.mean, ys.about)
     report(dict(out=str(path), n=len(ys), samples=n, method=repr(method) if method else None,

@@ -19,7 +19,7 @@ from ..diffusion import device_of
 from ..training import Teacher
 from ..distill import Generator, load_pretrained
 from .method import Chains, Method, most_entries, Optimise, require_restorable
-from .method import Restored, rows_of
+from .method import Restored, rows_of, watched
 from .evidence import Dense, Evidence, Iterative
 from .sampler import learn_misfit, Misfit, Sample, Walk
 from .anneal import Anneal
@@ -35,6 +35,7 @@ def restore(
     n=32,                 # samples for each measurement
     seed=0,
     rows:int | None=None, # measurements at a time, a multiple of 16; None: as fit in memory
+    quiet=False,          # no bar, and no word about what it costs
 ) -> Restored:
     "The images that measurements may have come from"
     if isinstance(prior, (str, Path)): prior = load_pretrained(prior)
@@ -50,13 +51,16 @@ def restore(
     ys = ys.to(device)
     require(rows is None or isinstance(rows, int) and rows > 0 and rows%16 == 0,
             f"rows={rows!r} must be a positive multiple of 16")
-    if rows is None: rows = max(16, 2**23//(n*most_entries(ys))//16*16)
-    method, found = method.prepared(prior, ys, seed), []
-    for i in range(0, len(ys), rows):
-        part = rows_of(ys, slice(i, i + rows))
-        states = map_state(lambda t: t.to(device),
-                           prior.conditions(range(i*n, (i + len(part))*n), seed))
-        found.append(method(prior, part, n, Draws(seed, start=i, device=device, rule=1), states))
+    if rows is None: rows = max(16, 2**23//max(4096, n*most_entries(ys))//16*16)
+    about = f"{len(ys)} measurements, {n} samples each"
+    with watched(prior, about, len(ys), method.network_images(ys, n), quiet):
+        method, found = method.prepared(prior, ys, seed), []
+        for i in range(0, len(ys), rows):
+            part = rows_of(ys, slice(i, i + rows))
+            states = map_state(lambda t: t.to(device),
+                               prior.conditions(range(i*n, (i + len(part))*n), seed))
+            draws = Draws(seed, start=i, device=device, rule=1)
+            found.append(method(prior, part, n, draws, states))
     samples, means, numbers = zip(*found)
     require(all(s.isfinite().all() for s in samples),
             "prior makes NaN or infinity: look at its weights")

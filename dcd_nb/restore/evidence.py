@@ -58,14 +58,16 @@ class Dense(Evidence):
         self.noise = noise[:, None].float()                     # beside e (N, n, entries)
         K = (self.B@self.cov@self.B.mT).double()
         K.diagonal(dim1=1, dim2=2).add_(noise)
-        self.Kinv = torch.cholesky_inverse(torch.linalg.cholesky(K)).float()
-        self.gain = self.cov@self.B.mT@self.Kinv
+        L = torch.linalg.cholesky(K)
+        self.gain = self.cov@self.B.mT@torch.cholesky_inverse(L).float()
+        self.white = torch.linalg.inv(L).mT.float()             # errors times this are white
+        self.white_y = (self.y[:, None]@self.white)
+        self.white_B = self.white.mT@self.B
 
     def error(self, x): return self.y[:, None] - x.flatten(2)@self.B.mT
     def log(self, x:Tensor) -> Tensor:
         "log p(y | x) up to a constant, (N, n)"
-        e = self.error(x)
-        return -.5*(e@self.Kinv*e).sum(-1)
+        return -.5*(self.white_y - x.flatten(2)@self.white_B.mT).square().sum(-1)
     def back(self, e):
         "The mean of r, given the error e"
         return e@self.gain.mT

@@ -91,7 +91,7 @@ def predict_held_out(
     require(isinstance(n, int) and n > 3, f"n={n!r} must be a whole number of samples, at least 4")
     ys = ys.select(evenly_spaced(len(ys), most)).to('cpu')
     split = hide_some(ys, share, seed)
-    seen = restore(prior, split.shown, method, n, seed)
+    seen = restore(prior, split.shown, method, n, seed, quiet=True)
     state = map_state(lambda t: t.repeat_interleave(n, 0), ys.state)
     made = ys.op(seen.samples.flatten(0, 1), state).unflatten(0, (len(ys), n))
     counted = split.counted.double()
