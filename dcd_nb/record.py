@@ -12,7 +12,7 @@ from pathlib import Path
 from fastcore.basics import patch
 
 from .errors import require
-from .show.images import axes
+from .show.images import axes, color_of
 from .files import load_meta
 from .metrics.extractors import known_classifiers
 from .training import in_new_words
@@ -77,7 +77,8 @@ def curves(self:Record):
     for ax, (title, (phase, names)) in zip(axs, _curves.items()):
         for k, label in names.items():
             size = 3 if k == 'proximal' else 0
-            ax.plot(*_points(self, phase, k), '.-', ms=size, lw=1, label=label)
+            color, style = 'black' if k == 'fake_loss' else color_of(phase), '.--' if k == 'gap' else '.-'
+            ax.plot(*_points(self, phase, k), style, ms=size, lw=1, label=label, color=color)
         ax.set_title(title, fontsize=9)
         ax.set_xlabel('million images')
         if not len(ax.lines[0].get_xdata()):

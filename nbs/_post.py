@@ -69,10 +69,23 @@ def equation_number(root):
             return rest[1:-1]
 
 
+def indent_known(m):
+    "A match of the start of a line of code, with its indent written down: a line too long hangs from there"
+    return f'{m[1]} style="--indent: {len(m[3])}ch"{m[2]}{m[3]}'
+
+
+def wrap_words(m):
+    "A match of a text output, marked if it is sentences, whose long lines may go on below; columns of a table must not"
+    return m[0] if re.search(r'\S {2,}\S', m[2]) else f'{m[1]}<pre class="words">{m[2]}</pre>'
+
+
 def finish(page):
-    "`page` without scripts of other servers, and with formulas that read well"
+    "`page` without scripts of other servers, with formulas that read well, and with lines of code that know their indent"
+    page = re.sub(r'(<span id="cb\d+-\d+")(><a [^>]*></a>(?:<span class="\w+">)?)( +)', indent_known, page)
+    page = re.sub(r'(<div class="cell-output[^>]*>\s*)<pre>(<code>.*?</code>)</pre>', wrap_words, page, flags=re.S)
     page = re.sub(r'<script src="https://cdn\.[^>]*></script>\s*', '', page)
     page = re.sub(r'''<script[^>]*>define\('jquery'.*?</script>\s*''', '', page)
+    page = re.sub(r'<p>(<img\b[^>]*>)\s+(?!</p>)', r'<p>\1</p>\n<p>', page)          # on a phone the picture scrolls, its text does not
     page = re.sub(r'<math\b([^>]*)>(.*?)</math>', formula, page, flags=re.S)
     return re.sub(r'<math display="inline"(?:(?!</math>).)*</math>[.,;:?)]+', r'<span class="text-nowrap">\g<0></span>', page, flags=re.S)
 
