@@ -21,6 +21,9 @@ from .data import Measurements
 def matrix_and_masks(ys):
     "D (None: identity) and masks m (N, entries of y; None: all seen) with A x = m D x"
     require(isinstance(ys, Measurements), f"ys must be Measurements, but is {type(ys).__name__}")
+    require(not ys.corruption.photons,
+            f"{ys.corruption} has noise that depends on the image: make it Gaussian first, "
+            "by Anscombe(photons).measurements(ys)")
     require(ys.op.linear, f"{ys.op} is not linear: moments of x do not follow from those of y")
     d, seen = math.prod(ys.shape), ys.op.observed(ys.state)
     require(d <= 4096,

@@ -55,7 +55,9 @@ def _sensitivity(x, ys, n_perm, seed):
     "p under other levels of the noise"
     found = {}
     for factor in (.9, 1.1):
-        assumed = Measurements(ys.y, Corruption(ys.op, factor*ys.sigma), ys.state)
+        photons = ys.corruption.photons
+        noise = photons.times(factor) if photons else factor*ys.sigma
+        assumed = Measurements(ys.y, Corruption(ys.op, noise), ys.state)
         found[str(factor)] = two_sample(x, assumed, n_perm, seed).p
     return found
 
@@ -87,7 +89,7 @@ def judge_without_clean(
     test, near = two_sample(x, ys, n_perm, seed), proximal_fid(x, ys, seed=seed, as_files=False)
     tested = dict(p=test.p, statistic=test.statistic, views=test.views, n=test.n,
                   telling_number=telling_number(x, ys, seed=seed))
-    noisy = bool((torch.as_tensor(ys.sigma) > 0).any())
+    noisy = ys.corruption.rms_sigma > 0
     moved = _sensitivity(x, ys, n_perm, seed) if noisy else {}
     apart = None
     if other is not None:

@@ -19,7 +19,7 @@ from dcd_nb.files import load_meta
 from dcd_nb.losses import DMD, SDS, SiD
 from dcd_nb.networks import MLP, Precond, UNet
 from dcd_nb.objectives import AmbientInpainting, AmbientTweedie, Consistency, Objective, Standard, objective_for
-from dcd_nb.operators import Corruption, Downsample, FourierMask, GaussianBlur, Identity, Poisson, Quantise, RandomMask, Saturation
+from dcd_nb.operators import Corruption, Downsample, FourierMask, GaussianBlur, Identity, Photons, Poisson, Quantise, RandomMask, Saturation
 from dcd_nb.recipes import Recipe, recipe, recipes
 from dcd_nb.record import Record
 from dcd_nb.training import Checkpoints, Hardware, Learner, Loop, RunFolder, Teacher, train
@@ -222,8 +222,9 @@ def compared(A, objective=None):
     return Remembering.y, A.op(x, None)
 
 
-def test_photons_are_counted_again_before_they_are_compared():
-    y, clean = compared(Corruption(Poisson(20.)))
+@pytest.mark.parametrize('A', [Corruption(Poisson(20.)), Corruption(Identity(), Photons(2/20))], ids=repr)
+def test_photons_are_counted_again_before_they_are_compared(A):
+    y, clean = compared(A)
     count = (y + 1)*20/2
     assert (count - count.round()).abs().max() < 1e-4 and (y - clean).abs().mean() > .05
 

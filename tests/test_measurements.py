@@ -12,12 +12,13 @@ import dcd_nb
 from dcd_nb.draws import rng
 from dcd_nb.errors import BadInput
 from dcd_nb.data import Measurements, digits
-from dcd_nb.operators import Compose, Corruption, Downsample, FourierMask, GaussianBlur, Identity, Poisson, RandomMask
+from dcd_nb.operators import Compose, Corruption, Downsample, FourierMask, GaussianBlur, Identity, Photons, Poisson, RandomMask
 
 x = digits()[:64]
 corruptions = dict(
     noise=Corruption(Identity(), .2), mask=Corruption(RandomMask(.5), .1), blur=Corruption(GaussianBlur(), .05),
     half=Corruption(Downsample(2), .1), both=Corruption(Compose(GaussianBlur(3, .8), RandomMask(.5)), .1), photons=Corruption(Poisson(20)),
+    light=Corruption(RandomMask(.5), Photons(.1, read=.05)),
 )
 
 

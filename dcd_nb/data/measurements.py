@@ -289,6 +289,8 @@ def __add__(self:Measurements, other:Measurements) -> Measurements:
     state, y = join_states([self.state, other.state]), torch.cat([self.y, other.y])
     if other.corruption.is_described(self.corruption.to_dict()) and not self.corruption.noise_differs:
         return Measurements(y, self.corruption, state, self.about)
+    require(not (self.corruption.photons or other.corruption.photons),
+            f"{other} cannot be added to {self}: photon noise must be the same in both")
     parts = [torch.as_tensor(ys.sigma).float() for ys in (self, other)]
     shape = torch.broadcast_shapes(*[t.shape[1:] or (1, 1, 1) for t in parts])
     sigma = torch.cat([t.expand(len(ys), *shape) for t, ys in zip(parts, (self, other))])

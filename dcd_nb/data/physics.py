@@ -180,7 +180,7 @@ def check_physics(
                                               "copies of others: give each once, "
                                               "or measure each image anew with its own noise")
     wrong.append(_masks(ys, mask))
-    if min(y.shape[2:]) > 1 and not ys.op.own_noise and not ys.op.in_kspace:
+    if min(y.shape[2:]) > 1 and not ys.corruption.own_noise and not ys.op.in_kspace:
         seen = None if mask is None else (mask != 0).expand_as(y)
         wrong += _looked_at(ys, y.float(), state, seen)
     return [said for said in wrong if said]

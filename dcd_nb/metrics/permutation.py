@@ -25,7 +25,7 @@ def corrupted_alike(
     seed=0,          # of the noise
 ) -> Tensor:
     "Image i observed as observation i of `ys` was: through its state, with new noise"
-    noisy = ys.op.noise(ys.op(x, ys.state), ys.sigma, ys.state, rng(seed, 10))
+    noisy = ys.corruption.noise(ys.op(x, ys.state), ys.state, rng(seed, 10), ys.sigma)
     return noisy.to(ys.y)
 
 # %% ../../nbs/06ga_permutation.ipynb #d9efaad9

@@ -33,6 +33,8 @@ def objective_for(
             f"corruption={corruption!r} must be a Corruption, e.g. Corruption(RandomMask(.6))")
     op, sigma = corruption.op, corruption.lowest_sigma
     anyway = "; Standard() models the observations as they are, whatever made them"
+    require(not (corruption.photons and op.random),
+            f"{corruption} has no objective: make its noise Gaussian first, by Anscombe(photons).measurements(ys){anyway}")
     if isinstance(op, RandomMask): kind, args = AmbientInpainting, dict(missing=op.missing, sigma=sigma)
     elif op.hides == 'lines' and op.can_hide_more:
         require(not corruption.rms_sigma,
@@ -41,7 +43,7 @@ def objective_for(
     else:
         require(not op.random,
                 f"{op} has no objective of its own: random parts can be filled if RandomMask or FourierMask is all there is{anyway}")
-        ambient = corruption.rms_sigma and not op.own_noise
+        ambient = corruption.rms_sigma and not corruption.own_noise
         kind, args = (AmbientTweedie, dict(sigma=sigma)) if ambient else (Standard, {})
     for k in kw: choose(f'argument of {kind.__name__}', k, list(inspect.signature(kind).parameters))
     return kind(**args | kw)

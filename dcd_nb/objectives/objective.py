@@ -85,7 +85,7 @@ def check(self:Objective, corruption):
 
 def _known_of(corruption):
     "The numbers of a corruption that an objective may have, too"
-    known = {} if corruption.op.own_noise else dict(sigma=corruption.lowest_sigma)
+    known = {} if corruption.own_noise else dict(sigma=corruption.lowest_sigma)
     return known | {k: v for k, v in vars(corruption.op).items() if k == 'missing'}
 
 @patch

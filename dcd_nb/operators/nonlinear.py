@@ -6,10 +6,9 @@
 __all__ = ['Saturation', 'Quantise', 'Poisson']
 
 # %% ../../nbs/01e_nonlinear.ipynb #8266430a
-import torch
-
 from ..errors import require, number
 from .operator import Operator
+from .corruption import Photons
 
 # %% ../../nbs/01e_nonlinear.ipynb #a9d3350f
 class Saturation(Operator):
@@ -41,6 +40,4 @@ class Poisson(Operator):
         self.photons = number('photons', photons, lambda v: v > 0, 'a positive number')
     def forward(self, x, state): return x.clone()
     def noise(self, y, sigma:float, state, generator):
-        mean = self.photons*((y + 1)/2).clamp(min=0)
-        count = torch.poisson(mean.detach().to(generator.device), generator=generator).to(y.device)
-        return super().noise(y + (2*count/self.photons - 1 - y).detach(), sigma, state, generator)
+        return super().noise(Photons(2/self.photons).noise(y, None, generator), sigma, state, generator)

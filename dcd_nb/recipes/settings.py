@@ -91,7 +91,7 @@ def _entries(part):
     "What `part` is made of, by name; None: of nothing that has a name"
     if isinstance(part, dict): return part
     if isinstance(part, Named): return part.config()
-    if isinstance(part, Corruption): return dict(op=part.op, sigma=part.sigma)
+    if isinstance(part, Corruption): return dict(op=part.op, sigma=part.level)
     if is_dataclass(part): return vars(part)
 
 # %% ../../nbs/22d_settings.ipynb #22dd0011

@@ -82,8 +82,8 @@ def require_restorable(prior:Generator | Teacher, ys:Measurements, n:int, seed:i
     require(tuple(prior.shape) == tuple(ys.shape),
             f"ys are of images of shape {tuple(ys.shape)}, "
             f"but the prior makes images of shape {tuple(prior.shape)}")
-    require(not ys.op.own_noise,
-            f"ys come from {ys.op}, whose noise is not Gaussian: "
+    require(not ys.corruption.own_noise,
+            f"ys come from {ys.corruption if ys.corruption.photons else ys.op}, whose noise is not Gaussian: "
             "only Gaussian noise can be weighed here")
     require(isinstance(n, int) and not isinstance(n, bool) and n > 0,
             f"n={n!r} must be a positive whole number of samples")

@@ -46,12 +46,15 @@ def data_scale(
 ):
     "Root mean square of what lies behind the noise of `ys`"
     seen = ys.op.observed(ys.state)
-    total, count = 0., 0.
+    total, count, bright = 0., 0., 0.
     for rows in torch.arange(len(ys), device=ys.y.device).split(4096):
         y = ys.y[rows].double()
-        total = total + (y**2).sum(0)
+        total, bright = total + (y**2).sum(0), bright + y.sum(0)
         count = count + (len(y) if seen is None else (seen[rows] != 0).expand_as(y).sum(0))
-    power = (total/torch.as_tensor(count).clamp(min=1)).mean().item() - ys.corruption.rms_sigma**2
+    count = torch.as_tensor(count).clamp(min=1)
+    power = (total/count).mean().item()
+    photons = ys.corruption.photons
+    power -= photons.variance((bright/count).mean()).item() if photons else ys.corruption.rms_sigma**2
     power *= ys.y[0].numel()/math.prod(shape or ys.y.shape[1:])
     require(power > 0,
             f"the observations hold no more than noise: their mean square minus sigma**2 is {power:.3g}; "

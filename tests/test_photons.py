@@ -1,0 +1,88 @@
+"Photon noise belongs to a corruption like any other: it is kept, changed by name, judged, and refused where it does not fit."
+import json
+
+import pytest
+import torch
+
+from dcd_nb.all import BadInput, Compose, Corruption, digits, distill, GaussianBlur, Generator, Identity, lmmse, Measurements, MLP
+from dcd_nb.all import objective_for, photon_noise, Photons, RandomMask, recipe, Recipe, restore, rng, Standard, Teacher, train, two_sample
+from dcd_nb.data import Anscombe, check_physics, measure_to
+from dcd_nb.distill import load_pretrained
+from dcd_nb.operators import FourierMask, Poisson
+from dcd_nb.training import Checkpoints, data_scale
+
+x = digits()
+light = Photons(.1, read=.05, offset=-1.1)
+
+
+@pytest.mark.parametrize('op', [Identity(), RandomMask(.5), Compose(GaussianBlur(3, .8), RandomMask(.3))], ids=repr)
+def test_measurements_are_kept(op, tmp_path):
+    A = Corruption(op, light)
+    ys = A.measure(x[:40], seed=2)
+    ys.save(tmp_path/'ys')
+    back = Measurements.load(tmp_path/'ys')
+    assert back.hash == ys.hash and repr(back.corruption) == repr(A) and back.corruption.photons.offset == -1.1
+    assert measure_to(A, x[:40], tmp_path/'there', seed=2).hash == ys.hash
+    assert (ys.select(range(20)) + ys.select(range(20, 40))).hash == ys.hash
+    assert Corruption(op, Photons(.1, .05)).measure(x[:40], seed=2).hash != ys.hash
+
+
+def test_arrays_of_ones_own():
+    y = Corruption(Identity(), light).measure(x[:40]).y
+    assert repr(Measurements.from_arrays(y.numpy(), 'Identity()', light).corruption.photons) == repr(light)
+
+
+def test_a_recipe_keeps_and_changes_the_gain():
+    r = recipe('digits-noise', corruption=Corruption(Identity(), light), objective=Standard())
+    assert Recipe.from_dict(json.loads(json.dumps(r.to_dict()))) == r
+    assert r.override({'corruption.sigma.gain': .3}).corruption.photons.gain == .3
+    assert r.override({'corruption.op': RandomMask(.5)}).corruption.photons.gain == .1
+
+
+def test_runs_are_kept_and_go_on(tmp_path):
+    ys = Corruption(Identity(), light).measure(x[:64])
+    kw = dict(batch=32, checkpoints=Checkpoints(monitor=False), quiet=True)
+    t = train(ys, MLP((1, 8, 8), width=16, blocks=1), images=128, out=tmp_path/'t', flip=True, **kw)
+    assert isinstance(t.objective, Standard)
+    back = Teacher.load(tmp_path/'t')
+    back.check(ys)
+    with pytest.raises(BadInput, match='learned from Corruption'): back.check(Corruption(Identity(), Photons(.2)).measure(x[:64]))
+    G = distill(t, ys, images=128, out=tmp_path/'g', **kw)
+    assert torch.equal(Generator.load(tmp_path/'g').sample(4), G.sample(4))
+    assert 'Photons' in (tmp_path/'g'/'recipe.json').read_text()
+
+
+def test_the_scale_of_what_lies_behind_counts():
+    ys = Corruption(Identity(), Photons(.3, read=.2)).measure(x)
+    assert abs(data_scale(ys)/x.square().mean().sqrt().item() - 1) < .02
+
+
+def test_the_two_sample_test_counts_photons_again():
+    ys, others = Corruption(Identity(), light).measure(x[0:1600:2]), x[1:1600:2]
+    assert two_sample(others, ys, 199).p > .01
+    assert two_sample(others, Measurements(ys.y, Corruption(Identity(), light.times(1.3))), 199).p < .02
+
+
+@pytest.mark.parametrize('route', [lambda ys: lmmse(ys), lambda ys: restore(load_pretrained('digits-noise'), ys), lambda ys: ys + Corruption(Identity(), .1).measure(x[:40]),
+                                   lambda ys: objective_for(Corruption(RandomMask(.5), light)), lambda ys: Corruption(Poisson(9), light), lambda ys: Corruption(FourierMask(2), light)])
+def test_what_does_not_fit_is_refused_in_a_sentence(route):
+    with pytest.raises(BadInput, match='Photons'): route(Corruption(Identity(), light).measure(x[:40]))
+
+
+def test_a_look_at_the_physics_does_not_take_photons_for_gaussian_noise():
+    assert check_physics(Corruption(Identity(), Photons(.1)).measure(x)) == []
+
+
+def test_the_way_back_survives_a_mask_and_an_offset():
+    ys = Corruption(RandomMask(.5), light).measure(x[:40])
+    back = Anscombe(ys.corruption.photons)
+    zs = back.measurements(ys)
+    assert torch.equal(zs.y == 0, ys.y == 0) and zs.sigma == back.sigma and objective_for(zs.corruption).sigma == back.sigma
+    assert torch.allclose(back.images(back.mean(x)), x, atol=1e-5)
+
+
+def test_gain_and_read_noise_from_five_hundred_patches():
+    levels = torch.rand(500, 1, 1, 1, generator=rng(0))*2 - 1
+    for gain, read in ((.4, .5), (.1, .15), (.02, .04)):
+        found = photon_noise(Corruption(Identity(), Photons(gain, read)).batch(levels.expand(-1, 1, 16, 16), rng(1)).y)
+        assert abs(found.gain/gain - 1) < .05 and abs(found.read/read - 1) < .05
