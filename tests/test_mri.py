@@ -8,13 +8,15 @@ from dcd_nb.cli import fastmri
 from dcd_nb.draws import Draws, rng
 from dcd_nb.errors import BadInput
 from dcd_nb.data import Measurements, load_images
+from dcd_nb.diffusion import LogNormal
 from dcd_nb.distill import Generator, distill
 from dcd_nb.mri import MultiCoilMRI, acs_scale, chessboard, compress_coils, espirit, from_coils, hide_lines, phantoms, prepare_scans, scan_images, sense, to_coils, to_fftmod, write_fastmri
 from dcd_nb.metrics import evaluate
-from dcd_nb.networks import UNet
+from dcd_nb.networks import MLP, Precond, UNet
 from dcd_nb.objectives import AmbientFourier
-from dcd_nb.operators import Corruption, from_complex, new_states, to_complex
+from dcd_nb.operators import Corruption, FourierMask, from_complex, join_states, map_state, new_states, to_complex
 from dcd_nb.recipes import recipe
+from dcd_nb.restore import Anneal, restore
 from dcd_nb.training import Checkpoints, Teacher, train
 
 
@@ -184,6 +186,36 @@ def test_the_second_phase_draws_new_masks_and_coils_each_time():
     assert (given['mask'].sum(3) == 16//3).all() and (measured['mask'].sum(3) == 8).all()
 
 
+def test_without_noise_the_loss_is_to_the_bit_that_of_lines():
+    for op in (FourierMask(2, acs=2), MultiCoilMRI(2, acs=2, coils=2)):
+        objective, batch, net = AmbientFourier(op), Corruption(op).batch(phantoms(16, 16), rng(0)), Precond(MLP((2, 16, 16), in_channels=3, width=32))
+        draws = Draws(0, 1)
+        fewer = join_states(draws.each(lambda g, rows: op.further(map_state(lambda t: t[rows], batch.state), g), 16))
+        s = LogNormal().draw(16, draws).float().view(-1, 1, 1, 1)
+        z = op.adjoint(batch.y, fewer)
+        f = objective.denoise(net, None, s.flatten(), fewer, z=z + s*op.gram(draws.normal(z), fewer))
+        old = (net.weight(s.flatten(), op.observed(fewer))*(op(f, batch.state) - batch.y)**2).flatten(1).sum(1)/z[0].numel()
+        assert torch.equal(objective.loss(net, batch, Draws(0, 1)), old)
+        plain = objective.draw_condition(4, (2, 16, 16), rng(1))
+        assert torch.is_tensor(plain) or {*plain} == {'mask', 'maps'}
+
+
+@pytest.mark.parametrize('op', [FourierMask(2, acs=2), MultiCoilMRI(2, acs=2, coils=2)])
+def test_noisy_scans_train_distil_and_are_restored(op, tmp_path):
+    ys = Corruption(op, .1).measure(phantoms(20, 16))
+    teacher = train(ys, MLP((2, 16, 16), width=32), images=64, batch=16, quiet=True, out=tmp_path/'teacher')
+    assert isinstance(teacher.objective, AmbientFourier) and teacher.objective.lowest_level == .1
+    assert torch.equal(teacher.sample(2), teacher.sample(2, until=.1)) and not torch.equal(teacher.sample(2), teacher.sample(2, until=0.))
+    G = distill(Teacher.load(tmp_path/'teacher'), ys, images=64, batch=16, quiet=True, checkpoints=Checkpoints(monitor=False), out=tmp_path/'student')
+    assert torch.equal(G.sample(3), Generator.load(tmp_path/'student').sample(3))
+    assert restore(G, ys.select(range(2)), n=4).samples.shape == (2, 4, 2, 16, 16)
+    if isinstance(op, FourierMask): assert restore(teacher, ys.select(range(2)), Anneal(3), n=2).samples.isfinite().all()
+    else:
+        with pytest.raises(BadInput, match='no state that hides nothing.*distil it'): restore(teacher, ys.select(range(2)), n=2)
+    differ = Corruption(op, torch.linspace(.1, .2, 20)).measure(phantoms(20, 16))
+    with pytest.raises(BadInput, match='scans of one noise level, so add noise up to the highest'): train(differ, MLP((2, 16, 16), width=32), images=16, batch=16, quiet=True)
+
+
 def test_recipes_for_scans_ask_for_the_objective_and_are_told_in_a_sentence():
     r = recipe('fastmri-R4')
     assert r.teacher_shape() == (2, 384, 320) and isinstance(r.objective_for(), AmbientFourier)
@@ -191,6 +223,7 @@ def test_recipes_for_scans_ask_for_the_objective_and_are_told_in_a_sentence():
     assert load_images('phantoms', 16).shape == (4000, 2, 16, 16)
     ys = recipe('phantoms-16-R4', data__n=5).measurements()
     assert (len(ys), ys.shape) == (5, (2, 16, 16))
+    for name in ('phantoms-16-R4-noise', 'heads-32-R4-noise'): assert recipe(name).objective_for().sigma == recipe(name).corruption.sigma == .1
 
 
 def said(capsys): return json.loads(capsys.readouterr().out.splitlines()[-1])

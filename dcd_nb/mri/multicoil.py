@@ -124,6 +124,16 @@ def _pool(self:MultiCoilMRI, n, shape, generator):
             f"but {self.coils} of {tuple(shape[1:])} are needed")
     return pool[torch.randint(len(pool), (n,), generator=generator, device=device)]
 
+# %% ../../nbs/03_multicoil.ipynb #fa2d0992
+@patch
+def unexplained_noise(self:MultiCoilMRI, state:dict, generator:torch.Generator) -> Tensor:
+    "Noise of y of level 1 that no noise of x explains, brought back to the image: covariance K - K^2"
+    S = self._maps(state)
+    eps = torch.randn(2, *S.shape, generator=generator, device=S.device, dtype=S.real.dtype)
+    eps = torch.complex(*eps)                 # of the coils' images: F changes no white noise
+    eps = eps - S*(S.conj()*eps).sum(1, keepdim=True)
+    return from_complex((S.conj()*through_lines(eps, state['mask'])).sum(1))
+
 # %% ../../nbs/03_multicoil.ipynb #cba994cb
 def rss(y:Tensor) -> Tensor:
     "Root of the sum of squares of the images of all coils, (B, 1, H, W)"

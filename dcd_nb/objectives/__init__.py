@@ -37,9 +37,10 @@ def objective_for(
             f"{corruption} has no objective: make its noise Gaussian first, by Anscombe(photons).measurements(ys){anyway}")
     if isinstance(op, RandomMask): kind, args = AmbientInpainting, dict(missing=op.missing, sigma=sigma)
     elif op.hides == 'lines' and op.can_hide_more:
-        require(not corruption.rms_sigma,
-                f"sigma={levels_in_words(corruption.sigma)} with {op} has no objective: AmbientFourier is for scans without noise{anyway}")
-        kind, args = AmbientFourier, dict(op=op)
+        require(not corruption.noise_differs,
+                f"sigma={levels_in_words(corruption.sigma)} with {op} has no objective: AmbientFourier is for scans of one "
+                f"noise level, so add noise up to the highest{anyway}")
+        kind, args = AmbientFourier, dict(op=op, sigma=sigma)
     else:
         require(not op.random,
                 f"{op} has no objective of its own: random parts can be filled if RandomMask or FourierMask is all there is{anyway}")

@@ -12,8 +12,8 @@ from fastcore.basics import patch
 
 from ..errors import require, number
 from ..operators import join_states, map_state, Operator
-from ..diffusion import LogNormal
-from .objective import fresh, Objective
+from ..diffusion import LogNormal, TruncatedLogNormal
+from .objective import fresh, Objective, require_above
 
 # %% ../../nbs/14_kspace.ipynb #fef050c1
 class AmbientFourier(Objective):
@@ -21,25 +21,38 @@ class AmbientFourier(Objective):
 
         L = E w(s) |A f(z + s*B^T B n, s, B) - y|^2,     z = B^T y
 
-    with A the operator of the observation, and B one that skips more of its lines
+    with A the operator of the observation, and B one that skips more of its lines. If the scans carry
+    noise of level `sigma`, the network is given B^T y + t*B^T B n with t^2 = s^2 - sigma^2, and where
+    it sees lines the error is that of Tweedie in the image, with c = 1 - sigma^2/s^2:
+
+        L = E w(s) |c*(B^T B f - B^T y) + (1 - c)*t*n|^2 + w |(A - B) f - y|^2
     """
     extra_channels, predicts_images = 1, True
+    lowest_level = property(lambda self: self.sigma, doc="Below the noise of the scans nothing was learned")
     def __init__(self,
         op,                  # of the observations: FourierMask, or another that can hide further lines
         R:float | None=None, # acceleration after hiding further; None: that of the operator, plus 1
-        levels=None,         # of the noise; None: log-normal
+        sigma:float=0.,      # noise of the scans, per real channel
+        levels=None,         # of the noise; None: log-normal; above `sigma` if there is one
     ):
         require(isinstance(op, Operator) and op.linear and op.hides == 'lines' and op.can_hide_more,
              f"op={op!r} must be an operator that can hide more of k-space (hides = 'lines', and further), e.g. FourierMask(4)")
-        self.op, self.R, self.levels = op, R, LogNormal() if levels is None else levels
+        self.op, self.R = op, R
+        self.sigma = number('sigma', sigma, lambda v: v >= 0, 'a finite number, at least 0')
+        usual = TruncatedLogNormal(self.sigma) if self.sigma else LogNormal()
+        self.levels = usual if levels is None else levels
         if R is not None: require(number('R', R) > op.R, f"R={R!r} must be above {op.R}, or nothing more is hidden")
+
+    def check_levels(self, levels): require_above(levels, self.sigma, 'carry no gradient where lines are seen')
 
     def further(self, state, generator):
         "The same scans with fewer lines"
         return self.op.further(state, generator, **{} if self.R is None else {'R': self.R})
 
     def draw_condition(self, n:int, shape:tuple, generator):
-        return self.further(self.op.draw(n, shape, generator), generator)
+        state = self.further(self.op.draw(n, shape, generator), generator)
+        noise = self.op.unexplained_noise(state, generator) if self.sigma else None
+        return state if noise is None else state | dict(noise=self.sigma*noise)
     def whole_condition(self, condition): return self.op.unhidden(condition)
 
     def through_lines(self, x, state):
@@ -53,7 +66,10 @@ class AmbientFourier(Objective):
         lines = self.op.observed(state).to(z)
         return dict(x=z, mask=partial(self.through_lines, state=state), extra=lines.expand(len(z), 1, *z.shape[2:]))
 
-    def network_inputs(self, x, s, state=None, z=None): return self.given(self.through_lines(x, state) if z is None else z, state)
+    def network_inputs(self, x, s, state=None, z=None):
+        if z is not None: return self.given(z, state)
+        z, noise = self.through_lines(x, state), state.get('noise') if isinstance(state, dict) else None
+        return self.given(z if noise is None else z + noise.to(z), state)
 
     def denoise(self, net, x, s, state=None, z=None):
         "The denoised image of `x`; in training nobody has `x`, only `z`, what its lines say of it"
@@ -66,6 +82,12 @@ def loss(self:AmbientFourier, net, batch, draws=None):
     fewer = join_states(draws.each(lambda g, rows: self.further(map_state(lambda t: t[rows], A), g), len(y)))
     z = self.op.adjoint(y, fewer)
     s = self.draw_levels(y, draws)
-    f = self.denoise(net, None, s.flatten(), fewer, z=z + s*self.through_lines(draws.normal(z), fewer))
-    error = self.op(f, A) - y
-    return (net.weight(s.flatten(), self.op.observed(fewer).to(y))*error**2).flatten(1).sum(1)/z[0].numel()
+    c = 1 - (self.sigma/s).clamp(max=1)**2                                  # exactly 1 without noise
+    t, n = s*c.sqrt(), draws.normal(z)
+    f = self.denoise(net, None, s.flatten(), fewer, z=z + t*self.through_lines(n, fewer))
+    error, seen = self.op(f, A) - y, self.op.observed(fewer).to(y)
+    of_lines = net.weight(s.flatten(), seen)
+    if not self.sigma: return (of_lines*error**2).flatten(1).sum(1)/z[0].numel()
+    hidden = (of_lines*((1 - seen)*error)**2).flatten(1).sum(1)
+    mix = c*(self.through_lines(f, fewer) - z) + (1 - c)*t*n
+    return (hidden + (net.weight(s.flatten())*mix**2).flatten(1).sum(1))/z[0].numel()

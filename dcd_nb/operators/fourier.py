@@ -67,6 +67,7 @@ class FourierMask(Operator):
     def inverse(self, y, state, rcond:float | None=None): return self.transpose(y, state)
     def observed(self, state): return state
     def unhidden(self, state): return torch.ones_like(state)
+    def unexplained_noise(self, state, generator): return None
     def spectrum(self, shape:tuple, state=None): return mask_spectrum(state, shape)
 
 # %% ../../nbs/01d_fourier.ipynb #d5041130

@@ -233,17 +233,24 @@ _add_toy('roll')
 _add_toy('moons')
 _add_toy('blobs')
 
-def _add_heads(size, speeds, network, acs=None, teacher={}, student={}):
+def _of_noise(sigma):
+    "What name and title of a recipe of scans say of their noise"
+    return ('-noise', f', noise of sigma {sigma:g}') if sigma else ('', '')
+
+def _add_heads(size, speeds, network, acs=None, teacher={}, student={}, sigma=0.):
     "Scans of random heads, `speeds` times as fast as complete ones; settings of both phases that differ"
-    loss = SiD(.5, levels=LogUniform(.1, 5.))
+    loss, (suffix, noise) = SiD(.5, levels=LogUniform(.1, 5.)), _of_noise(sigma)
     for R in speeds:
-        add_recipe(Recipe(f'phantoms-{size}-R{R}', f'random heads at {size}x{size}, 4 coils, one line in {R}',
-                          ImageSource('phantoms', size), Corruption(MultiCoilMRI(R, acs=acs)), network,
+        title = f'random heads at {size}x{size}, 4 coils, one line in {R}{noise}'
+        add_recipe(Recipe(f'phantoms-{size}-R{R}{suffix}', title, ImageSource('phantoms', size),
+                          Corruption(MultiCoilMRI(R, acs=acs), sigma), network,
                           train=_small_train | teacher, distill=_small_distill | dict(loss=loss) | student))
 
-_add_heads(16, (2, 4), MLP((2, 16, 16), width=384), acs=2,
-           teacher=dict(images=500_000, batch=64, decay=.5),
-           student=dict(images=80_000, lr=3e-4, fake=dict(lr=1e-3), init_sigma=.5))
+_tiny_heads = dict(network=MLP((2, 16, 16), width=384), acs=2,
+                   teacher=dict(images=500_000, batch=64, decay=.5),
+                   student=dict(images=80_000, lr=3e-4, fake=dict(lr=1e-3), init_sigma=.5))
+_add_heads(16, (2, 4), **_tiny_heads)
+_add_heads(16, (4,), **_tiny_heads, sigma=.1)
 _add_heads(64, (2, 4, 6, 8),
            dict(network='UNet', resolution=64, in_channels=2, channels=64, mult=(1, 2, 2, 2), blocks=2),
            teacher=dict(images=4_000_000, batch=64, lr=2e-4),
@@ -252,13 +259,15 @@ _add_heads(64, (2, 4, 6, 8),
 add_recipe(Recipe('own', 'your own measurements; the network follows their size', train=dict(images=20_000_000, batch=256)))
 
 # %% ../../nbs/23a_library.ipynb #9ac55521
-def _add_slices(size, R, **student):
+def _add_slices(size, R, sigma=0., **student):
     "Scans of real slices, `R` times as fast as complete ones"
-    title = f'slices of heads at {size}x{size}, 4 coils, one line in {R}; pass their magnitudes'
-    add_recipe(Recipe(f'heads-{size}-R{R}', title, ImageSource(None, size, 2, phase=True),
-                      Corruption(MultiCoilMRI(R)), _squares | dict(resolution=size, in_channels=2),
+    suffix, noise = _of_noise(sigma)
+    title = f'slices of heads at {size}x{size}, 4 coils, one line in {R}{noise}; pass their magnitudes'
+    add_recipe(Recipe(f'heads-{size}-R{R}{suffix}', title, ImageSource(None, size, 2, phase=True),
+                      Corruption(MultiCoilMRI(R), sigma), _squares | dict(resolution=size, in_channels=2),
                       train=_hour | dict(images=300_000, batch=64, lr=5e-4),
                       distill=_hour_distill | dict(images=64_000) | student))
 
 _add_slices(32, 4)
 _add_slices(64, 4)
+_add_slices(32, 4, sigma=.1)
