@@ -7,16 +7,16 @@ __all__ = ['AmbientFourier', 'AmbientInpainting', 'AmbientTweedie', 'Anneal', 'B
            'check_physics', 'check_record', 'Checkpoints', 'ClampedLogNormal', 'compare', 'Compose', 'Consistency',
            'Corruption', 'CSVLog', 'digits', 'distill', 'DMD', 'Downsample', 'Draws', 'EMA', 'evaluate', 'fid',
            'fitting', 'FourierMask', 'frechet_distance', 'frechet_from_moments', 'from_deepinv', 'from_pickle',
-           'gaussian', 'GaussianBlur', 'Generator', 'Hardware', 'identifiability', 'Identity', 'ImageSource',
-           'inception_score', 'judge_without_clean', 'KarrasLevels', 'kid', 'Learner', 'Levels', 'Live', 'lmmse',
-           'load_images', 'load_pretrained', 'LogNormal', 'LogUniform', 'Loss', 'lpips', 'Measurements', 'missing_rate',
-           'MLP', 'moments', 'MultiCoilMRI', 'Network', 'nmse', 'noise_patches', 'Objective', 'objective_for',
-           'Operator', 'Optimise', 'Percentiles', 'phantoms', 'photon_noise', 'Photons', 'precision_recall', 'Precond',
-           'Proximal', 'proximal_fid', 'psnr', 'Quantise', 'quickstart', 'RandomMask', 'read_frames', 'recipe',
-           'Recipe', 'recipes', 'Record', 'restore', 'Restored', 'rng', 'run_recipe', 'sample', 'Sample', 'Saturation',
-           'save_images', 'SDS', 'show_images', 'show_points', 'SiD', 'sliced_wasserstein', 'ssim', 'Standard',
-           'Student', 'Teacher', 'TensorBoardLog', 'to_deepinv', 'toy', 'toy_distance', 'train', 'Transformer',
-           'TruncatedLogNormal', 'two_sample', 'UNet', 'Wrapped', 'write_frames']
+           'gaussian', 'GaussianBlur', 'Generator', 'GivenMasks', 'Hardware', 'identifiability', 'Identity',
+           'ImageSource', 'inception_score', 'judge_without_clean', 'KarrasLevels', 'kid', 'Learner', 'Levels', 'Live',
+           'lmmse', 'load_images', 'load_pretrained', 'LogNormal', 'LogUniform', 'Loss', 'lpips', 'Measurements',
+           'missing_rate', 'MLP', 'moments', 'MultiCoilMRI', 'Network', 'nmse', 'noise_patches', 'Objective',
+           'objective_for', 'Operator', 'Optimise', 'Percentiles', 'phantoms', 'photon_noise', 'Photons',
+           'precision_recall', 'Precond', 'Proximal', 'proximal_fid', 'psnr', 'Quantise', 'quickstart', 'RandomMask',
+           'read_frames', 'recipe', 'Recipe', 'recipes', 'Record', 'restore', 'Restored', 'rng', 'run_recipe', 'sample',
+           'Sample', 'Saturation', 'save_images', 'SDS', 'show_images', 'show_points', 'SiD', 'sliced_wasserstein',
+           'ssim', 'Standard', 'Student', 'Teacher', 'TensorBoardLog', 'to_deepinv', 'toy', 'toy_distance', 'train',
+           'Transformer', 'TruncatedLogNormal', 'two_sample', 'UNet', 'Wrapped', 'write_frames']
 
 # %% ../nbs/91_all.ipynb #2b1229b7
 import inspect, re, sys
@@ -25,8 +25,8 @@ from .errors import BadInput
 from .draws import Draws, rng
 from .show.images import save_images, show_images
 from .operators import (Batch, Compose, Corruption, Downsample, FourierMask, from_deepinv,
-                              GaussianBlur, Identity, Operator, Photons, Quantise, RandomMask,
-                              Saturation, to_deepinv)
+                              GaussianBlur, GivenMasks, Identity, Operator, Photons, Quantise,
+                              RandomMask, Saturation, to_deepinv)
 from .data import (check_physics, digits, load_images, Measurements, Percentiles, phantoms,
                          photon_noise, read_frames, show_points, toy, toy_distance, write_frames)
 from .mri import MultiCoilMRI
@@ -57,7 +57,7 @@ _all_ = ['AmbientFourier', 'AmbientInpainting', 'AmbientTweedie', 'Anneal', 'Bad
          'ClampedLogNormal', 'compare', 'Compose', 'Consistency', 'Corruption', 'CSVLog',
          'digits', 'distill', 'DMD', 'Downsample', 'Draws', 'EMA', 'evaluate', 'fid',
          'fitting', 'FourierMask', 'frechet_distance', 'frechet_from_moments',
-         'from_deepinv', 'from_pickle', 'gaussian', 'GaussianBlur', 'Generator',
+         'from_deepinv', 'from_pickle', 'gaussian', 'GaussianBlur', 'Generator', 'GivenMasks',
          'Hardware', 'identifiability', 'Identity', 'ImageSource', 'inception_score',
          'judge_without_clean', 'KarrasLevels', 'kid', 'Learner', 'Levels', 'Live',
          'lmmse', 'load_images', 'load_pretrained', 'LogNormal', 'LogUniform', 'Loss',

@@ -226,6 +226,7 @@ def _record(r, ys, teacher, G, others, clean, out, n, seconds, warm):
         device=made_with()['machine'], parameters=num_params(G.net),
         reference=judge.hash, n_reference=judge.n, warm=warm, made_with=made_with())
     if on_the_way: results['on_the_way'] = on_the_way
+    if ys.n_clean: results['n_clean'] = ys.n_clean            # of the measurements, clean images
     shown = {'clean': clean[:16]} | found.shown
     return _write(out/'record', r, results | ran | found.tables(), judge, models, shown)
 

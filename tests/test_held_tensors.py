@@ -12,7 +12,8 @@ from dcd_nb.data import Measurements, measure_to, digits
 from dcd_nb.distill import Generator, distill
 from dcd_nb.files import load_meta
 from dcd_nb.networks import MLP
-from dcd_nb.operators import Compose, Corruption, FourierMask, GaussianBlur, Identity, Operator, RandomMask, from_deepinv
+from dcd_nb.objectives import AmbientMasks, Standard
+from dcd_nb.operators import Compose, Corruption, FourierMask, GaussianBlur, GivenMasks, Identity, Operator, RandomMask, VaryingBlur, from_deepinv
 from dcd_nb.recipes import ImageSource, Recipe
 from dcd_nb.restore import restore
 from dcd_nb.training import Checkpoints, Teacher, train
@@ -43,15 +44,15 @@ def _physics():
                 Tomography=lambda k=8: physics.Tomography(angles=k, img_width=8, normalize=True))
 
 
-def whole_way(A, folder):
+def whole_way(A, folder, objective=None):
     "Measure, train, resume, distil, save, load, restore; returns the measurements, the teacher and the generator as they come from files"
     ys = A.measure(x)
     ys.save(folder/'ys')
     torch.manual_seed(0)
     shape = ys.y.shape[1:]
     net = lambda: MLP(tuple(shape), width=16, blocks=1)
-    teacher = train(ys, net(), out=folder/'T', **small)
-    assert train(ys, net(), out=folder/'T', resume=True, **small).cost['weights_sha256'] == teacher.cost['weights_sha256']
+    teacher = train(ys, net(), objective, out=folder/'T', **small)
+    assert train(ys, net(), objective, out=folder/'T', resume=True, **small).cost['weights_sha256'] == teacher.cost['weights_sha256']
     teacher.save(folder/'teacher')
     G = distill(teacher, ys, out=folder/'G', **small)
     distill(Teacher.load(folder/'T'), ys, out=folder/'G', resume=True, **small)
@@ -72,6 +73,22 @@ def test_a_kernel_goes_all_the_way_and_comes_back_from_every_file(op, tmp_path):
     for d, held in ((teacher.data['corruption'], teacher.held), (G.about['corruption'], G.held)):
         assert torch.equal(Corruption.from_dict(d, held).op(x), op(x))
     assert json.dumps(load_meta(tmp_path/'ys')['meta']).count('sha256') == 1
+
+
+@pytest.mark.parametrize('op, objective', [(GivenMasks(RandomMask(.5).draw(9, (1, 8, 8), rng(0))), None), (VaryingBlur(torch.tensor([.5, 1., 2.]), 5), Standard())], ids=['masks', 'widths'])
+def test_masks_and_widths_of_a_given_set_go_all_the_way(op, objective, tmp_path):
+    A = Corruption(op, .1)
+    ys, teacher, G = whole_way(A, tmp_path, objective)
+    back = Measurements.load(tmp_path/'ys')
+    assert back.hash == ys.hash and torch.equal(back.state, ys.state) and len(back.state.unique(dim=0)) > 2
+    fresh = op.draw(20, (1, 8, 8), rng(1))
+    for d, held in ((teacher.data['corruption'], teacher.held), (G.about['corruption'], G.held)):
+        assert torch.equal(Corruption.from_dict(d, held).op.draw(20, (1, 8, 8), rng(1)), fresh)
+    if objective: return
+    assert isinstance(teacher.objective, AmbientMasks) and torch.equal(teacher.objective.op.masks, op.masks)
+    seen = teacher.conditions(range(40), 0)
+    masks = op.masks.float().flatten(1)
+    assert all(any(torch.equal(s, a*b) for a in masks for b in masks if not torch.equal(a, b)) for s in seen.flatten(1))
 
 
 def test_a_recipe_holds_a_kernel_and_finds_it_again_beside_its_run(tmp_path):

@@ -19,7 +19,9 @@ from ..errors import BadInput, require
 from ..draws import rng
 from ..files import content_hash, load_tensors, save_tensors
 from ..machine import pick_device
-from ..operators import Batch, Corruption, map_state, Operator, require_binary, require_rows
+from ..operators import Batch, Corruption, Identity, map_state, Operator, require_binary
+from ..operators import require_rows
+from ..operators.corruption import highest_of_each
 from ..operators import join_states
 from ..operators.states import flat_state, state_from_flat
 
@@ -185,6 +187,13 @@ def rows(self:Measurements) -> dict[str, Tensor]:
     differs = self.corruption.noise_differs and not torch.equal(self.sigma.cpu(), self.corruption.sigma)
     if differs: found['sigma'] = self.sigma
     return found
+
+@patch(as_prop=True)
+def n_clean(self:Measurements) -> int:
+    "How many of the observations are clean images: nothing is lost of them, and they have no noise"
+    if not Identity().is_described(self.op.to_dict()): return 0
+    if not torch.is_tensor(self.sigma): return len(self)*(self.sigma == 0)
+    return int((highest_of_each(self.sigma) == 0).sum())
 
 @patch(as_prop=True)
 def hash(self:Measurements) -> str:

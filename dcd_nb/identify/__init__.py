@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['cosine_gain', 'coverage', 'sees_all', 'cosines', 'determined', 'fitting', 'frequency_snr', 'identifiability',
            'missing_rate', 'noise_detail', 'noise_patches', 'noise_range', 'normal_matrices', 'patch_covariance',
-           'Report']
+           'Report', 'seen_together']
 
 # %% ../../nbs/26c_identify.ipynb #95703abd
 from ..data.estimates import missing_rate, noise_detail, noise_patches, noise_range
 from ..data.estimates import patch_covariance
 from .directions import determined, normal_matrices
-from .report import cosine_gain, cosines, coverage, frequency_snr, identifiability, Report, sees_all
+from .report import cosine_gain, cosines, coverage, frequency_snr, identifiability
+from .report import Report, seen_together, sees_all
 from .unknown import fitting
 
 _all_ = ['cosine_gain', 'coverage', 'sees_all', 'cosines', 'determined', 'fitting', 'frequency_snr',
          'identifiability', 'missing_rate', 'noise_detail', 'noise_patches', 'noise_range',
-         'normal_matrices', 'patch_covariance', 'Report']
+         'normal_matrices', 'patch_covariance', 'Report', 'seen_together']

@@ -4,23 +4,25 @@
 
 # %% auto #0
 __all__ = ['Batch', 'Compose', 'Corruption', 'Downsample', 'fft2c', 'fftc', 'FourierMask', 'from_complex', 'from_deepinv',
-           'FromDeepinv', 'GaussianBlur', 'Identity', 'ifft2c', 'ifftc', 'join_states', 'map_state', 'new_states',
-           'Operator', 'Photons', 'Poisson', 'Quantise', 'RandomMask', 'require_binary', 'require_mask', 'require_rows',
-           'Saturation', 'Separable', 'through_lines', 'to_complex', 'to_deepinv']
+           'FromDeepinv', 'GaussianBlur', 'GivenMasks', 'Identity', 'ifft2c', 'ifftc', 'join_states', 'map_state',
+           'new_states', 'Operator', 'Photons', 'PixelMask', 'Poisson', 'Quantise', 'RandomMask', 'require_binary',
+           'require_mask', 'require_rows', 'Saturation', 'Separable', 'through_lines', 'to_complex', 'to_deepinv',
+           'VaryingBlur']
 
 # %% ../../nbs/01g_operators.ipynb #16bcd057
 from .states import join_states, map_state, new_states, require_binary, require_rows
-from .operator import Identity, Operator, RandomMask, require_mask
+from .operator import Identity, Operator, PixelMask, RandomMask, require_mask
 from .compose import Compose
 from .corruption import Batch, Corruption, Photons
-from .separable import Downsample, GaussianBlur, Separable
+from .separable import Downsample, GaussianBlur, Separable, VaryingBlur
 from .fourier import fft2c, fftc, FourierMask, from_complex, ifft2c, ifftc
 from .fourier import through_lines, to_complex
+from .masks import GivenMasks
 from .nonlinear import Poisson, Quantise, Saturation
 from .deepinv import from_deepinv, FromDeepinv, to_deepinv
 
 _all_ = ['Batch', 'Compose', 'Corruption', 'Downsample', 'fft2c', 'fftc', 'FourierMask',
-         'from_complex', 'from_deepinv', 'FromDeepinv', 'GaussianBlur', 'Identity', 'ifft2c',
-         'ifftc', 'join_states', 'map_state', 'new_states', 'Operator', 'Photons', 'Poisson', 'Quantise',
-         'RandomMask', 'require_binary', 'require_mask', 'require_rows', 'Saturation', 'Separable',
-         'through_lines', 'to_complex', 'to_deepinv']
+         'from_complex', 'from_deepinv', 'FromDeepinv', 'GaussianBlur', 'GivenMasks', 'Identity',
+         'ifft2c', 'ifftc', 'join_states', 'map_state', 'new_states', 'Operator', 'Photons', 'PixelMask',
+         'Poisson', 'Quantise', 'RandomMask', 'require_binary', 'require_mask', 'require_rows', 'Saturation', 'Separable',
+         'through_lines', 'to_complex', 'to_deepinv', 'VaryingBlur']

@@ -149,6 +149,7 @@ def train(
     speed_up([net], device, hardware)
     learner = Learner(net, **learn)
     data = dict(corruption=ys.corruption.to_dict(), image=list(ys.shape), n=len(ys), hash=ys.hash)
+    if ys.corruption.noise_differs: data['n_clean'] = ys.n_clean
     plan = dict(kind='train', data=data, objective=objective.to_dict(), net=net.to_dict(), flip=flip,
                 learn=learner.settings, hardware=hardware.to_dict(),
                 first=content_hash(net.state_dict())) | settings
