@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-page = Path(__file__).parents[1]/'nbs/000_one_page.ipynb'
+page = Path(__file__).parents[1]/'nbs/22d_one_page.ipynb'
 
 
 def program():
