@@ -283,7 +283,8 @@ def select(self:Measurements,
 ) -> Measurements:
     "Measurements of these observations alone"
     if not isinstance(rows, slice):
-        rows = _tensor(rows, 'rows').reshape(-1)
+        many = hasattr(rows, '__iter__') and not torch.is_tensor(rows)
+        rows = _tensor(list(rows) if many else rows, 'rows').reshape(-1)
         require(len(rows) == 0 or not rows.is_floating_point() and not rows.is_complex(),
                 f"rows have type {rows.dtype}: give numbers of observations")
     some = self[rows]
