@@ -34,7 +34,8 @@ def objective_for(
     op, sigma = corruption.op, corruption.lowest_sigma
     anyway = "; Standard() models the observations as they are, whatever made them"
     if isinstance(op, RandomMask): kind, args = AmbientInpainting, dict(missing=op.missing, sigma=sigma)
-    elif op.hides == 'pixels' and op.can_hide_more: kind, args = AmbientMasks, dict(op=op, sigma=sigma)
+    elif op.hides == 'pixels' and op.can_hide_more:
+        kind, args = AmbientMasks, dict(op=op, sigma=sigma)
     elif op.hides == 'lines' and op.can_hide_more:
         require(not corruption.rms_sigma,
                 f"sigma={levels_in_words(corruption.sigma)} with {op} has no objective: AmbientFourier is for scans without noise{anyway}")
