@@ -36,7 +36,8 @@ def objective_for(
     require(not (corruption.photons and op.random),
             f"{corruption} has no objective: make its noise Gaussian first, by Anscombe(photons).measurements(ys){anyway}")
     if isinstance(op, RandomMask): kind, args = AmbientInpainting, dict(missing=op.missing, sigma=sigma)
-    elif op.hides == 'pixels' and op.can_hide_more: kind, args = AmbientMasks, dict(op=op, sigma=sigma)
+    elif op.hides == 'pixels' and op.can_hide_more:
+        kind, args = AmbientMasks, dict(op=op, sigma=sigma)
     elif op.hides == 'lines' and op.can_hide_more:
         require(not corruption.noise_differs,
                 f"sigma={levels_in_words(corruption.sigma)} with {op} has no objective: AmbientFourier is for scans of one "

@@ -73,12 +73,11 @@ def loss(self:AmbientInpainting, net, batch, draws=None):
 
 # %% ../../nbs/13_inpainting.ipynb #dc7e01ab
 class AmbientMasks(AmbientInpainting):
-    """`AmbientInpainting` for gaps that have a shape: `op` says how masks are drawn and how they hide further.
-    """
+    "`AmbientInpainting` for gaps that have a shape: `op` draws masks, and hides further"
     def __init__(self,
-        op,             # of the observations: GivenMasks, or another that hides pixels and can hide more
+        op,             # of the observations: GivenMasks, or another that can hide more pixels
         sigma:float=0., # noise of what is observed; where it differs, the lowest
-        delta:float | None=None, # part of the observed pixels that is hidden on purpose; None: as `op` does by itself
+        delta:float | None=None, # part of the observed pixels that is hidden; None: as `op` does it
         levels=None,    # of the noise; None: log-normal, truncated to [sigma, inf)
     ):
         good = isinstance(op, Operator) and op.hides == 'pixels' and op.can_hide_more
@@ -87,13 +86,14 @@ class AmbientMasks(AmbientInpainting):
         super().__init__(0., sigma, .1 if delta is None else delta, levels)
         states = op.all_states()
         alike = delta is None and states is not None and not (states != states[:1]).any()
-        require(not alike, f"op={op!r} has one mask only, so another hides nothing further, and what it "
-                           "hides cannot be learned: give more masks, or delta=.1 to learn nothing there")
+        require(not alike, f"op={op!r} has one mask only, so another hides nothing further: "
+                           "give more masks, or delta=.1 (what all hide is not learned)")
         self.op, self.delta = op, delta
         self.extra_channels = op.mask_channels
 
     def further(self, state, generator):
-        return self.op.further(state, generator) if self.delta is None else super().further(state, generator)
+        if self.delta is None: return self.op.further(state, generator)
+        return super().further(state, generator)
 
     def sampling_conditions(self, n:int, shape:tuple, seed:int=0):
         return {'mask as in training': None}

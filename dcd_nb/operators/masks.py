@@ -21,7 +21,7 @@ from .states import require_binary
 class GivenMasks(PixelMask):
     "y = m x, with m one of the given masks, each as likely; the state is the mask, 1 = observed"
     def __init__(self,
-        masks, # (M, H, W), (M, 1, H, W) or (M, C, H, W), 1 = observed; or a file: .npy, or measurements
+        masks, # (M, H, W) or (M, 1 or C, H, W), 1 = observed; or a file: .npy, or measurements
     ):
         self.masks = _as_masks(masks)
         self.mask_channels = self.masks.shape[1]
@@ -33,8 +33,8 @@ class GivenMasks(PixelMask):
 
     def draw(self, n:int, shape:tuple, generator):
         require(tuple(shape[1:]) == self.shape[1:] and self.shape[0] in (1, shape[0]),
-                f"masks of {self} have shape {self.shape}, which does not fit images of {tuple(shape)}: "
-                "give masks (M, 1 or C, H, W) of their size")
+                f"masks of {self} have shape {self.shape}, "
+                f"which does not fit images of {tuple(shape)}: give masks (M, 1 or C, H, W) of their size")
         return self._some(torch.randint(len(self.masks), (n,), generator=generator,
                                         device=generator.device))
     def all_states(self): return self.masks.float()
@@ -63,15 +63,16 @@ def _masks_of_file(path):
             raise BadInput(f"masks={str(path)!r} cannot be read: {e}") from e
     tensors, _ = load_tensors(path)
     require('state' in tensors,
-            f"masks={str(path)!r} holds no masks: give an .npy file, or measurements that have them")
+            f"masks={str(path)!r} holds no masks: give an .npy file, or measurements with masks")
     return tensors['state']
 
 # %% ../../nbs/01da_masks.ipynb #cbbeeb28
 @patch
 def further(self:GivenMasks, state, generator, delta:float | None=None, tries:int=8):
-    "Hide by another mask of the set; `delta`: hide each observed pixel with this probability instead"
+    "Hide by another mask of the set; `delta`: hide each observed pixel with this probability"
     if delta is not None: return PixelMask.further(self, state, generator, delta)
-    drawn = torch.randint(len(self.masks), (len(state), tries), generator=generator, device=generator.device)
+    here = generator.device
+    drawn = torch.randint(len(self.masks), (len(state), tries), generator=generator, device=here)
     left = state[:, None]*self._some(drawn).to(state)
     seen = left.flatten(2).sum(2)
     hides = seen < state.flatten(1).sum(1, keepdim=True)

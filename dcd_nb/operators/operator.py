@@ -49,7 +49,7 @@ class Operator(Named, family='operator'):
     channelwise = False # the same map in each channel, which are not mixed?
     in_kspace = False # is y made of Fourier coefficients?
     hides = None   # 'pixels' or 'lines' (of k-space), if it is random by hiding some: an objective can fill them
-    mask_channels = 1 # of the mask, if it hides pixels: 1, and a pixel is hidden with all its channels; or one for each
+    mask_channels = 1 # of the mask, if it hides pixels: 1 for all channels, or one for each
     shows_all_pairs = False # does every pair of pixels appear together in some of its states?
 
     def forward(self, x, state):
@@ -250,7 +250,7 @@ class Identity(Operator):
     def spectrum(self, shape:tuple, state=None): return torch.ones(math.prod(shape), dtype=torch.float64)
 
 class PixelMask(Operator, abstract=True):
-    "y = m x: some pixels are hidden; the state is the mask m, 1 = observed. A subclass says how masks are drawn"
+    "y = m x: some pixels are hidden; the state is the mask m, 1 = observed. A subclass draws masks"
     random = channelwise = True
     hides = 'pixels'
     def forward(self, x, state): return hide_entries(self, x, state)

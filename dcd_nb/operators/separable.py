@@ -120,17 +120,19 @@ def _cubic(t, a=-.5):
 
 # %% ../../nbs/01c_separable.ipynb #974eb9bb
 class VaryingBlur(Operator):
-    "Y = K_h X K_w^T: Gaussian blur whose width differs from image to image; the state is the width in pixels"
+    "Y = K_h X K_w^T: Gaussian blur; the state is its width in pixels, another for each image"
     random = channelwise = True
     def __init__(self,
-        std,         # (least, most): uniform between them; or a tensor of widths (M,), each as likely
+        std,         # (least, most): uniform between them; or a tensor of widths (M,)
         size:int=9,  # taps of the kernel in each direction
     ):
         require(isinstance(size, int) and size > 0 and size%2 == 1,
                 f"size={size!r} must be an odd number of pixels, e.g. 9")
-        given = torch.is_tensor(std) and std.ndim == 1 and len(std) or isinstance(std, (tuple, list)) and len(std) == 2
+        several = torch.is_tensor(std) and std.ndim == 1 and len(std) > 0
+        given = several or isinstance(std, (tuple, list)) and len(std) == 2
         require(given and all(v > 0 for v in std),
-                f"std={std!r} must be (least, most) in pixels, e.g. (.5, 2.), or a tensor of positive widths (M,)")
+                f"std={std!r} must be (least, most) in pixels, e.g. (.5, 2.), "
+                "or a tensor of positive widths (M,)")
         self.std, self.size = std if torch.is_tensor(std) else tuple(std), size
 
     def draw(self, n:int, shape:tuple, generator):
@@ -145,12 +147,18 @@ class VaryingBlur(Operator):
         "K_n for each width (B, 1, 1, 1): (B, 1, n, n)"
         reach = self.size//2
         require(n > reach,
-                f"size={self.size} of the blur needs images of at least {reach + 1} pixels, but these have {n}")
+                f"size={self.size} of the blur needs images of at least {reach + 1} pixels, "
+                f"but these have {n}")
         offset = torch.arange(-reach, reach + 1, device=width.device)
         taps = torch.exp(-.5*(offset/width)**2)
         place = _mirror(torch.arange(n, device=width.device)[:, None] + offset, n, twice=False)
         taps = taps/taps.sum(-1, keepdim=True)
         return torch.einsum('bk,ikj->bij', taps.flatten(1), F.one_hot(place, n).to(width))[:, None]
 
-    def forward(self, x, state): return self.matrices(x.shape[2], state)@x@self.matrices(x.shape[3], state).mT
-    def transpose(self, y, state): return self.matrices(y.shape[2], state).mT@y@self.matrices(y.shape[3], state)
+    def forward(self, x, state):
+        Kh, Kw = (self.matrices(n, state) for n in x.shape[2:])
+        return Kh@x@Kw.mT
+
+    def transpose(self, y, state):
+        Kh, Kw = (self.matrices(n, state) for n in y.shape[2:])
+        return Kh.mT@y@Kw
