@@ -24,7 +24,7 @@ def _cosines(size):
     return torch.kron(D, D), (k[:, None] + k).flatten()
 
 def _statistics(y, size):
-    "Of each patch of `size` pixels: mean, fine and coarse variance, third cumulant; how many cosines are fine and coarse"
+    "Of each patch of `size` pixels: mean, fine and coarse variance, third cumulant; and the cosines of both"
     D, order = _cosines(size)
     fine, coarse = order > size/2, (order > 0) & (order <= size/2)
     P = D[fine].T@D[fine]                                          # keeps what is fine
@@ -37,7 +37,7 @@ def _statistics(y, size):
     return torch.cat(found, 1), int(fine.sum()), int(coarse.sum())
 
 def _weighted_line(m, v, w, n):
-    """The line v = a + g (m - centre) for means of `n` pixels: a, g, centre, and the influence of each patch on a and g.
+    """The line v = a + g (m - centre) for means of `n` pixels: a, g, centre, influence of each patch.
     The means are noisy, too, which is taken out of their spread, or the line would be too flat"""
     w = w/w.sum()
     centre = (w*m).sum()
@@ -51,7 +51,7 @@ def _flat_patches(m, fine, coarse, n, n_fine, n_coarse, rounds=12):
     "Which patches hold noise alone, and the line v = a + g (m - centre) of their fine variance"
     order = m.argsort()
     lowest = torch.zeros_like(m, dtype=torch.bool)
-    for rows in order.chunk(min(16, max(2, len(m)//30))):    # where little is to be seen, at each brightness
+    for rows in order.chunk(min(16, max(2, len(m)//30))):    # flat ones, at each brightness
         lowest[rows[fine[rows] <= fine[rows].quantile(.3)]] = True
     keep, floor = lowest, fine.median()*1e-3 + 1e-30
     w = 1/(fine[keep].mean() + m*0)
@@ -74,9 +74,9 @@ def _without_light(offset, line, o_influence):
     return a + g*(offset - centre), each.square().sum().sqrt()
 
 def _offset(m, third, w, line):
-    "The offset, and the influence of each patch on it, from the skewness: the third cumulant is g^2 (m - offset)"
+    "The offset and the influence of each patch, by third cumulants g^2 (m - offset)"
     _, g, _, influence = line
-    w = w**1.5                                                    # the third cumulant has variance 6 v^3/n
+    w = w**1.5           # the third cumulant has variance 6 v^3/n
     w = w/w.sum()
     each = m - third/g**2                                         # on average the offset
     o = (w*each).sum()
@@ -89,32 +89,35 @@ def _conventional(o, o_influence, line):
 
 # %% ../../nbs/02cc_counts.ipynb #9bcf280e
 PhotonNoise = namedtuple('PhotonNoise', 'gain offset read gain_se offset_se read_se patches how')
-PhotonNoise.__doc__ = """Gain, offset and read noise in the units of y, their standard errors, how many flat patches
-were used, and where the offset is from: 'given', 'convention' or 'skewness'"""
+PhotonNoise.__doc__ = """Gain, offset and read noise in the units of y, their standard errors, how many
+flat patches were used, and where the offset is from: 'given', 'convention' or 'skewness'"""
 
 def photon_noise(
     y:Tensor,                # noisy images (N, C, H, W), in any units
-    offset:float | None=None,# y without light, from a dark frame; None: -1 if that fits, else from the skewness
+    offset:float | None=None,# y without light; None: -1 if that fits, else from the skewness
     size:int=8,              # of a patch, in pixels, at most
 ) -> PhotonNoise:
     "Photon noise from the noisy images alone: the mean-variance line of their flat patches"
     given = f'{y.dtype} of shape {tuple(y.shape)}' if torch.is_tensor(y) else type(y).__name__
     good = torch.is_tensor(y) and y.ndim == 4 and y.is_floating_point()
     require(good and min(y.shape[2:]) >= 4,
-            f"y must be a float tensor of images (N, C, H, W) of 4x4 pixels or more, but is {given}")
+            f"y must be a float tensor (N, C, H, W) of images of 4x4 pixels or more, "
+            f"but is {given}")
     require(y.isfinite().all(), "y holds NaN or infinity")
     if offset is not None: number('offset', offset)
-    require(isinstance(size, int) and size >= 4, f"size={size!r} must be a whole number of pixels, at least 4")
+    require(isinstance(size, int) and size >= 4,
+            f"size={size!r} must be a whole number of pixels, at least 4")
     size = min(size, *y.shape[2:])
     (m, fine, coarse, third), n_fine, n_coarse = _statistics(y.cpu(), size)
-    require(len(m) >= 50, f"y holds {len(m)} patches of {size}x{size} pixels: a line needs 50 or more")
+    require(len(m) >= 50,
+            f"y holds {len(m)} patches of {size}x{size} pixels: a line needs 50 or more")
     keep, w = _flat_patches(m, fine, coarse, size**2, n_fine, n_coarse)
     m, v, third, w = m[keep], fine[keep], third[keep], w[keep]
     line = _weighted_line(m, v, w, size**2)
     gain, gain_se = line[1], line[3][1].norm()
     require(gain > 2*gain_se,
-            f"the variance of the {len(m)} flat patches of y does not rise with their mean (gain {gain:.3g} "
-            f"+- {gain_se:.2g}): there are no photons to be seen in this noise")
+            f"the variance of the {len(m)} flat patches of y does not rise "
+            f"with their mean (gain {gain:.3g} +- {gain_se:.2g}): there are no photons to be seen in this noise")
     o, o_influence = _offset(m, third, w, line)
     how = 'skewness'
     if offset is not None: how = 'given'
@@ -129,7 +132,7 @@ def photon_noise(
 
 # %% ../../nbs/02cc_counts.ipynb #4bf46139
 def _root_moments(lam, s, noise=401):
-    "Mean and standard deviation of f = 2 sqrt(k + s*eps + 3/8 + s^2)+, k ~ Poisson(lam): sums over counts and noise"
+    "Mean and standard deviation of f = 2 sqrt(k + s*eps + 3/8 + s^2)+, k ~ Poisson(lam)"
     lam = lam.double()
     eps = torch.linspace(-8, 8, noise, dtype=torch.float64)
     weight = torch.exp(-eps**2/2)
@@ -147,15 +150,17 @@ class Anscombe:
 
         z = a f(y) + b,     f(y) = 2 sqrt((y - offset)/gain + 3/8 + (read/gain)^2)+
 
-    a and b bring noise-free values from black to white into [-1, 1]: z has noise of level `sigma` = a around
-    T(x) = E[a f(y) + b | x], and `images` is the inverse of T (exact and unbiased: of the mean, not of f)
+    a and b bring noise-free values from black to white into [-1, 1]: z has noise of level
+    `sigma` = a around T(x) = E[a f(y) + b | x], and `images` is the inverse of T (exact, unbiased)
     """
     exact = 1000    # counts up to which T is summed; beyond, by its expansion
     def __init__(self, photons:Photons):
-        require(isinstance(photons, Photons), f"photons={photons!r} must be Photons, e.g. Photons(gain=.1)")
+        require(isinstance(photons, Photons),
+                f"photons={photons!r} must be Photons, e.g. Photons(gain=.1)")
         self.photons, self.s = photons, photons.read/photons.gain
         self.a, self.b = 1., 0.
-        low, high = self.mean(torch.tensor([max(-1., photons.offset), 1.], dtype=torch.float64)).tolist()
+        ends = torch.tensor([max(-1., photons.offset), 1.], dtype=torch.float64)
+        low, high = self.mean(ends).tolist()
         self.a = 2/(high - low)
         self.b = -1 - self.a*low
 
@@ -174,7 +179,7 @@ class Anscombe:
         return (self.a*_interpolated(lam.sqrt().cpu(), root, mean) + self.b).to(x)
 
     def images(self, z:Tensor) -> Tensor:
-        "The noise-free values whose z has the mean `z`: the inverse of T; below the mean of no light, the offset"
+        "The noise-free values whose z has the mean `z`: the inverse of T; at least the offset"
         f = ((z.double() - self.b)/self.a).cpu()
         root, mean = self._table((f.max()/2)**2)
         lam = _interpolated(f, mean, root)**2
@@ -194,8 +199,8 @@ class Anscombe:
         require(isinstance(ys, Measurements) and ys.corruption.photons is not None,
                 f"ys must be Measurements with photon noise, but are {ys}")
         require(isinstance(ys.op, (Identity, RandomMask)),
-                f"{ys.op} mixes pixels, and the root of a mixture is not the mixture of roots: take the general route, "
-                "objective=Standard()")
+                f"{ys.op} mixes pixels, and the root of a mixture is not the mixture of roots: "
+                "take the general route, objective=Standard()")
         z, seen = self.stabilise(ys.y), ys.op.observed(ys.state)
         if seen is not None: z = z*(seen != 0)
         about = ys.about | dict(stabilised=self.photons.to_dict())

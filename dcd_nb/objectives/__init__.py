@@ -34,7 +34,8 @@ def objective_for(
     op, sigma = corruption.op, corruption.lowest_sigma
     anyway = "; Standard() models the observations as they are, whatever made them"
     require(not (corruption.photons and op.random),
-            f"{corruption} has no objective: make its noise Gaussian first, by Anscombe(photons).measurements(ys){anyway}")
+            f"{corruption} has no objective: make its noise Gaussian first, "
+            f"by Anscombe(photons).measurements(ys){anyway}")
     if isinstance(op, RandomMask): kind, args = AmbientInpainting, dict(missing=op.missing, sigma=sigma)
     elif op.hides == 'pixels' and op.can_hide_more:
         kind, args = AmbientMasks, dict(op=op, sigma=sigma)

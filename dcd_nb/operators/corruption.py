@@ -47,7 +47,8 @@ class Photons(Noise):
         mean = self.counts(y.detach()).to(generator.device)
         noisy = self.offset + self.gain*torch.poisson(mean, generator=generator)
         if self.read:
-            noisy = noisy + self.read*torch.randn(y.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+            eps = torch.randn(y.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+            noisy = noisy + self.read*eps
         error = noisy.to(y) - y.detach()
         return y + (error if seen is None else error*(seen != 0))
 

@@ -39,7 +39,8 @@ def hide_some(
     try:
         less = ys.op.further(ys.state, g, delta=.05 if share is None else share)
     except BadInput as e:
-        require(not ys.corruption.photons, f"ys have nothing to hide, and {ys.corruption.photons} cannot be split")
+        require(not ys.corruption.photons,
+                f"ys have nothing to hide, and {ys.corruption.photons} cannot be split")
         noisy = bool((torch.as_tensor(ys.sigma) > 0).all())
         require(noisy, f"ys have nothing to hide: {e}, and there is no noise to split")
         return _split_noise(ys, .5 if share is None else share, g)
