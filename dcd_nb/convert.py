@@ -23,7 +23,8 @@ from .recipes import recipe as recipe_of
 # %% ../nbs/29a_convert.ipynb #893652e4
 def _weights_of(record, seen):
     "The weights of a module and of those in it, by dotted name"
-    require(isinstance(record, PickledObject) and id(record) not in seen, "its modules contain each other")
+    require(isinstance(record, PickledObject) and id(record) not in seen,
+            "its modules contain each other")
     seen.add(id(record))
     part = lambda k: found if isinstance(found := record.state.get(k), dict) else {}
     weights = {k: v for k, v in (part('_parameters') | part('_buffers')).items() if v is not None}
@@ -162,7 +163,8 @@ def _converted(path, found, kind, recipe, label, init_sigma):
     room, c = unet.in_channels - unet.out_channels, unet.out_channels
     require(c in (1, 3) and room == c*objective.extra_channels,
             f"its network takes {unet.in_channels} channels and gives {c}, which does not suit "
-            f"{type(objective).__name__}: pass the recipe that it learned from, e.g. recipe='celebahq-mask-0.6'")
+            f"{type(objective).__name__}: pass the recipe that it learned from, e.g. "
+            f"recipe='celebahq-mask-0.6'")
     D = Precond(unet, net.state.get('sigma_data', .5), per_pixel=not room)
     about = dict(source=_source(path, found, net))
     if recipe is not None:

@@ -134,7 +134,8 @@ def normal_above(
     def far(a):
         target = torch.log1p(-u) + log_Q(a)
         z = (a*a - 2*torch.log1p(-u)).sqrt()
-        for _ in range(4): z = z + (log_Q(z) - target)*(log_Q(z) + z**2/2 + math.log(2*math.pi)/2).exp()
+        for _ in range(4):
+            z = z + (log_Q(z) - target)*(log_Q(z) + z**2/2 + math.log(2*math.pi)/2).exp()
         return z
     if not torch.is_tensor(a): return (near if a < 5 else far)(torch.full_like(u, a))
     return torch.where(a < 5, near(a), far(a.clamp(min=5)))

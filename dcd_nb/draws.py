@@ -92,7 +92,8 @@ class Draws:
                 self.generators[k] = rng(self.seed, self.step, k, device=self.device)
             rows, kept = self.rows(k, n)
             drawn = f(self.generators[k], rows)
-            if kept is not None: drawn = _part(drawn, slice(kept.start//every, -(-kept.stop//every)))
+            if kept is not None:
+                drawn = _part(drawn, slice(kept.start//every, -(-kept.stop//every)))
             found.append(drawn)
         return found
 

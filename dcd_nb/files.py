@@ -140,12 +140,14 @@ def commit(
     _forget_dead(data, info)
     try: json.dumps(meta)
     except (TypeError, ValueError) as e:
-        raise BadInput(f"meta of {data} cannot be kept as JSON ({e}): use plain numbers, texts, lists and dicts") from e
+        raise BadInput(f"meta of {data} cannot be kept as JSON ({e}): use plain numbers, texts, "
+                       f"lists and dicts") from e
     entries = dict(format=1, bytes=Path(tmp).stat().st_size, sha256=file_hash(tmp), meta=meta)
     waiting = _waiting(data, entries['sha256']) if info.exists() else data
     _move(tmp, waiting)
     try:
-        with atomic(info) as part: part.write_text(json.dumps(entries | dict(checksum=_checksum(entries)), indent=1))
+        with atomic(info) as part:
+            part.write_text(json.dumps(entries | dict(checksum=_checksum(entries)), indent=1))
         if waiting != data:
             with suppress(FileNotFoundError): _move(waiting, data)       # another process that writes the same was faster
     finally:
@@ -203,7 +205,8 @@ def load_meta(
     require(data.exists() or info.exists(),
             f"path={str(path)!r}: there is no {data.name} and no {info.name}")
     require(info.exists(),
-            f"{info} is missing: {data.name} was not committed (the process died before its JSON), or the JSON was not copied along")
+            f"{info} is missing: {data.name} was not committed (the process died before its "
+            f"JSON), or the JSON was not copied along")
     try:
         entries = json.loads(info.read_text(encoding='utf-8'))
         checksum = entries.pop('checksum')

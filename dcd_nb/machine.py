@@ -70,7 +70,8 @@ def autocast(
 
 def checked_precision(name:str, precision:str) -> str:
     "`precision` itself, if it is one"
-    require(not isinstance(precision, str) or precision != 'fp16', f"{name}='fp16' overflows in distillation; use 'bf16' or 'fp32'")
+    require(not isinstance(precision, str) or precision != 'fp16',
+            f"{name}='fp16' overflows in distillation; use 'bf16' or 'fp32'")
     return choose(name, precision, dict(fp32='fp32', bf16='bf16'))
 
 def usual_precision(device:str | torch.device) -> str:
@@ -137,7 +138,8 @@ def warn_of_hours(
     if torch.device(device).type != 'cpu' or work < 1e9*3600*most: return    # any CPU does as much
     hours = work/(matrix_flops()/3)/3600
     if hours < most: return
-    warnings.warn(f"this run takes about {hours:.3g} hours on this CPU: pass minutes, fewer images or a "
+    warnings.warn(f"this run takes about {hours:.3g} hours on this CPU: pass minutes, fewer "
+                  f"images or a "
                   "smaller network, or use the edition of a recipe whose name ends in -cpu or -small "
                   "(dcd_recipes lists them)", stacklevel=2)
 

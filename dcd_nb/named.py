@@ -133,7 +133,8 @@ def from_plain(v,
                 f"{name} is another tensor than the one that was described")
         return tensors[name]
     if family_of(v): return Named.from_dict(v, tensors, name)
-    if isinstance(v, dict): return {k: from_plain(o, tensors, _dotted(name, k)) for k, o in v.items()}
+    if isinstance(v, dict):
+        return {k: from_plain(o, tensors, _dotted(name, k)) for k, o in v.items()}
     if isinstance(v, list):
         return tuple(from_plain(o, tensors, _dotted(name, i)) for i, o in enumerate(v))
     return v
@@ -202,7 +203,9 @@ def require_remade(
     says = f"{name}={written(d)} could not be loaded again: "
     keep = "keep each argument as it was given (self.kernel = kernel), and change it where it is used, not in the constructor"
     try: again = Named.from_dict(d, tensors).to_dict()
-    except Exception as e: raise BadInput(f"{says}made of what it keeps it raises {type(e).__name__} ({str(e)[:100]}); {keep}") from e
+    except Exception as e:
+        raise BadInput(f"{says}made of what it keeps it raises {type(e).__name__} "
+                       f"({str(e)[:100]}); {keep}") from e
     changed = [k for k in d if not same_description(d[k], again.get(k))]
     require(not changed,
             f"{says}made of what it keeps, it has another {' and another '.join(changed)}; {keep}")

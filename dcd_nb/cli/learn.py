@@ -78,7 +78,8 @@ def recipe_of(teacher:Teacher, run:str) -> Recipe:
     if plain: return Recipe.from_dict(plain, teacher.held)
     A = teacher.corruption
     require(A,
-            f"run={run!r} does not say how its observations were made: distil it in Python, by distill(teacher, ys)")
+            f"run={run!r} does not say how its observations were made: distil it in Python, by "
+            f"distill(teacher, ys)")
     return Recipe(name='own', title='a run made in Python', corruption=Corruption.from_dict(A, teacher.held))
 
 # %% ../../nbs/90b_learn.ipynb #528d3263
@@ -220,7 +221,8 @@ def _listed(found, all):
     for title, pattern in _groups.items():
         group = {k: left.pop(k).title for k in [*left] if re.match(pattern, k)}
         yield f'{title}:'
-        if all or 'GPU' not in title: yield from (f'    {k:32s} {about}' for k, about in group.items())
+        if all or 'GPU' not in title:
+            yield from (f'    {k:32s} {about}' for k, about in group.items())
         else: yield textwrap.fill(', '.join(group), 100, initial_indent=4*' ', subsequent_indent=4*' ',
                                   break_on_hyphens=False)
     yield 'dcd_recipes NAME shows one in full' + ('' if all else '; --all: titles of all')

@@ -108,7 +108,8 @@ def _of_frames(frames, op, sigma, mask):
     state = _array(mask) if mask else frames.mask
     if not mask and state.all(): state = None
     if state is not None and not Operator.parse(op).random:
-        raise BadInput(f"y has pixels without a value, which {op} does not know: pass op='RandomMask(missing={1 - state.mean():.3g})'")
+        raise BadInput(f"y has pixels without a value, which {op} does not know: pass "
+                       f"op='RandomMask(missing={1 - state.mean():.3g})'")
     return Measurements.from_arrays(frames.y, op, frames.sigma(_level(sigma)), state, frames.about)
 
 def _array(path):
@@ -118,7 +119,8 @@ def _array(path):
         raise BadInput(f"{path} cannot be read as an array ({e}): save it by numpy.save") from None
     if isinstance(found, np.ndarray): return found
     require(len(found.files) == 1,
-            f"{path} holds {len(found.files)} arrays ({', '.join(found.files)}): save the one that is meant")
+            f"{path} holds {len(found.files)} arrays ({', '.join(found.files)}): save the one "
+            f"that is meant")
     return found[found.files[0]]
 
 # %% ../../nbs/90a_prepare.ipynb #bcc56bc4

@@ -205,7 +205,8 @@ def restore(
     start, path = time.monotonic(), Path(out)
     ys = Measurements.load(measurements)
     require('data' in ys.about or path.suffix in ('.png', '.npz', ''),
-            f"out={out!r} must end in .png or .npz, or be a folder: {measurements} says nothing of other units")
+            f"out={out!r} must end in .png or .npz, or be a folder: {measurements} says nothing "
+            f"of other units")
     require(images is None or images > 0, f"images={images} must be a positive whole number")
     prior = load_pretrained(model, pick_device(device))
     method = Method.parse(method) if method else None

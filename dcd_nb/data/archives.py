@@ -21,7 +21,8 @@ _largest = 2**29  # bytes of one image file
 
 def _is_hidden(name): return any(part.startswith(('.', '__MACOSX')) for part in Path(name).parts)
 
-def _is_image(name, suffixes=image_suffixes): return Path(name).suffix.lower() in suffixes and not _is_hidden(name)
+def _is_image(name, suffixes=image_suffixes):
+    return Path(name).suffix.lower() in suffixes and not _is_hidden(name)
 
 def _kind_left_out(name):
     "What to call a file that is data, but no image; None: nobody will miss it"
@@ -30,7 +31,8 @@ def _kind_left_out(name):
 
 def _check_size(name, size):
     require(size <= _largest,
-            f"{name} has {size/2**20:.0f} MB, more than an image file of {_largest/2**20:.0f} MB: leave it out")
+            f"{name} has {size/2**20:.0f} MB, more than an image file of {_largest/2**20:.0f} "
+            f"MB: leave it out")
 
 # %% ../../nbs/02bb_archives.ipynb #d5f00510
 def _in_folder(folder, left, suffixes):
@@ -97,12 +99,14 @@ def image_files(
         elif path.suffix.lower() == '.zip' or zipfile.is_zipfile(path): files = _in_zip
         else: files = _in_tar
         yield from files(path, left, suffixes)
-    except (PermissionError, FileNotFoundError) as e: raise BadInput(f"{path} cannot be read ({e.strerror})") from e
+    except (PermissionError, FileNotFoundError) as e:
+        raise BadInput(f"{path} cannot be read ({e.strerror})") from e
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, lzma.LZMAError, zlib.error, OSError) as e:
         why = f"is damaged, cut short or no archive ({type(e).__name__}: {e})"
         raise BadInput(f"{path} {why}: copy it again") from e
     except (RuntimeError, NotImplementedError) as e:  # a password, an unknown compression
-        raise BadInput(f"{path} cannot be unpacked here ({e}): unpack it yourself and pass the folder") from e
+        raise BadInput(f"{path} cannot be unpacked here ({e}): unpack it yourself and pass the "
+                       f"folder") from e
     del left[None]
     if left:
         said = ', '.join(f'{n} {kind}' for kind, n in sorted(left.items()))

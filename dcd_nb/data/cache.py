@@ -32,7 +32,8 @@ def cached(
     found = _entry(path)
     if found is not None: return found
     if not _can_write(path.parent):
-        warnings.warn(f"{path.parent} cannot be written, so that nothing is kept there and it is slower: "
+        warnings.warn(f"{path.parent} cannot be written, so that nothing is kept there and it is "
+                      f"slower: "
                       "name another folder by the environment variable DCD_CACHE")
         return make_without()
     with alone(path, wait=True):
@@ -74,7 +75,8 @@ def shrink_cache(
     if gigabytes is None:
         said = os.getenv('DCD_CACHE_GB') or '20'
         try: gigabytes = float(said)
-        except ValueError: raise BadInput(f"DCD_CACHE_GB={said!r} must be a number of gigabytes") from None
+        except ValueError:
+            raise BadInput(f"DCD_CACHE_GB={said!r} must be a number of gigabytes") from None
     number('gigabytes', gigabytes, lambda v: v >= 0, 'at least 0')
     total, gone = 0, []
     for path, size in cache_entries():

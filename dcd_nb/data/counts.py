@@ -117,7 +117,8 @@ def photon_noise(
     gain, gain_se = line[1], line[3][1].norm()
     require(gain > 2*gain_se,
             f"the variance of the {len(m)} flat patches of y does not rise "
-            f"with their mean (gain {gain:.3g} +- {gain_se:.2g}): there are no photons to be seen in this noise")
+            f"with their mean (gain {gain:.3g} +- {gain_se:.2g}): there are no photons to be "
+            f"seen in this noise")
     o, o_influence = _offset(m, third, w, line)
     how = 'skewness'
     if offset is not None: how = 'given'

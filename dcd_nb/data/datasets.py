@@ -56,7 +56,8 @@ class HDF5(Format, suffixes=('.h5', '.hdf5', '.hdf', '.nc')):
             d.attrs.update(about['header'].get('attributes', {}))
             if about['unit']: d.attrs['units'] = about['unit']
             if about['blank'] is not None: d.attrs['_FillValue'] = a.dtype.type(about['blank'])
-            if (about['slope'], about['intercept']) != (1, 0): d.attrs.update(scale_factor=about['slope'], add_offset=about['intercept'])
+            if (about['slope'], about['intercept']) != (1, 0):
+                d.attrs.update(scale_factor=about['slope'], add_offset=about['intercept'])
 
 class MATLAB(Format, suffixes=('.mat',)):
     "MATLAB files: variables by name, axes in the order of MATLAB"

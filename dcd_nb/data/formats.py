@@ -35,7 +35,8 @@ class Raw:
         a = self.stored.reshape(-1, *self.stored.shape[-3:])
         a = a.astype(a.dtype.newbyteorder('='), copy=False)
         missing = None if self.blank is None else a == self.blank
-        if self.slope != 1 or self.intercept != 0: a = a.astype(np.float64)*self.slope + self.intercept
+        if self.slope != 1 or self.intercept != 0:
+            a = a.astype(np.float64)*self.slope + self.intercept
         if missing is None or not missing.any(): return a
         a = a.astype(np.float64 if a.itemsize > 2 else np.float32)
         a[missing] = np.nan
@@ -108,7 +109,8 @@ def _one_sentence(name, kind):
             yield
         cut = [str(w.message) for w in told if 'truncated' in str(w.message)]
         for w in told:
-            if w.category is UserWarning and str(w.message).startswith(name): warnings.warn(str(w.message))
+            if w.category is UserWarning and str(w.message).startswith(name):
+                warnings.warn(str(w.message))
         if cut or log.said: raise OSError((cut + log.said)[0])
     except BadInput: raise
     except Exception as e:      # of any package: there is no common class
@@ -130,7 +132,8 @@ def opaque(a:np.ndarray, name:str) -> np.ndarray:
 
 def warn_of_profile(name:str):
     "Say that the values are left as they are"
-    warnings.warn(f"{name} has a colour profile: its values are taken as they are stored, which need not be linear in light")
+    warnings.warn(f"{name} has a colour profile: its values are taken as they are stored, which "
+                  f"need not be linear in light")
 
 # %% ../../nbs/02bd_formats.ipynb #7b10de44
 def _opened(source):
@@ -151,7 +154,8 @@ def read_file(
     with _one_sentence(name, kind.__name__):
         with _opened(source) as f: raw = kind.read(f, name, dataset)
         require(raw.stored.dtype.kind in 'iufb' and raw.stored.size,
-                f"{name} holds values of type {raw.stored.dtype}: real numbers are needed; of complex ones pass the magnitude")
+                f"{name} holds values of type {raw.stored.dtype}: real numbers are needed; of "
+                f"complex ones pass the magnitude")
         if raw.stored.dtype.kind == 'b': raw.stored = raw.stored.astype(np.uint8)
         return raw.values(), raw.about(kind.__name__)
 
@@ -178,11 +182,13 @@ def write_file(
             f"{path} must not end in .gz: results are written uncompressed")
     own = dtype or about['dtype']
     plain = about['slope'] == 1 and about['intercept'] == 0
-    if not (kind.calibrated or plain): about, own = about | dict(slope=1., intercept=0.), dtype or 'float32'
+    if not (kind.calibrated or plain):
+        about, own = about | dict(slope=1., intercept=0.), dtype or 'float32'
     if np.dtype(own).kind == 'f': about = about | dict(slope=1., intercept=0., blank=None)
     require(kind.types is None or own in kind.types,
             f"{path}: {kind.__name__} cannot hold {own}: pass dtype= one of "
-                                                     f"{', '.join(kind.types or ())}, or a name that ends in .tif")
+                                                     f"{', '.join(kind.types or ())}, or a name "
+                                                     f"that ends in .tif")
     a = stored_as(values, np.dtype(own), about['slope'], about['intercept'], about['blank'])
     lead = about['lead'] if len(a) == math.prod(about['lead']) else [len(a)] if len(a) > 1 else []
     same = about['format'] == kind.__name__
@@ -202,7 +208,8 @@ class TIFF(Format, suffixes=('.tif', '.tiff')):
         with cls.library().TiffFile(f) as t:
             several = [f'{i} {s.shape}' for i, s in enumerate(t.series)]
             require(len(several) == 1 or dataset is not None,
-                    f"{name} holds {len(several)} series ({', '.join(several)}): pass dataset=, the number of one")
+                    f"{name} holds {len(several)} series ({', '.join(several)}): pass dataset=, "
+                    f"the number of one")
             series = t.series[choose('dataset', dataset or 0, [*range(len(several))])]
             page, a, names = series.keyframe, series.asarray(), series.axes
             tags, ij = page.tags, t.imagej_metadata or {}
@@ -231,7 +238,8 @@ class TIFF(Format, suffixes=('.tif', '.tiff')):
         letters = frames + ('YXS' if rgb else 'CYX' if c > 1 else 'YX')
         a = np.moveaxis(a, -3, -1) if rgb else a[..., 0, :, :] if c == 1 else a
         kw = dict(resolution=h['resolution'], resolutionunit=h['unit']) if h else {}
-        if about['blank'] is not None: kw['extratags'] = [(42113, 's', 0, f"{about['blank']:g}", True)]
+        if about['blank'] is not None:
+            kw['extratags'] = [(42113, 's', 0, f"{about['blank']:g}", True)]
         if h.get('imagej'):
             kw |= dict(imagej=True, metadata=h['imagej'])
             kw.pop('resolutionunit')
@@ -239,7 +247,8 @@ class TIFF(Format, suffixes=('.tif', '.tiff')):
         cls.library().imwrite(path, a, photometric='rgb' if rgb else 'minisblack', **kw)
 
 # %% ../../nbs/02bd_formats.ipynb #cbd8e147
-def _chunk(kind, data): return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+def _chunk(kind, data):
+    return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
 
 class PNG(Format, suffixes=('.png',)):
     "PNG of 8 or 16 bits"
@@ -272,7 +281,8 @@ class PNG(Format, suffixes=('.png',)):
     @classmethod
     def write(cls, path, a, about):
         require(a.ndim == 3 and len(a) in (1, 3),
-                f"PNG holds one image of 1 or 3 channels, not an array of shape {a.shape}: choose a name that ends in .tif")
+                f"PNG holds one image of 1 or 3 channels, not an array of shape {a.shape}: "
+                f"choose a name that ends in .tif")
         c, h, w = a.shape
         rows = np.moveaxis(a, 0, -1).astype('>u2' if a.itemsize == 2 else 'u1').reshape(h, -1).view(np.uint8).reshape(h, -1)
         pixels = zlib.compress(np.pad(rows, ((0, 0), (1, 0))).tobytes())        # each row begins with its filter: none

@@ -66,7 +66,8 @@ class FileLimits(Scaling):
     def fit(self, frames):
         said = frames.about['data']['limits']
         require(said,
-                f"scaling=FileLimits(): {frames.names[0]} states no limits; pass Limits(low, high) or Percentiles()")
+                f"scaling=FileLimits(): {frames.names[0]} states no limits; pass Limits(low, "
+                f"high) or Percentiles()")
         return Limits(*said)
 
 class TypeLimits(Scaling):
@@ -74,7 +75,8 @@ class TypeLimits(Scaling):
     def fit(self, frames):
         d = frames.about['data']
         require(np.dtype(d['dtype']).kind in 'iu',
-                f"scaling=TypeLimits(): {d['dtype']} has no range; pass Limits(low, high) or Percentiles()")
+                f"scaling=TypeLimits(): {d['dtype']} has no range; pass Limits(low, high) or "
+                f"Percentiles()")
         info = np.iinfo(d['dtype'])
         return Limits(*(d['slope']*k + d['intercept'] for k in (info.min, info.max)))
 
@@ -90,7 +92,8 @@ class Frames:
         self.parts, self.names, self.about = parts, names, dict(data=about)
         if isinstance(scaling, (tuple, list)) and len(scaling) == 2: scaling = Limits(*scaling)
         require(isinstance(scaling, Scaling),
-                f"scaling={scaling!r} must be two numbers, or Percentiles(), Limits(low, high), FileLimits() or TypeLimits()")
+                f"scaling={scaling!r} must be two numbers, or Percentiles(), Limits(low, high), "
+                f"FileLimits() or TypeLimits()")
         self.scaling = scaling.fit(self)
         self.about['data'] = about | dict(scaling=self.scaling.to_dict())
 
@@ -139,13 +142,15 @@ class Frames:
         train, held = [], []
         for k, (a, name) in enumerate(zip(self.parts, self.names)):
             require(min(a.shape[2:]) >= size,
-                    f"size={size} is larger than the frames of {name}, {a.shape[3]}x{a.shape[2]} pixels")
+                    f"size={size} is larger than the frames of {name}, {a.shape[3]}x{a.shape[2]} "
+                    f"pixels")
             tiles = _places(a.shape[2:], size, size, out)
             if by == 'place':
                 away = _some(tiles, held_out, out)
                 require(not held_out or 0 < len(away) < len(tiles),
                         f"held_out={held_out} of {len(tiles)} places in {name} leaves "
-                        "one part empty: hold out more or fewer, take smaller patches, or pass by='frame' or by='file'")
+                        "one part empty: hold out more or fewer, take smaller patches, or pass "
+                        "by='frame' or by='file'")
                 held.append(_cut(a, away, size))
                 near = lambda p: any(abs(p[0] - q[0]) < size and abs(p[1] - q[1]) < size for q in away)
                 here = [p for p in _places(a.shape[2:], size, stride or size, tiles[0]) if not near(p)]
@@ -162,7 +167,8 @@ class Frames:
         "The numbers of the files that are held out"
         found = _some([*range(len(self.parts))], share, generator)
         require(not share or 0 < len(found) < len(self.parts),
-                f"held_out={share} of {len(self.parts)} files leaves one part empty: pass by='place' or by='frame'")
+                f"held_out={share} of {len(self.parts)} files leaves one part empty: pass "
+                f"by='place' or by='frame'")
         return {*found}
 
     def _with(self, parts):
@@ -203,7 +209,8 @@ def _files(source):
     elif path.is_file() and suffix_of(path) in Format.known: yield str(path), path
     else:
         require(path.exists(), f"source={str(source)!r} does not exist")
-        for name, data in sorted(image_files(path, {*Format.known, '.gz'}), key=lambda f: f[0]): yield f'{name} in {path}', (name, data)
+        for name, data in sorted(image_files(path, {*Format.known, '.gz'}), key=lambda f: f[0]):
+            yield f'{name} in {path}', (name, data)
 
 def _read(name, data, dataset):
     "Values and header of a file, given as a path or as its name and bytes"
@@ -227,13 +234,18 @@ def read_frames(
         differ = [k for k in _alike if said[k] != first[k]]
         if {*differ} <= {'slope', 'intercept'}:                  # as in PET, where each slice has its own: results are floats
             if differ: first = first | dict(slope=1., intercept=0., blank=None, dtype='float32')
-        else: require(False, f"{name} has {differ[0]} {said[differ[0]]}, but {names[0]} has {first[differ[0]]}: read them apart, by a pattern or a list")
+        else:
+            require(False,
+                    f"{name} has {differ[0]} {said[differ[0]]}, but {names[0]} has "
+                    f"{first[differ[0]]}: read them apart, by a pattern or a list")
         require(not parts or a.shape[1] == parts[0].shape[1],
-                f"{name} has {a.shape[1]} channels, but {names[0] if names else ''} has {parts[0].shape[1] if parts else 0}: read them apart")
+                f"{name} has {a.shape[1]} channels, but {names[0] if names else ''} has "
+                f"{parts[0].shape[1] if parts else 0}: read them apart")
         parts.append(a)
         names.append(name)
     require(parts,
-            f"source={str(source)!r} holds no file that can be read ({', '.join(sorted(Format.known))})")
+            f"source={str(source)!r} holds no file that can be read "
+            f"({', '.join(sorted(Format.known))})")
     if len(parts) > 1: first = first | dict(lead=[])
     return Frames(parts, names, first, scaling)
 
@@ -246,6 +258,7 @@ def write_frames(
     "Write images in the units, the type and with the header of the data they belong to"
     said = about.get('data', {}) if isinstance(about, dict) else {}
     require('scaling' in said,
-            "about holds no scaling: pass that of Frames, or of Measurements that were made with about=frames.about")
+            "about holds no scaling: pass that of Frames, or of Measurements that were made with "
+            "about=frames.about")
     require(torch.is_tensor(x) and x.ndim == 4, "x must be a tensor of images (N, C, H, W)")
     write_file(path, Limits.from_dict(said['scaling']).undo(x), said, dtype)

@@ -64,7 +64,8 @@ def phantoms(
     h, w = size if isinstance(size, (tuple, list)) and len(size) == 2 else (size, size)
     require(all(isinstance(v, int) and v >= 8 for v in (h, w)),
             f"size={size!r} must be a whole number of pixels, at least 8, or two of them")
-    require(index is not None or isinstance(n, int) and n > 0, f"n={n!r} must be a positive whole number")
+    require(index is not None or isinstance(n, int) and n > 0,
+            f"n={n!r} must be a positive whole number")
     if index is None: index = range(n)
     u = torch.stack([torch.rand(64, generator=rng(seed, i)) for i in index])
     return torch.cat([_render(part, h, w) for part in u.split(max(1, 2**20//(h*w)))])

@@ -44,7 +44,8 @@ class FITS(Format, suffixes=('.fits', '.fit', '.fts', '.fz')):
         hdu = fits.PrimaryHDU(a)
         for key, value, comment in about['header'].get('cards', []):
             if not about['whole'] and _of_place.fullmatch(key): continue
-            if key in ('COMMENT', 'HISTORY'): hdu.header.add_comment(value) if key == 'COMMENT' else hdu.header.add_history(value)
+            if key in ('COMMENT', 'HISTORY'):
+                hdu.header.add_comment(value) if key == 'COMMENT' else hdu.header.add_history(value)
             else: hdu.header[key] = (value, comment)
         if about['unit']: hdu.header['BUNIT'] = about['unit']
         if about['blank'] is not None: hdu.header['BLANK'] = int(about['blank']) - {'uint16': 32768, 'uint32': 2**31}.get(a.dtype.name, 0)
@@ -70,7 +71,8 @@ class MRC(Format, suffixes=('.mrc', '.mrcs', '.map', '.rec', '.st')):
     @classmethod
     def write(cls, path, a, about):
         require(a.shape[-3] == 1 and a.ndim < 5,
-                f"MRC holds grey images, not an array of shape {a.shape}: choose a name that ends in .tif")
+                f"MRC holds grey images, not an array of shape {a.shape}: choose a name that "
+                f"ends in .tif")
         h = about['header']
         with cls.library().new(path, a[..., 0, :, :], overwrite=True) as m:
             if a.ndim == 4 and h.get('stack', True): m.set_image_stack()
@@ -90,7 +92,8 @@ def _calibration_of(d, name):
     found = [g.PixelValueTransformationSequence[0] for g in groups if 'PixelValueTransformationSequence' in g] or [d]
     lines = {(float(g.get('RescaleSlope', 1)), float(g.get('RescaleIntercept', 0)), str(g.get('RescaleType', ''))) for g in found}
     require(len(lines) == 1,
-            f"{name} has frames with {len(lines)} different calibrations: split it into files of one each")
+            f"{name} has frames with {len(lines)} different calibrations: split it into files of "
+            f"one each")
     return lines.pop()
 
 def _plain(v): return [*map(_plain, v)] if hasattr(v, '__iter__') and not isinstance(v, str) else v if isinstance(v, (str, int)) else float(v)
@@ -133,7 +136,8 @@ class DICOM(Format, suffixes=('.dcm', '.dicom', '.ima')):
         if c == 3: d.PhotometricInterpretation, d.PlanarConfiguration = 'RGB', 0
         elif 'PhotometricInterpretation' not in d: d.PhotometricInterpretation = 'MONOCHROME2'
         d.RescaleSlope, d.RescaleIntercept, d.RescaleType = f"{about['slope']:.10g}", f"{about['intercept']:.10g}", about['unit'] or 'US'
-        if about['blank'] is not None: d.add_new(0x00280120, 'SS' if a.dtype.kind == 'i' else 'US', int(about['blank']))
+        if about['blank'] is not None:
+            d.add_new(0x00280120, 'SS' if a.dtype.kind == 'i' else 'US', int(about['blank']))
         d.PixelData = np.moveaxis(a, -3, -1).astype(a.dtype.newbyteorder('<')).tobytes()
         d.save_as(path, enforce_file_format=True)
 
@@ -157,7 +161,8 @@ class NIfTI(Format, suffixes=('.nii',)):
     @classmethod
     def write(cls, path, a, about):
         require(a.shape[-3] == 1,
-                f"NIfTI holds grey images, not an array of shape {a.shape}: choose a name that ends in .tif")
+                f"NIfTI holds grey images, not an array of shape {a.shape}: choose a name that "
+                f"ends in .tif")
         nib, h, a = cls.library(), about['header'], a[..., 0, :, :].T
         im = nib.Nifti1Image(a, np.array(h['affine']) if h and about['whole'] else None, dtype=a.dtype)
         if h:

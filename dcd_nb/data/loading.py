@@ -217,7 +217,8 @@ def _of_path(path, part):
 def _is_frames(source, path):
     "Is this a list, a pattern, or one file that `read_frames` takes?"
     if isinstance(source, (list, tuple)): return True
-    if path.exists(): return path.is_file() and suffix_of(path) in {*Format.known} - {'.npy', '.npz'}
+    if path.exists():
+        return path.is_file() and suffix_of(path) in {*Format.known} - {'.npy', '.npz'}
     return glob.has_magic(str(path))
 
 def _from_frames(source, size, scaling):
@@ -228,7 +229,8 @@ def _from_frames(source, size, scaling):
             f"source={str(source)!r} has pixels without a value: load_images gives whole images; "
                                 "read_frames keeps such pixels as a mask")
     if not scaling:
-        warnings.warn(f"{len(frames)} frames were scaled by their lowest and highest value: pass scaling={frames.scaling} "
+        warnings.warn(f"{len(frames)} frames were scaled by their lowest and highest value: pass "
+                      f"scaling={frames.scaling} "
                       "to scale others alike")
     if size and tuple(y.shape[2:]) != (size, size):
         h, w = y.shape[2:]
@@ -262,7 +264,8 @@ def load_images(
     "Images (N, C, H, W): floats in [-1, 1], sorted by file name"
     require(dtype in (torch.float32, torch.uint8, None),
             f"dtype={dtype} must be torch.float32, torch.uint8 or None")
-    require(channels is None or isinstance(channels, int) and channels in (1, 3), f"channels={channels!r} must be 1, 3 or None")
+    require(channels is None or isinstance(channels, int) and channels in (1, 3),
+            f"channels={channels!r} must be 1, 3 or None")
     require(size is None or isinstance(size, int) and size > 0,
             f"size={size!r} must be a positive number of pixels, or None")
     given = repr(source) if isinstance(source, str) else type(source).__name__

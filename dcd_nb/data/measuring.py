@@ -93,7 +93,8 @@ def measure_to(
     sigma = corruption.sigma_of(range(len(x)))
     given = len(x) if sigma is None else len(corruption.sigma)
     require(given == len(x),
-            f"sigma has levels for {given} observations, but there are {len(x)} images: give one for each")
+            f"sigma has levels for {given} observations, but there are {len(x)} images: give one "
+            f"for each")
     def observe(row): return corruption.batch(double(x[row:row+1]), rng(seed, row), None if sigma is None else sigma[row:row+1])
     one = observe(0)
     first = {'y': one.y.float()} | flat_state(one.state)

@@ -116,7 +116,8 @@ def _masks(ys, M):
         if not (drawn == drawn[:1]).all():
             return (f"all {len(ys)} observations have the same mask, but {ys.op} draws one for "
                     "each: what it hides is never seen, "
-                    "and cannot be learned; pass the mask of each observation, or leave out what is always hidden")
+                    "and cannot be learned; pass the mask of each observation, or leave out what "
+                    "is always hidden")
         return
     never = (M.amax(0) == 0).double().mean().item()
     if never > .01 and len(M) >= 64 and M.mean() > .05:
@@ -128,7 +129,8 @@ def _masks(ys, M):
         if abs(given - usual) > .2:
             return (f"neighbours in a {name} of the masks agree with a correlation of "
                     f"{given:.2f}, but in those of {ys.op} with {usual:.2f}: "
-                    "the masks hide whole lines or blocks, and Phase II would draw others; write an operator that draws yours")
+                    "the masks hide whole lines or blocks, and Phase II would draw others; write "
+                    "an operator that draws yours")
 
 # %% ../../nbs/02cb_physics.ipynb #694c00de
 def _layout(ys):

@@ -42,7 +42,8 @@ def _networks(teacher, ys, student, fake_settings, learn):
 
 def _check_arguments(teacher, ys, loss, fake, fake_steps, checkpoints):
     require(isinstance(teacher, Teacher),
-            f"teacher must be a Teacher, but is {type(teacher).__name__}: make one by train, or Teacher.load")
+            f"teacher must be a Teacher, but is {type(teacher).__name__}: make one by train, or "
+            f"Teacher.load")
     require(isinstance(ys, Measurements), f"ys must be Measurements, but is {type(ys).__name__}")
     teacher.check(ys)
     require(isinstance(loss, Loss), f"loss={loss!r} must be a Loss, e.g. SiD(alpha=1.2)")

@@ -183,7 +183,8 @@ def from_pretrained(cls:Generator,
     "The generator that `name` holds"
     found = load_pretrained(name, device, precision)
     require(isinstance(found, cls),
-            f"model={str(name)!r} is a teacher, not a generator: use load_pretrained, which returns either")
+            f"model={str(name)!r} is a teacher, not a generator: use load_pretrained, which "
+            f"returns either")
     return found
 
 # %% ../../nbs/22_generator.ipynb #b74b1696
@@ -234,7 +235,8 @@ def with_dropout(
     if dropout is None: return net
     entries = net.net.to_dict()
     require('dropout' in entries,
-            f"dropout={dropout!r} cannot be set: {entries['network']} has no argument dropout; leave it out")
+            f"dropout={dropout!r} cannot be set: {entries['network']} has no argument dropout; "
+            f"leave it out")
     with seeded(0):
         new = Network.from_dict(entries | dict(dropout=dropout))
     new.load_state_dict(net.net.state_dict())

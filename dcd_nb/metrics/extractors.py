@@ -188,7 +188,8 @@ def _mobilenet_weights(weights):
             "set DCD_IMAGENET to a .safetensors file with them")
     try: found = load_file(path) if said else known.DEFAULT.get_state_dict(check_hash=True)
     except Exception as e:
-        raise BadInput(f"{path} cannot be read ({str(e).splitlines()[0][:80]}): download it again") from e
+        raise BadInput(f"{path} cannot be read ({str(e).splitlines()[0][:80]}): download it "
+                       f"again") from e
     return path, {k: t for k, t in found.items() if k.startswith('features.')}
 
 def imagenet(

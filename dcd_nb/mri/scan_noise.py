@@ -28,10 +28,12 @@ def prewhiten(
             f"but is {tuple(noise.shape) if torch.is_tensor(noise) else type(noise).__name__}")
     n = noise.shape[1]
     require(n == coils or n > 4*coils,
-            f"noise has {n} samples of {coils} coils, too few for a covariance: give more than {4*coils}")
+            f"noise has {n} samples of {coils} coils, too few for a covariance: give more than "
+            f"{4*coils}")
     psi = noise if n == coils else noise@noise.mH/(2*n)
     L, bad = torch.linalg.cholesky_ex(psi.to(torch.complex128))
-    require(not bad, "noise has no positive covariance: a coil is empty, or is a mixture of the others; "
+    require(not bad,
+            "noise has no positive covariance: a coil is empty, or is a mixture of the others; "
                      "leave it out, or compress_coils first")
     white = torch.linalg.inv(L).to(torch.complex64 if y.dtype == torch.float32 else torch.complex128)
     return from_coils(torch.einsum('cd,bdhw->bchw', white.to(y.device), to_coils(y)))
@@ -67,10 +69,12 @@ def edge_noise(
     choose('where', where, ['k-space', 'background'])
     z = to_coils(y).to(torch.complex128)
     if where == 'background':
-        require((z != 0).any(1).all(), "where='background' needs scans with all lines: take where='k-space'")
+        require((z != 0).any(1).all(),
+                "where='background' needs scans with all lines: take where='k-space'")
         z = ifftc(z)
     edge = _edge(z, share)
-    require(edge.sum() > 8*z.shape[1], f"share={share} of y are {int(edge.sum())} points, too few for "
+    require(edge.sum() > 8*z.shape[1],
+            f"share={share} of y are {int(edge.sum())} points, too few for "
                                        f"{z.shape[1]} coils: take a larger share, or more scans")
     samples = z.movedim(1, 0)[:, edge]
     power = z.abs().square().mean(1)/2                            # of a real channel
@@ -81,6 +85,8 @@ def edge_noise(
                        for v in (products.sum().abs(), products.abs().square().sum().sqrt()))
     clear = alike < 3*alike_se
     if not clear:
-        warnings.warn(f"what lies furthest from the middle of y is more than noise: neighbours are correlated by {alike:.3f} +- "
-                      f"{alike_se:.3f}, so sigma={var**.5:.3g} is an upper bound; take a smaller share or a scan without a body")
+        warnings.warn(f"what lies furthest from the middle of y is more than noise: neighbours "
+                      f"are correlated by {alike:.3f} +- "
+                      f"{alike_se:.3f}, so sigma={var**.5:.3g} is an upper bound; take a smaller "
+                      f"share or a scan without a body")
     return EdgeNoise(var**.5, se/var**.5/2, samples@samples.mH/(2*samples.shape[1]), alike, alike_se, clear)

@@ -133,7 +133,8 @@ def check_network(
 ) -> dict:
     "Try what training asks of a network: what it is, or a sentence about what is wrong"
     net = getattr(net, 'net', net) if not isinstance(net, Network) else net
-    require(isinstance(shape, (tuple, list)), f"shape={shape!r} must be the three numbers (C, H, W)")
+    require(isinstance(shape, (tuple, list)),
+            f"shape={shape!r} must be the three numbers (C, H, W)")
     require(isinstance(net, Network), f"net={type(net).__name__} is no Network: wrap its class, "
                                       f"Wrapped({type(net).__name__}, {tuple(shape)}, dict(...))")
     require_sizes(net)
@@ -157,7 +158,8 @@ def check_network(
     scale = y.abs().max() + 1e-6
     alone = _called(shaken, x[:1], low[:1])
     require((y[:1] - alone).abs().max() < 1e-3*scale,
-            "net makes something else of an image alone than in a batch: the images of a batch must not see each other")
+            "net makes something else of an image alone than in a batch: the images of a batch "
+            "must not see each other")
     require((y - _called(shaken, x, high)).abs().max() > 1e-6*scale,
             "net does not depend on noise_label: let the level reach its layers")
     y.square().mean().backward()

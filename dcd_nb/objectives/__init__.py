@@ -36,7 +36,8 @@ def objective_for(
     require(not (corruption.photons and op.random),
             f"{corruption} has no objective: make its noise Gaussian first, "
             f"by Anscombe(photons).measurements(ys){anyway}")
-    if isinstance(op, RandomMask): kind, args = AmbientInpainting, dict(missing=op.missing, sigma=sigma)
+    if isinstance(op, RandomMask):
+        kind, args = AmbientInpainting, dict(missing=op.missing, sigma=sigma)
     elif op.hides == 'pixels' and op.can_hide_more:
         kind, args = AmbientMasks, dict(op=op, sigma=sigma)
     elif op.hides == 'lines' and op.can_hide_more:
@@ -46,7 +47,8 @@ def objective_for(
         kind, args = AmbientFourier, dict(op=op, sigma=sigma)
     else:
         require(not op.random,
-                f"{op} has no objective of its own: random parts can be filled if RandomMask or FourierMask is all there is{anyway}")
+                f"{op} has no objective of its own: random parts can be filled if RandomMask or "
+                f"FourierMask is all there is{anyway}")
         ambient = corruption.rms_sigma and not corruption.own_noise
         kind, args = (AmbientTweedie, dict(sigma=sigma)) if ambient else (Standard, {})
     for k in kw: choose(f'argument of {kind.__name__}', k, list(inspect.signature(kind).parameters))

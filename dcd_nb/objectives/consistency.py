@@ -70,7 +70,8 @@ class Consistency(AmbientTweedie):
         require(isinstance(self.low, Levels),
                 f"low={low!r} must be Levels, e.g. LogNormalBelow({sigma})")
         require(self.low.share_below(sigma*(1 + 1e-6)) == 1,
-                f"low={low!r} must lie below sigma={sigma:g}, where walks begin: take LogNormalBelow({sigma:g}), which low=None stands for")
+                f"low={low!r} must lie below sigma={sigma:g}, where walks begin: take "
+                f"LogNormalBelow({sigma:g}), which low=None stands for")
         for k, v, least in (('copies', copies, 1), ('nodes', nodes, 2)):
             require(isinstance(v, int) and v >= least,
                     f"{k}={v!r} must be a whole number, at least {least}")

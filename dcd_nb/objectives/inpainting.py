@@ -37,7 +37,8 @@ class AmbientInpainting(Objective):
         self.delta = number('delta', delta, lambda v: 0 < v < 1, 'above 0 and below 1: without further holes nothing is learned')
         self.levels = TruncatedLogNormal(sigma) if levels is None else levels
 
-    def check_levels(self, levels): require_above(levels, self.sigma, 'carry no gradient where pixels are observed')
+    def check_levels(self, levels):
+        require_above(levels, self.sigma, 'carry no gradient where pixels are observed')
 
     def network_inputs(self, x, s, state=None):
         require(state is not None,

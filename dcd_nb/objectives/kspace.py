@@ -36,14 +36,18 @@ class AmbientFourier(Objective):
         levels=None,         # of the noise; None: log-normal; above `sigma` if there is one
     ):
         require(isinstance(op, Operator) and op.linear and op.hides == 'lines' and op.can_hide_more,
-             f"op={op!r} must be an operator that can hide more of k-space (hides = 'lines', and further), e.g. FourierMask(4)")
+             f"op={op!r} must be an operator that can hide more of k-space (hides = 'lines', and "
+             f"further), e.g. FourierMask(4)")
         self.op, self.R = op, R
         self.sigma = number('sigma', sigma, lambda v: v >= 0, 'a finite number, at least 0')
         usual = TruncatedLogNormal(self.sigma) if self.sigma else LogNormal()
         self.levels = usual if levels is None else levels
-        if R is not None: require(number('R', R) > op.R, f"R={R!r} must be above {op.R}, or nothing more is hidden")
+        if R is not None:
+            require(number('R', R) > op.R,
+                    f"R={R!r} must be above {op.R}, or nothing more is hidden")
 
-    def check_levels(self, levels): require_above(levels, self.sigma, 'carry no gradient where lines are seen')
+    def check_levels(self, levels):
+        require_above(levels, self.sigma, 'carry no gradient where lines are seen')
 
     def further(self, state, generator):
         "The same scans with fewer lines"

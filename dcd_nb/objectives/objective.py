@@ -80,8 +80,10 @@ def check(self:Objective, corruption):
     for name, there in _known_of(corruption).items():
         mine = getattr(self, name, there)
         if isinstance(mine, (int, float)) and not math.isclose(mine, there, rel_tol=1e-6):
-            warnings.warn(f"objective.{name}={mine:g}, but the observations have {there:g}: what is learned is right "
-                          f"for {name}={mine:g} alone; objective=None takes the one that suits the observations")
+            warnings.warn(f"objective.{name}={mine:g}, but the observations have {there:g}: what "
+                          f"is learned is right "
+                          f"for {name}={mine:g} alone; objective=None takes the one that suits "
+                          f"the observations")
 
 def _known_of(corruption):
     "The numbers of a corruption that an objective may have, too"
@@ -95,7 +97,9 @@ def check_condition(self:Objective, state, n:int):
     if not self.extra_channels or state is None: return
     try: mask = self.op.observed(state)
     except (TypeError, IndexError, KeyError): mask = None
-    if mask is None: raise BadInput(f"state is none of {self.op}: pass one as draw_condition(n, shape, generator) of the objective makes")
+    if mask is None:
+        raise BadInput(f"state is none of {self.op}: pass one as draw_condition(n, shape, "
+                       f"generator) of the objective makes")
     require_binary(mask)
 
 @patch
@@ -135,9 +139,12 @@ def require_above(
     near = sigma*(1 - 1e-6)                              # a level that is sigma, but for its last digits
     better = f"take TruncatedLogNormal({sigma:g}), which levels=None stands for"
     require(levels.share_below(sigma*(1 + 1e-6)) < 1,
-            f"levels={levels!r} are nowhere above sigma={sigma:g}, the noise of the observations, and {what}: {better}")
+            f"levels={levels!r} are nowhere above sigma={sigma:g}, the noise of the "
+            f"observations, and {what}: {better}")
     share = levels.share_below(near)
-    if share: warnings.warn(f"{share:.1%} of levels={levels!r} lie below sigma={sigma:g}, the noise of the observations, and {what}: {better}")
+    if share:
+        warnings.warn(f"{share:.1%} of levels={levels!r} lie below sigma={sigma:g}, the noise of "
+                      f"the observations, and {what}: {better}")
 
 # %% ../../nbs/10_objective.ipynb #b3956e8a
 def fresh(draws, y):

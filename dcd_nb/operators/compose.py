@@ -16,16 +16,20 @@ class Compose(Operator):
     "A = A_k ... A_2 A_1: `ops` one after the other, the first is applied first"
     def __init__(self, *ops):
         require(ops and all(isinstance(o, Operator) for o in ops),
-                f"ops={ops!r} must be one or more operators, e.g. Compose(GaussianBlur(), RandomMask(.5))")
+                f"ops={ops!r} must be one or more operators, e.g. Compose(GaussianBlur(), "
+                f"RandomMask(.5))")
         self.ops = tuple(p for o in ops for p in (o.ops if isinstance(o, Compose) else (o,)))
-        for o in self.ops[:-1]: require(not o.own_noise, f"{o} has noise of its own, which only the last operator may have: put it last")
+        for o in self.ops[:-1]:
+            require(not o.own_noise,
+                    f"{o} has noise of its own, which only the last operator may have: put it last")
         self.linear, self.random = all(o.linear for o in self.ops), any(o.random for o in self.ops)
         self.channelwise, self.in_kspace = all(o.channelwise for o in self.ops), self.ops[-1].in_kspace
     own_noise = property(lambda self: self.ops[-1].own_noise, doc="Only the last operator may have noise of its own")
     def _parts(self, state):
         want = {str(i) for i, o in enumerate(self.ops) if o.random}
         if (set(state) if isinstance(state, dict) else set() if state is None else None) != want:
-            raise BadInput(f"state of {self} must be a dict with the entries {sorted(want)}, one for each random part")
+            raise BadInput(f"state of {self} must be a dict with the entries {sorted(want)}, one "
+                           f"for each random part")
         return [(o, (state or {}).get(str(i))) for i, o in enumerate(self.ops)]
     def forward(self, x, state):
         for op, s in self._parts(state): x = op.forward(x, s)

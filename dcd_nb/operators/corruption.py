@@ -148,7 +148,8 @@ class Corruption:
         if not self.noise_differs: return None
         most = max(index, default=-1)
         require(most < len(self.sigma),
-                f"sigma has {len(self.sigma)} levels, but there is an observation {most}: give a level for each")
+                f"sigma has {len(self.sigma)} levels, but there is an observation {most}: give a "
+                f"level for each")
         return self.sigma[torch.as_tensor([*index], dtype=torch.long)]
 
     def draw_sigma(self, n:int, generator, device:str | torch.device='cpu'):
@@ -186,7 +187,8 @@ class Corruption:
 
     def _noised_one_by_one(self, noised, y, draws):
         "On a CPU, noise that takes more or fewer random numbers by what an image holds needs a generator for each"
-        def seeds(g, rows): return torch.randint(2**31, (number_of(rows),), generator=g, device=g.device)
+        def seeds(g, rows):
+            return torch.randint(2**31, (number_of(rows),), generator=g, device=g.device)
         each = torch.cat(draws.each(seeds, len(y))).tolist()
         one = [noised(rng(seed, device=draws.device), slice(i, i + 1)) for i, seed in enumerate(each)]
         return torch.cat(one)

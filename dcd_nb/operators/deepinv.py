@@ -28,10 +28,13 @@ class FromDeepinv(Operator):
         self.physics = self.physics.to(x.device)
         return x.float()
     def forward(self, x, state):
-        if tuple(x.shape[1:]) != self.shape: raise BadInput(f"{self} takes images of shape {self.shape}, but these have {tuple(x.shape[1:])}")
+        if tuple(x.shape[1:]) != self.shape:
+            raise BadInput(f"{self} takes images of shape {self.shape}, but these have "
+                           f"{tuple(x.shape[1:])}")
         return self.physics.A(self._to(x)).to(x)
     def transpose(self, y, state): return self.physics.A_adjoint(self._to(y)).to(y)
-    def inverse(self, y, state, rcond:float | None=None): return super().inverse(y, state, rcond, steps=300, tol=1e-6)
+    def inverse(self, y, state, rcond:float | None=None):
+        return super().inverse(y, state, rcond, steps=300, tol=1e-6)
     def in_shape(self, shape:tuple): return self.shape
     def out_shape(self, shape:tuple):
         return tuple(self.physics.A(torch.zeros(1, *shape, device=_device(self.physics))).shape[1:])
@@ -57,7 +60,9 @@ def from_deepinv(
     require(isinstance(physics, dinv.physics.LinearPhysics),
             f"physics={type(physics).__name__} must be a LinearPhysics of deepinv")
     try: y = physics.A(torch.zeros(1, *shape, device=_device(physics)))
-    except Exception as e: raise BadInput(f"{type(physics).__name__} does not take images of shape={tuple(shape)} ({str(e)[:100]})") from e
+    except Exception as e:
+        raise BadInput(f"{type(physics).__name__} does not take images of shape={tuple(shape)} "
+                       f"({str(e)[:100]})") from e
     require(torch.is_tensor(y) and y.ndim == 4,
             f"{type(physics).__name__} gives measurements {'of shape ' + str(tuple(y.shape)) if torch.is_tensor(y) else 'as ' + type(y).__name__}, "
                                              "but only (B, C, H, W) tensors can be bridged")

@@ -17,7 +17,9 @@ from .operator import hide_entries, mask_spectrum, Operator, require_mask
 # %% ../../nbs/01d_fourier.ipynb #8df8c918
 def to_complex(x):
     "(B, 2, H, W), real and imaginary part, as a complex tensor (B, H, W)"
-    if x.shape[1] != 2: raise BadInput(f"complex images need 2 channels, real and imaginary part, but these have {x.shape[1]}")
+    if x.shape[1] != 2:
+        raise BadInput(f"complex images need 2 channels, real and imaginary part, but these have "
+                       f"{x.shape[1]}")
     return torch.complex(x[:, 0], x[:, 1])
 
 def from_complex(z):
@@ -83,7 +85,8 @@ def further(self:FourierMask, state, generator, R:float | None=None, delta:float
         return self._thin(state, self.R, lines - max(1, round(delta*lines)), generator)
     w, R = state.shape[-1], self.R + 1 if R is None else R
     require(w//R < w//self.R,
-            f"R={R} hides nothing further: {int(w//R)} of {w} lines are left, as with R={self.R}; take a larger R")
+            f"R={R} hides nothing further: {int(w//R)} of {w} lines are left, as with "
+            f"R={self.R}; take a larger R")
     return self._thin(state, R, int(w//R), generator)
 
 @patch
@@ -91,7 +94,8 @@ def _thin(self:FourierMask, state, R, lines, generator):
     w = state.shape[-1]
     first, last = self.centre_lines(w)
     require(last - first <= lines,
-            f"R={R} leaves {lines} of {w} lines, fewer than the {last - first} in the centre: take a smaller R or acs")
+            f"R={R} leaves {lines} of {w} lines, fewer than the {last - first} in the centre: "
+            f"take a smaller R or acs")
     score = state.float()*torch.rand(state.shape, generator=generator, device=generator.device).to(state.device)
     score[..., first:last] += 2
     return state*torch.zeros_like(state).scatter_(-1, score.topk(lines, -1).indices, 1)

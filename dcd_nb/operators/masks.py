@@ -34,7 +34,8 @@ class GivenMasks(PixelMask):
     def draw(self, n:int, shape:tuple, generator):
         require(tuple(shape[1:]) == self.shape[1:] and self.shape[0] in (1, shape[0]),
                 f"masks of {self} have shape {self.shape}, "
-                f"which does not fit images of {tuple(shape)}: give masks (M, 1 or C, H, W) of their size")
+                f"which does not fit images of {tuple(shape)}: give masks (M, 1 or C, H, W) of "
+                f"their size")
         return self._some(torch.randint(len(self.masks), (n,), generator=generator,
                                         device=generator.device))
     def all_states(self): return self.masks.float()

@@ -69,7 +69,8 @@ class Operator(Named, family='operator'):
         return None
     def further(self, state, generator, **kw):
         "A state that hides more than `state`; `delta=` says how large a share of what is observed"
-        raise BadInput(f"{self} has no further: RandomMask and FourierMask can hide more of what they observe")
+        raise BadInput(f"{self} has no further: RandomMask and FourierMask can hide more of what "
+                       f"they observe")
     def all_states(self):
         "Every state that `draw` can give, if they are listed; else None"
         return None
@@ -79,7 +80,8 @@ class Operator(Named, family='operator'):
     def unexplained_noise(self, state, generator):
         """Noise of y of level 1 that no noise of x explains, brought back by A^T: its covariance is
         A^T A - (A^T A)^2. None: there is none, as A^T A is a projection"""
-        raise BadInput(f"{self} has no unexplained_noise, which noisy scans need: FourierMask and MultiCoilMRI have it")
+        raise BadInput(f"{self} has no unexplained_noise, which noisy scans need: FourierMask "
+                       f"and MultiCoilMRI have it")
     def is_described(self, d):
         "Is this the operator that `to_dict` described as `d`?"
         return same_description(self.to_dict(), d)
@@ -105,7 +107,8 @@ def _run(self:Operator, method, x, state, *args):
     "The method of that name for checked images and their state"
     x = _images(x)
     require(state is not None or not self.random,
-            f"state is missing: {self} is random: pass the state that belongs to the images, from draw(n, shape, generator)")
+            f"state is missing: {self} is random: pass the state that belongs to the images, "
+            f"from draw(n, shape, generator)")
     require_rows(state, len(x), f'state of {self}', shared=True)
     state = map_state(lambda t: t.to(x), state)
     with torch.autocast(x.device.type, enabled=False):

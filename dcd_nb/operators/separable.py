@@ -34,7 +34,8 @@ class Separable(Operator, abstract=True):
         store, keys = self.__dict__.setdefault('_store', {}), [(make.__name__, n, like.dtype, like.device) for n in shape[1:]]
         for key in keys:
             if key not in store:
-                with torch.inference_mode(False): store[key] = [t.to(like.device, like.dtype) for t in make(key[1])]
+                with torch.inference_mode(False):
+                    store[key] = [t.to(like.device, like.dtype) for t in make(key[1])]
         return [store[key] for key in keys]
 
     def forward(self, x, state):
@@ -91,7 +92,8 @@ class GaussianBlur(Separable):
 
     def one_dim(self, n:int):
         require(n > self.size//2,
-                f"size={self.size} of the blur needs images of at least {self.size//2 + 1} pixels, but these have {n}")
+                f"size={self.size} of the blur needs images of at least {self.size//2 + 1} "
+                f"pixels, but these have {n}")
         i, j = torch.arange(n)[:, None], torch.arange(-(self.size//2), self.size//2 + 1)
         return torch.zeros(n, n, dtype=torch.float64).scatter_add_(1, _mirror(i + j, n, twice=False), self.taps().expand(n, -1).contiguous())
 
@@ -111,7 +113,8 @@ class Downsample(Separable):
         t = ((j - centre)/f).abs().double()
         w = (t < .5).double() if self.kernel == 'box' else _cubic(t)
         return torch.zeros(n//f, n, dtype=torch.float64).scatter_add_(1, _mirror(j, n, twice=True), w/w.sum(1, keepdim=True))
-    def out_shape(self, shape:tuple): return (shape[0], shape[1]//self.factor, shape[2]//self.factor)
+    def out_shape(self, shape:tuple):
+        return (shape[0], shape[1]//self.factor, shape[2]//self.factor)
     def in_shape(self, shape:tuple): return (shape[0], shape[1]*self.factor, shape[2]*self.factor)
 
 def _cubic(t, a=-.5):

@@ -35,10 +35,13 @@ def require_rows(
     def check(t):
         several = isinstance(t, (list, tuple)) and t and all(map(torch.is_tensor, t))
         if several: wrong(f"must be made of tensors, but holds a {type(t).__name__} of them: use torch.stack")
-        if not torch.is_tensor(t): wrong(f"must be made of tensors, but holds {type(t).__name__}: use torch.as_tensor")
-        if t.is_complex(): wrong(f"must be made of real numbers, but holds {t.dtype}: use torch.view_as_real")
+        if not torch.is_tensor(t):
+            wrong(f"must be made of tensors, but holds {type(t).__name__}: use torch.as_tensor")
+        if t.is_complex():
+            wrong(f"must be made of real numbers, but holds {t.dtype}: use torch.view_as_real")
         rows = t.shape[0] if t.ndim else 0
-        if rows != n and not (shared and rows == 1): wrong(f"is for {rows} images, but there are {n}{_shared_by(t, n)}")
+        if rows != n and not (shared and rows == 1):
+            wrong(f"is for {rows} images, but there are {n}{_shared_by(t, n)}")
     map_state(check, state)
 
 def _shared_by(t, n):
@@ -52,7 +55,8 @@ def join_states(
 ):
     "The state of all of them"
     if states[0] is None: return None
-    if isinstance(states[0], dict): return {k: join_states([s[k] for s in states]) for k in states[0]}
+    if isinstance(states[0], dict):
+        return {k: join_states([s[k] for s in states]) for k in states[0]}
     return torch.cat(states)
 
 def new_states(
@@ -94,9 +98,11 @@ def require_binary(
     i = bad.flatten(1).any(1).nonzero()[0].item()
     value, others = mask[i][bad[i]][0].item(), mask[bad].unique()
     if math.isnan(value):
-        raise BadInput(f"state is a mask with NaN in image {first + i}: pass (mask == 1).float() if NaN means hidden, "
+        raise BadInput(f"state is a mask with NaN in image {first + i}: pass (mask == 1).float() "
+                       f"if NaN means hidden, "
                        "or leave such images out")
     two = len(others) == 1 and not (mask == 1).any()              # 0 and another one
     fix = f"(mask == {value:g}).float()" if two else "(mask > t).float() with a threshold t"
-    raise BadInput(f"state is a mask with other values than 0 and 1, {value:g} in image {first + i}: "
+    raise BadInput(f"state is a mask with other values than 0 and 1, {value:g} in image "
+                   f"{first + i}: "
                    f"pass {fix} (1 = observed, 0 = hidden)")

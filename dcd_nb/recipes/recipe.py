@@ -174,7 +174,8 @@ def objective_for(self:Recipe,
     if isinstance(self.objective, Objective): return self.objective
     A = corruption or _own_corruption(self)
     try: return objective_for(A, **self.objective)
-    except BadInput as e: raise BadInput(f"recipe {self.name!r} does not fit data made by {A}: {e}") from None
+    except BadInput as e:
+        raise BadInput(f"recipe {self.name!r} does not fit data made by {A}: {e}") from None
 
 def _own_corruption(r):
     require(r.corruption is not None,
@@ -224,7 +225,8 @@ def measurements(self:Recipe,
     if data and _holds_measurements(data): return Measurements.load(data)
     x = self.clean_images(data)
     require(self.corruption is not None,
-            f"recipe {self.name!r} takes measurements, but {str(data)!r} holds none: make them by dcd_corrupt")
+            f"recipe {self.name!r} takes measurements, but {str(data)!r} holds none: make them "
+            f"by dcd_corrupt")
     return self.corruption.measure(x, self.seed if seed is None else seed)
 
 @patch
@@ -233,9 +235,11 @@ def clean_images(self:Recipe,
 ) -> torch.Tensor:
     "Clean images, as they are kept: to simulate measurements, and to compare with"
     require(data or self.data.source is not None,
-            f"recipe {self.name!r} needs data ({self.title}): pass measurements, or images as a folder, archive or file")
+            f"recipe {self.name!r} needs data ({self.title}): pass measurements, or images as a "
+            f"folder, archive or file")
     require(not data or not _holds_measurements(data),
-            f"data={str(data)!r} holds measurements: clean images to compare with must be given as reference")
+            f"data={str(data)!r} holds measurements: clean images to compare with must be given "
+            f"as reference")
     return self.data.load(data)
 
 def _holds_measurements(path):

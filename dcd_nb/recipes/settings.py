@@ -42,7 +42,8 @@ def arguments_of(
         beside = {k: given[k] for k in _fields_of(kind) if k in given}
         if name in given:
             require(not beside,
-                    f"{name}={given[name]!r} cannot stand beside {', '.join(beside)}: say it in one of the two")
+                    f"{name}={given[name]!r} cannot stand beside {', '.join(beside)}: say it in "
+                    f"one of the two")
         if name not in rest: objects[name] = kind(**own)
         elif isinstance(rest[name], str): objects[name] = replace(kind.of(rest.pop(name)), **own)    # the name of a device
         else: objects[name] = kind.of(rest.pop(name))

@@ -187,7 +187,8 @@ def _prepare(ys, net, objective, seed):
     lives = 'images' if objective.predicts_images else 'observations'
     require(tuple(net.shape) == shape,
             f"net makes images of shape {tuple(net.shape)}, but the {lives} have shape {shape}: "
-                                      "a teacher lives where the observations live, or, if it fills holes, where the images do")
+                                      "a teacher lives where the observations live, or, if it "
+                                      "fills holes, where the images do")
     return net
 
 # %% ../../nbs/20e_training.ipynb #172a67ed

@@ -132,7 +132,8 @@ class RunFolder:
         killed_early = all(p.name.startswith('.recipe.json.') for p in self.out.iterdir())
         if killed_early: return self.plan                                   # or the folder is empty
         require(resume,
-                f"{out} is not empty: go on with what is there by resume (--resume), or choose another folder")
+                f"{out} is not empty: go on with what is there by resume (--resume), or choose "
+                f"another folder")
         old = read_recipe(self.out)
         self._same_settings(old, out)
         if 'first' in self.plan and not any(self.out.glob('checkpoint-*.json')):        # it begins anew

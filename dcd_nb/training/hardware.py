@@ -123,6 +123,7 @@ def compiled_if_possible(graph, inputs):
     except Exception as e:
         _failed.append(e)
         why = f'{type(e).__name__}: {e}'.split('\n')[0][:200]
-        warnings.warn(f"the network cannot be compiled here ({why}); training goes on without, slower: "
+        warnings.warn(f"the network cannot be compiled here ({why}); training goes on without, "
+                      f"slower: "
                       "see that a C++ compiler is installed, or pass compile=False (--compile off)")
         return graph.forward

@@ -73,8 +73,10 @@ class Learner:
             number(name, v, lambda v: 0 <= v <= 1, 'between 0 and 1')
         require(isinstance(betas, (tuple, list)) and len(betas) == 2,
                 f"betas={betas!r} must be two numbers, e.g. (.9, .999)")
-        for b in betas: number('betas', b, lambda v: 0 <= v < 1, 'two numbers of at least 0 and below 1')
-        if halflife is not None: number('halflife', halflife, lambda v: v > 0, 'a positive number of images')
+        for b in betas:
+            number('betas', b, lambda v: 0 <= v < 1, 'two numbers of at least 0 and below 1')
+        if halflife is not None:
+            number('halflife', halflife, lambda v: v > 0, 'a positive number of images')
         self.settings = dict(lr=lr, betas=list(betas), eps=eps, clip=clip,
                              warmup=warmup, decay=decay, halflife=halflife, rampup=rampup)
         self.net = net.train()
@@ -113,7 +115,8 @@ def step(self:Learner,
         one = one/len(micro_batches)
         one.backward()
         mean = mean + one.detach()
-        for name, v in watched.items(): means[name] = means.get(name, 0.) + v.detach()/len(micro_batches)
+        for name, v in watched.items():
+            means[name] = means.get(name, 0.) + v.detach()/len(micro_batches)
     grad_norm, refused = self.apply_gradients(now, [mean, *means.values()])
     return Step(mean, grad_norm, refused, means)
 

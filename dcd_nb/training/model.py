@@ -56,7 +56,8 @@ class Teacher:
         same_noise = written(A['sigma']) == written(ys.corruption.to_dict()['sigma'])
         looks_alike = written(A['op']) == repr(ys.op) and same_noise and image == tuple(ys.shape)
         other = ', which has other tensors' if looks_alike else ''
-        raise BadInput(f"ys are {ys.corruption} of images {tuple(ys.shape)}, but the teacher learned from "
+        raise BadInput(f"ys are {ys.corruption} of images {tuple(ys.shape)}, but the teacher "
+                       f"learned from "
                        f"Corruption({written(A['op'])}, sigma={written(A['sigma'])}) of {image}{other}: "
                        "pass the measurements that it was trained on (--data)")
 
@@ -153,7 +154,8 @@ def _trained_model(folder, kind):
     "The same of the folder of a run: of its selected or last good checkpoint"
     meta = read_recipe(folder)
     require(meta.get('kind') == dict(teacher='train', generator='distill')[kind],
-            f"path={str(folder)!r} is the folder of another kind of run ({meta.get('kind')}), and holds no {kind}")
+            f"path={str(folder)!r} is the folder of another kind of run ({meta.get('kind')}), "
+            f"and holds no {kind}")
     weights, beside = tensors_below(load_weights(folder, meta), f'{kind}.ema'), Path(folder)/'corruption'
     held = load_tensors(beside)[0] if beside.with_suffix('.json').exists() else {}
     return weights, meta, held
