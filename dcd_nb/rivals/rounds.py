@@ -45,7 +45,7 @@ def _kept(folder, make):
     if path: save_tensors(path, dict(x=x), dict(kind='draws', seconds=seconds))
     return x, seconds
 
-# %% ../../nbs/29d_rounds.ipynb #6ec3f9af
+# %% ../../nbs/29d_rounds.ipynb #6d262fee
 def em(
     ys:Measurements,
     net,                # a `Network`, trained in place; its description or name
@@ -68,7 +68,7 @@ def em(
         def drawn():
             "The draws of this lap"
             if lap == 0: return Matheron()(None, ys, seed)
-            new = draw(teacher, ys, hash32(seed, lap))
+            new = draw(teacher, ys, hash32(seed, lap)).clamp(-2, 2)  # a young network may send pixels far away
             kept = torch.rand(len(ys), generator=rng(seed, lap, 7)) >= refresh
             return torch.where(kept.view(-1, 1, 1, 1), x, new)
         x, seconds = _kept(folder, drawn)
