@@ -20,6 +20,7 @@ from ..training import Teacher
 from ..recipes import Recipe, recipe as make, recipes
 from ..quickstart import quickstart as run_quickstart
 from ..runs import check_record, run_recipe
+from ..rivals import run_method
 from .options import changes_of, finished, polite, report, settings
 
 # %% ../../nbs/90b_learn.ipynb #45ab1d5a
@@ -147,15 +148,23 @@ def run(
     minutes:float=None, # for all stages; default: the recipe's own budget
     data:str=None,   # images: a path or a name; default: those of the recipe
     warm:str=None,   # a record whose networks go on, with fresh optimisers
-    n:int=50_000,    # images that are compared
+    n:int=None,      # images that are compared; default: 50 000, with METHOD 5000
     clean:bool=False, # also train a teacher on clean images, to know what the corruption costs
     longer:bool=False, # also train a teacher with the computation of teacher and student together
     device:str=None, # cpu, cuda, cuda:1, ...
     set:str='',      # other entries of the recipe: 'train.lr=1e-4 distill.images=1000'
+    method:str=None, # another way to learn: ambientgan, em-mmps, ...; writes OUT/*.json
     json:bool=False, # print one line of JSON
 ) -> None:
     "Train, distil, compare, and write OUT/record"
-    found = run_recipe(make(recipe).override(changes_of(set)), out, minutes, data, warm=warm, n=n,
+    r = make(recipe).override(changes_of(set))
+    if method is not None:
+        others = dict(minutes=minutes, data=data, warm=warm, clean=clean, longer=longer, device=device)
+        given = [k for k, v in others.items() if v]
+        require(not given, f"{', '.join(given)} cannot stand beside method={method!r}: "
+                           "its budget follows from the recipe's train.images")
+        return report(dict(rows=run_method(r, method, out, n=n or 5000, quiet=json)), json)
+    found = run_recipe(r, out, minutes, data, warm=warm, n=n or 50_000,
                        clean=clean, longer=longer, device=device, quiet=json)
     if json: return report(found, json)
     short = {k: found[k] for k in ('recipe', 'images', 'nfe', 'n', 'reference')}
