@@ -34,14 +34,14 @@ def prewhiten(
     L, bad = torch.linalg.cholesky_ex(psi.to(torch.complex128))
     require(not bad,
             "noise has no positive covariance: a coil is empty, or is a mixture of the others; "
-                     "leave it out, or compress_coils first")
+            "leave it out, or compress_coils first")
     white = torch.linalg.inv(L).to(torch.complex64 if y.dtype == torch.float32 else torch.complex128)
     return from_coils(torch.einsum('cd,bdhw->bchw', white.to(y.device), to_coils(y)))
 
 # %% ../../nbs/03aa_scan_noise.ipynb #deeb493c
 EdgeNoise = namedtuple('EdgeNoise', 'sigma se covariance alike alike_se clear')
-EdgeNoise.__doc__ = """Level of the noise per real channel and its standard error; the coils' covariance; correlation of
-neighbours, which noise has not, and its standard error; True if that may be chance"""
+EdgeNoise.__doc__ = """Level of the noise per real channel and its standard error; the coils' covariance;
+correlation of neighbours, which noise has not, and its standard error; True if that may be chance"""
 
 def _edge(z, share):
     "Which points are the outermost `share` of those that were measured, (B, H, W)"
@@ -85,8 +85,8 @@ def edge_noise(
                        for v in (products.sum().abs(), products.abs().square().sum().sqrt()))
     clear = alike < 3*alike_se
     if not clear:
-        warnings.warn(f"what lies furthest from the middle of y is more than noise: neighbours "
-                      f"are correlated by {alike:.3f} +- "
-                      f"{alike_se:.3f}, so sigma={var**.5:.3g} is an upper bound; take a smaller "
-                      f"share or a scan without a body")
-    return EdgeNoise(var**.5, se/var**.5/2, samples@samples.mH/(2*samples.shape[1]), alike, alike_se, clear)
+        warnings.warn("what lies furthest from the middle of y is more than noise: neighbours are "
+                      f"correlated by {alike:.3f} +- {alike_se:.3f}, so sigma={var**.5:.3g} is an upper "
+                      "bound; take a smaller share or a scan without a body")
+    covariance = samples@samples.mH/(2*samples.shape[1])
+    return EdgeNoise(var**.5, se/var**.5/2, covariance, alike, alike_se, clear)

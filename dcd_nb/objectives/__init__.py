@@ -42,8 +42,8 @@ def objective_for(
         kind, args = AmbientMasks, dict(op=op, sigma=sigma)
     elif op.hides == 'lines' and op.can_hide_more:
         require(not corruption.noise_differs,
-                f"sigma={levels_in_words(corruption.sigma)} with {op} has no objective: AmbientFourier is for scans of one "
-                f"noise level, so add noise up to the highest{anyway}")
+                f"sigma={levels_in_words(corruption.sigma)} with {op} has no objective: "
+                f"AmbientFourier is for scans of one noise level, so add noise up to the highest{anyway}")
         kind, args = AmbientFourier, dict(op=op, sigma=sigma)
     else:
         require(not op.random,

@@ -72,7 +72,8 @@ class AmbientFourier(Objective):
 
     def network_inputs(self, x, s, state=None, z=None):
         if z is not None: return self.given(z, state)
-        z, noise = self.through_lines(x, state), state.get('noise') if isinstance(state, dict) else None
+        z = self.through_lines(x, state)
+        noise = state.get('noise') if isinstance(state, dict) else None
         return self.given(z if noise is None else z + noise.to(z), state)
 
     def denoise(self, net, x, s, state=None, z=None):

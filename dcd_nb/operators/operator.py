@@ -80,8 +80,8 @@ class Operator(Named, family='operator'):
     def unexplained_noise(self, state, generator):
         """Noise of y of level 1 that no noise of x explains, brought back by A^T: its covariance is
         A^T A - (A^T A)^2. None: there is none, as A^T A is a projection"""
-        raise BadInput(f"{self} has no unexplained_noise, which noisy scans need: FourierMask "
-                       f"and MultiCoilMRI have it")
+        raise BadInput(f"{self} has no unexplained_noise, which noisy scans need: "
+                       "FourierMask and MultiCoilMRI have it")
     def is_described(self, d):
         "Is this the operator that `to_dict` described as `d`?"
         return same_description(self.to_dict(), d)
