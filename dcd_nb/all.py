@@ -15,8 +15,8 @@ __all__ = ['AmbientFourier', 'AmbientInpainting', 'AmbientTweedie', 'Anneal', 'B
            'precision_recall', 'Precond', 'Proximal', 'proximal_fid', 'psnr', 'Quantise', 'quickstart', 'RandomMask',
            'read_frames', 'recipe', 'Recipe', 'recipes', 'Record', 'restore', 'Restored', 'rng', 'run_recipe', 'sample',
            'Sample', 'Saturation', 'save_images', 'SDS', 'show_images', 'show_points', 'SiD', 'sliced_wasserstein',
-           'ssim', 'Standard', 'Student', 'Teacher', 'TensorBoardLog', 'to_deepinv', 'toy', 'toy_distance', 'train',
-           'Transformer', 'TruncatedLogNormal', 'two_sample', 'UNet', 'Wrapped', 'write_frames']
+           'ssim', 'Standard', 'Student', 'Teacher', 'TensorBoardLog', 'to_deepinv', 'toy', 'train', 'Transformer',
+           'TruncatedLogNormal', 'two_sample', 'UNet', 'Wrapped', 'write_frames']
 
 # %% ../nbs/91_all.ipynb #2b1229b7
 import inspect, re, sys
@@ -28,7 +28,7 @@ from .operators import (Batch, Compose, Corruption, Downsample, FourierMask, fro
                               GaussianBlur, GivenMasks, Identity, Operator, Photons, Quantise,
                               RandomMask, Saturation, to_deepinv)
 from .data import (check_physics, digits, load_images, Measurements, Percentiles, phantoms,
-                         photon_noise, read_frames, show_points, toy, toy_distance, write_frames)
+                         photon_noise, read_frames, show_points, toy, write_frames)
 from .mri import MultiCoilMRI
 from .diffusion import (ClampedLogNormal, KarrasLevels, Levels, LogNormal, LogUniform, sample,
                               TruncatedLogNormal)
@@ -68,7 +68,7 @@ _all_ = ['AmbientFourier', 'AmbientInpainting', 'AmbientTweedie', 'Anneal', 'Bad
          'read_frames', 'recipe', 'Recipe', 'recipes', 'Record', 'restore', 'Restored',
          'rng', 'run_recipe', 'sample', 'Sample', 'Saturation', 'save_images', 'SDS',
          'show_images', 'show_points', 'SiD', 'sliced_wasserstein', 'ssim', 'Standard',
-         'Student', 'Teacher', 'TensorBoardLog', 'to_deepinv', 'toy', 'toy_distance',
+         'Student', 'Teacher', 'TensorBoardLog', 'to_deepinv', 'toy',
          'train', 'Transformer', 'TruncatedLogNormal', 'two_sample', 'UNet', 'Wrapped',
          'write_frames']
 
