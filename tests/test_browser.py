@@ -392,3 +392,21 @@ def test_live_generator_is_the_one_of_torch(page, tmp_path):
         assert page.evaluate(pixels, 'student') != before
         shot(page, 'live-new')
     assert not errors and not page.outside
+
+
+def test_pages_are_measured_and_what_is_wrong_is_named(tmp_path):
+    "benchmarks/pages.py, on a page whose measures are known and on one that is too wide and asks another server"
+    html = '<!doctype html><html lang="en"><link rel="icon" href="data:,"><title>t</title><body style="margin: 0"><main>{}</main></body></html>'
+    part = '<div {} style="height: {}px; width: 200px"></div>'
+    code = part.format('class="sourceCode"', 1000)
+    picture = '<svg style="display: block; height: 500px; width: 200px"></svg>'
+    (tmp_path/'good.html').write_text(html.format(code + part.format('', 2500) + picture), encoding='utf-8')
+    def measured(*names):
+        done = subprocess.run([sys.executable, root/'benchmarks/pages.py', tmp_path, *names], capture_output=True, text=True, timeout=120)
+        return done.returncode, {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if line}, done.stdout + done.stderr
+    status, rows, said = measured('good')
+    assert status == 0 and rows['good'] == ['4000', '3500', '25%'] and 'nothing' in rows, said
+    (tmp_path/'bad.html').write_text(html.format(part.format('', 10).replace('200px', '900px') + f'<details>{code}</details><script src="http://127.0.0.1:1/a.js"></script>'), encoding='utf-8')
+    status, rows, said = measured()
+    assert status == 1 and rows['bad'][1:] == ['none', '0%'], said
+    assert 'bad: 900 pixels wide on a screen of 390' in said and 'bad: asks for http://127.0.0.1:1/a.js' in said

@@ -228,6 +228,21 @@ def test_formulas_with_a_child_too_many_are_refused():
     with pytest.raises(ValueError, match='<msub> has 3 children'): finish(_math('<msub><mi>a</mi><mi>b</mi><mi>c</mi></msub>'))
 
 
+def test_lines_of_code_know_their_indent_and_sentences_may_wrap():
+    def line(text, style=''): return f'<span id="cb1-2"{style}><a href="#cb1-2"></a>{text}</span>'
+    for text, n in (('    x', 4), ('<span class="co">        x</span>', 8)):
+        assert finish(line(text)) == line(text, f' style="--indent: {n}ch"')
+    assert finish(line('x = 1')) == line('x = 1')
+    def output(text, kind=''): return f'<div class="cell-output cell-output-stdout">\n<pre{kind}><code>{text}</code></pre>'
+    assert finish(output('a sentence.\n  - more')) == output('a sentence.\n  - more', ' class="words"')
+    assert finish(output('row   1.0  2.0')) == output('row   1.0  2.0')                              # columns stay below each other
+
+
+def test_a_picture_stands_apart_from_the_text_below_it():
+    assert finish('<p><img src="a.png"> Text.</p>') == '<p><img src="a.png"></p>\n<p>Text.</p>'
+    assert finish('<p><img src="a.png"></p>') == '<p><img src="a.png"></p>'
+
+
 def test_every_page_has_a_name_of_its_own_and_one_line_on_the_map():
     "The site drops the number of a notebook: two with the same name would be written over each other"
     names = [re.sub(r'^\d+[a-z]*_', '', p.stem) for p in notebooks]
