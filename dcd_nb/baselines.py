@@ -110,6 +110,17 @@ def gaussian(
     return (m.mean + eps@psd_root(m.cov)).view(n, *ys.shape).float()
 
 # %% ../nbs/06f_baselines.ipynb #c814d89a
+def _solved_where_seen(S, q, noise, r):
+    "(S + noise)^-1 r on what each image shows (q = 1), and 0 elsewhere"
+    if len(S) <= 256:                                          # as many as fit into one batch
+        K = S*q[:, :, None]*q[:, None] + torch.diag_embed(noise*q + 1 - q)
+        return torch.cholesky_solve(r[..., None], torch.linalg.cholesky(K))[..., 0]
+    w = torch.zeros_like(r)
+    for i, rows in enumerate(v.nonzero()[:, 0] for v in q):    # much smaller matrices
+        K = S[rows][:, rows] + torch.diag((noise*q)[i, rows])
+        w[i, rows] = torch.cholesky_solve(r[i, rows, None], torch.linalg.cholesky(K))[:, 0]
+    return w
+
 def lmmse(
     ys,      # Measurements
     m=None,  # their `Moments`; None: estimate
@@ -134,7 +145,6 @@ def lmmse(
             K = S + noise*I
             w = torch.cholesky_solve(r.T, torch.linalg.cholesky(K)).T
         else:
-            K = S*q[:, :, None]*q[:, None] + torch.diag_embed(noise*q + 1 - q)
-            w = torch.cholesky_solve(r[..., None], torch.linalg.cholesky(K))[..., 0]
+            w = _solved_where_seen(S, q, noise, r)
         out.append(m.mean + w@cross.T)
     return torch.cat(out).view(len(ys), *ys.shape).float()
