@@ -28,7 +28,8 @@ def conjugate_gradients(
         if (now <= tol**2*start).all(): break
         q = A(p)
         curvature = inner(p, q) if adjoint is None else inner(q, q)
-        length = torch.where(curvature > 0, now/curvature.clamp(min=tiny), 0.)  # no step along what is not convex
+        length = now/curvature.clamp(min=tiny)
+        length = torch.where(curvature > 0, length, 0.)  # no step along what is not convex
         x = x + length*p
         left = left - length*q
         r = left if adjoint is None else adjoint(left)

@@ -34,7 +34,8 @@ from .critic import ambient_gan
 
 # %% ../../nbs/29f_contest.ipynb #c0586adb
 Entry = namedtuple('Entry', 'group calls images make')
-Entry.__doc__ = "What a method offers: its group, network calls for an image, images it was trained on, and n -> images"
+Entry.__doc__ = ("What a method offers: its group, network calls for an image, "
+                 "images it was trained on, and n -> images")
 
 class Task:
     "What every method is given: measurements, a network, a budget, a folder"
@@ -60,7 +61,8 @@ class Task:
     def fitting(self) -> dict:
         "Settings of `train` that the recipe has, but for the budget"
         also = dict(lr=1e-3, batch=256, halflife=90_000, rampup=.25)
-        return {k: self.r.train.get(k, v) for k, v in also.items()} | dict(seed=self.r.seed, quiet=self.quiet)
+        own = {k: self.r.train.get(k, v) for k, v in also.items()}
+        return own | dict(seed=self.r.seed, quiet=self.quiet)
 
     def run(self, name:str) -> dict:
         "Where a run is kept, and that it goes on"
@@ -90,16 +92,19 @@ def _ours(task):
 
 def _teacher(task):
     "Our teacher alone, for as long as both"
-    teacher = task.r.teacher(task.ys, quiet=task.quiet, images=task.times(2.2), **task.run('teacher'))
+    kw = dict(images=task.times(2.2), quiet=task.quiet)
+    teacher = task.r.teacher(task.ys, **kw, **task.run('teacher'))
     yield _of_teacher(teacher, task.ys)
 
 def _train_on_y(task):
-    teacher = train_on_y(task.ys, task.network(), images=task.times(2.2), **task.run('fit'), **task.fitting())
+    kw = dict(images=task.times(2.2)) | task.run('fit') | task.fitting()
+    teacher = train_on_y(task.ys, task.network(), **kw)
     yield Entry('many', teacher.nfe(), teacher.cost['images'], teacher.sample)
 
 def _restore_first(task):
     restored = lmmse(task.ys)
-    teacher = restore_first(task.ys, task.network(), restored, images=task.times(2.2), **task.run('fit'), **task.fitting())
+    kw = dict(images=task.times(2.2)) | task.run('fit') | task.fitting()
+    teacher = restore_first(task.ys, task.network(), restored, **kw)
     yield Entry('restored', 0, 0, lambda n: restored[:n])
     yield Entry('many', teacher.nfe(), teacher.cost['images'], teacher.sample)
 
@@ -112,19 +117,22 @@ def _em(draw, first, each, laps, task):
 
 def _ambient_gan(task):
     settings = task.fitting()
-    learn = dict(lr=1e-3, decay=.5, halflife=40_000, rampup=.25, seed=settings['seed'], quiet=settings['quiet'])
-    G = ambient_gan(task.ys, task.network(), task.times(.36), batch=128, steps=3, **learn, **task.run('gan'))
+    learn = {k: settings[k] for k in ('seed', 'quiet')} | task.run('gan')
+    learn |= dict(lr=1e-3, decay=.5, halflife=40_000, rampup=.25)
+    G = ambient_gan(task.ys, task.network(), task.times(.36), batch=128, steps=3, **learn)
     yield Entry('one', 1, G.cost['images'], lambda n: G.sample(n).clamp(-1, 1))
 
-methods = {'ours': _ours, 'teacher': _teacher, 'train-on-y': _train_on_y, 'restore-first': _restore_first,
-           'em-sfbd': partial(_em, SFBD(), .4, .11, 12), 'em-mmps': partial(_em, MMPS(), .4, .11, 8),
-           'ambientgan': _ambient_gan}
-not_built = ['diffem', 'em-diffusion', 'scsi', 'miwae', 'not-miwae', 'gsure', 'sure-score', 'ambientflow']
+methods = {
+    'ours': _ours, 'teacher': _teacher, 'train-on-y': _train_on_y, 'restore-first': _restore_first,
+    'em-sfbd': partial(_em, SFBD(), .4, .11, 12), 'em-mmps': partial(_em, MMPS(), .4, .11, 8),
+    'ambientgan': _ambient_gan}
+not_built = ['diffem', 'em-diffusion', 'scsi', 'miwae', 'not-miwae', 'gsure', 'sure-score',
+             'ambientflow']
 
 # %% ../../nbs/29f_contest.ipynb #f4d30693
 @contextmanager
 def processor_time(path:Path):
-    "Adds the processor time spent inside to that in the file `path`; one that is killed loses its own"
+    "Adds the processor time spent inside to that in `path`; who is killed loses its own"
     before = json.loads(path.read_text()) if path.exists() else 0.
     start, total = time.process_time(), [before]
     try: yield total
@@ -160,8 +168,9 @@ def run_method(
     for e in entries:
         said = judge(e.make(n))
         found.append(dict(
-            method=method, corruption=corruption, data=r.name.split('-')[0], seed=r.seed, group=e.group,
-            calls=e.calls, seconds=round(seconds[0], 2), images=e.images, clean_images=0, n=n, scale=scale,
+            method=method, corruption=corruption, data=r.name.split('-')[0], seed=r.seed,
+            group=e.group, calls=e.calls, seconds=round(seconds[0], 2), images=e.images,
+            clean_images=0, n=n, scale=scale,
             **{k: said[k] for k in ('fd', 'precision', 'recall')}, made_with=made_with()))
     for row in found:
         name = '-'.join(str(row[k]) for k in ('data', 'corruption', 'method', 'group'))

@@ -54,7 +54,8 @@ def shown_to_critic(batch:Batch, corruption:Corruption) -> Tensor:
 class AmbientGANStep:
     "One step: `steps` of the critic, then one of the generator"
     def __init__(self, feed, corruption, critic, generator, G, steps, penalty):
-        self.feed, self.corruption, self.critic, self.generator = feed, corruption, critic, generator
+        self.feed, self.corruption = feed, corruption
+        self.critic, self.generator = critic, generator
         self.G, self.steps, self.penalty = G, steps, penalty
 
     def fakes(self, part):
@@ -66,7 +67,8 @@ class AmbientGANStep:
         "Minus what the critic gains, for observations `first`, `first + 1`, ... of the run"
         real = shown_to_critic(self.feed(part._replace(first=first)), self.corruption)
         with torch.no_grad(): fake = self.fakes(part)
-        between = real.lerp(fake, part.draws.uniform(part.n).to(real).view(-1, 1, 1, 1)).requires_grad_()
+        share = part.draws.uniform(part.n).to(real).view(-1, 1, 1, 1)
+        between = real.lerp(fake, share).requires_grad_()
         slope, = torch.autograd.grad(self.critic.net(between).sum(), between, create_graph=True)
         gain = self.critic.net(real).mean() - self.critic.net(fake).mean()
         penalty = (slope.flatten(1).norm(dim=1) - 1).square().mean()
@@ -112,7 +114,8 @@ def ambient_gan(
     require(isinstance(steps, int) and steps > 0, f"steps={steps!r} must be a positive whole number")
     number('penalty', penalty, lambda v: v >= 0, 'at least 0')
     hardware, judge = Hardware.of(hardware), Proximal(ys)
-    checkpoints = Checkpoints(grid=0, monitor=lambda G: dict(proximal=judge(G, n=2000)['proximal']), select=select)
+    def look_at(G): return dict(proximal=judge(G, n=2000)['proximal'])
+    checkpoints = Checkpoints(grid=0, monitor=look_at, select=select)
     settings = shared_plan(images, minutes, batch, seed, hardware, checkpoints)
     device = join_processes(hardware.device)
 
@@ -121,9 +124,11 @@ def ambient_gan(
         G_net = Precond(network_of(net, ys.shape), data_scale(ys, ys.shape)).to(device)
         critic_net = Critic(tuple(seen.shape[1:]), width).to(device)
     own = dict(lr=5e-4, betas=(.5, .9), clip=None, warmup=.02) | learn
-    learners = dict(critic=Learner(critic_net, **own | dict(halflife=None)), generator=Learner(G_net, **own))
+    learners = dict(critic=Learner(critic_net, **own | dict(halflife=None)),
+                    generator=Learner(G_net, **own))
     work = (steps + 3)*flops(G_net)          # and that of the critic, which is small
-    G = Generator(learners['generator'].ema.net, Standard(), about=dict(corruption=ys.corruption.to_dict()))
+    about = dict(corruption=ys.corruption.to_dict())
+    G = Generator(learners['generator'].ema.net, Standard(), about=about)
     plan = dict(kind='ambientgan', corruption=ys.corruption.to_dict(), data=ys.hash, net=G_net.to_dict(),
                 objective=Standard().to_dict(), init_sigma=G.init_sigma, critic=width, steps=steps,
                 penalty=penalty, learn={k: v.settings for k, v in learners.items()}) | settings

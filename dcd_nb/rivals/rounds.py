@@ -68,7 +68,7 @@ def em(
         def drawn():
             "The draws of this lap"
             if lap == 0: return Matheron()(None, ys, seed)
-            new = draw(teacher, ys, hash32(seed, lap)).clamp(-2, 2)  # a young network may send pixels far away
+            new = draw(teacher, ys, hash32(seed, lap)).clamp(-2, 2)  # a young network strays
             kept = torch.rand(len(ys), generator=rng(seed, lap, 7)) >= refresh
             return torch.where(kept.view(-1, 1, 1, 1), x, new)
         x, seconds = _kept(folder, drawn)
