@@ -8,8 +8,8 @@ __all__ = ['kinds', 'ways_to_sample', 'samplers', 'baselines_of', 'quickstart', 
 
 # %% ../nbs/24_quickstart.ipynb #2dc905d5
 import json, time, timeit
+from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from .errors import BadInput, choose, require, number
@@ -18,7 +18,7 @@ from .show.notebook import show_numbers
 from .files import atomic, saving
 from .machine import made_with
 from .operators import Corruption, Identity
-from .baselines import gaussian, lmmse
+from .baselines import gaussian, lmmse, moments
 from .metrics import compare
 from .metrics.evaluation import to_floats
 from .objectives import Standard
@@ -41,13 +41,12 @@ def samplers(teacher, n, seed=0):
     return {k: teacher.sample(n, seed, **kw) for k, kw in ways_to_sample(teacher, n, seed).items()}
 
 def baselines_of(ys, n):
-    "What a Gaussian and a linear filter make of the same measurements, where they can"
+    "What a Gaussian and a linear filter make of the same measurements, `n` images each, where they can"
     found = {}
-    for name, make in dict(gaussian=partial(gaussian, n=n), lmmse=lmmse).items():
-        try:
-            found[name] = make(ys)
-        except BadInput:
-            pass
+    with suppress(BadInput):
+        m = moments(ys)
+        found['gaussian'] = gaussian(ys, n, m=m)
+        found['lmmse'] = lmmse(ys.select(range(min(n, len(ys)))), m)
     return found
 
 # %% ../nbs/24_quickstart.ipynb #c3f25c49
