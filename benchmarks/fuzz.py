@@ -73,7 +73,7 @@ def good_calls(folder):
     yield 'Downsample', Downsample, dict(factor=2, kernel='box')
     yield 'FourierMask', FourierMask, dict(R=2, acs=2)
     yield 'MultiCoilMRI', MultiCoilMRI, dict(R=2, acs=2)
-    yield 'Poisson', Poisson, dict(photons=10.)
+    yield 'Photons', Photons, dict(gain=.1, read=.05)
     yield 'Quantise', Quantise, dict(bits=4)
     yield 'Saturation', Saturation, dict(gain=2.)
     yield 'Corruption', Corruption, dict(op=Identity(), sigma=.1)

@@ -151,7 +151,7 @@ def from_dict(cls:Named,
             f"{d!r} describes no {family or '/'.join(Named.families)}")
     try: make = choose(family, d[family], Named.families[family].known)
     except BadInput as e:
-        raise BadInput(f"{e}; if it is your own, import the module that defines it first") from None
+        raise BadInput(f"{e}; import your own first") from None
     args = {k: from_plain(v, tensors, _dotted(name, k)) for k, v in d.items() if k != family}
     for k in args: choose(f'argument of {make.__name__}', k, arguments(make))
     several = []

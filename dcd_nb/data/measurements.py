@@ -160,7 +160,7 @@ def _fits(self:Measurements):
 def __getitem__(self:Measurements, i) -> Batch:
     "Observations and their state, as a copy: nobody can write into the data by accident"
     if isinstance(i, slice): i = range(len(self))[i]
-    require(isinstance(i, int) or hasattr(i, '__iter__'),
+    require(hasattr(i, '__iter__') or isinstance(i, int) and not isinstance(i, bool),
             f"ys[{i!r}]: give the number of an observation, several, or a slice")
     if not torch.is_tensor(i) and not isinstance(i, int): i = list(i)
     i = _tensor(i, 'rows')
@@ -287,6 +287,8 @@ def select(self:Measurements,
         rows = _tensor(list(rows) if many else rows, 'rows').reshape(-1)
         require(len(rows) == 0 or not rows.is_floating_point() and not rows.is_complex(),
                 f"rows have type {rows.dtype}: give numbers of observations")
+        require(rows.dtype != torch.bool or len(rows) == len(self),
+                f"rows are {len(rows)} truth values for {len(self)} observations: give one for each")
     some = self[rows]
     return Measurements(some.y, self.corruption, some.state, self.about, some.sigma)
 
