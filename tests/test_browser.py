@@ -23,8 +23,6 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent/'nbs'))
-
 sync_api = pytest.importorskip('playwright.sync_api', reason="the package playwright is not installed: pip install -e '.[dev]'")
 pytest.importorskip('jupyterlab', reason="the package jupyterlab is not installed: pip install -e '.[dev]'")
 root = Path(__file__).parent.parent
