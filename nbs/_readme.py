@@ -1,4 +1,4 @@
-"""Make README.md and its picture from index.ipynb and the first record:  python nbs/_readme.py
+"""Make README.md from index.ipynb, and the two pictures of both from the records:  python nbs/_readme.py
 
 The cells flagged `#| hide` are left out, and so is the code of those flagged `#| echo: false`.  Links to notebooks
 become links to pages of the site, and what a code cell printed stands below the code.
@@ -13,7 +13,7 @@ root = Path(__file__).parent.parent
 def site_links(md, base):
     "Links to notebooks as links to the site, whose pages drop the number; pictures where the repository has them"
     md = re.sub(r'\]\((?:\d+[a-z]*_)?(\w+)\.ipynb(#[\w-]*)?\)', lambda m: f']({base}/{m[1]}.html{m[2] or ""})', md)
-    return md.replace('](runs/', '](nbs/runs/')
+    return re.sub(r'\]\((?=runs/|\w+\.svg)', '](nbs/', md)
 
 
 def readme():
@@ -52,6 +52,41 @@ def picture():
     fig.savefig(root/'nbs/runs/first.png', dpi=120, bbox_inches='tight')
 
 
+def ratios():
+    "Of each recipe that was run: feature space -> distance of the student over that of its teacher's best sampler, a number for each seed"
+    found = {}
+    for path in sorted((root/'nbs/runs').glob('*/results.json')):
+        results = json.loads(path.read_text())
+        for space, fd in results['fd'].items():
+            teacher = min((v for k, v in fd.items() if k.startswith('teacher_')), default=None)
+            if teacher: found.setdefault(results['recipe'], {}).setdefault(space, []).append(round(fd['student']/teacher, 3))
+    return found
+
+
+def chart():
+    "The ratios as dots, a row for each recipe; legible on white and on black"
+    import matplotlib.pyplot as plt
+    from dcd_nb.recipes import recipe
+    from dcd_nb.show.images import axes, colors
+    found = ratios()
+    with plt.rc_context({'svg.fonttype': 'none', 'svg.hashsalt': 'dcd_nb', **dict.fromkeys(('text.color', 'axes.edgecolor', 'axes.labelcolor', 'xtick.color', 'ytick.color'), '#80868E')}):
+        fig, ax = axes(1, .36*len(found) + .9, 9.)
+        marks = dict(zip(dict.fromkeys(space for spaces in found.values() for space in spaces), 'os^D'))
+        for row, spaces in enumerate(reversed(found.values())):
+            for space, values in spaces.items():
+                mean = sum(values)/len(values)
+                ax.plot([min(values), max(values)], [row, row], color=colors['student'], lw=1)
+                ax.plot(mean, row, marks[space], color=colors['student' if mean < 1 else 'teacher'])
+        for space, mark in marks.items(): ax.plot([], [], mark, color='#80868E', label=space.replace('pca', 'PCA'))
+        ax.set_yticks(range(len(found)), [recipe(name).title.partition(';')[0] for name in reversed(found)])
+        ax.set(xscale='log', xlim=(.03, 2.5), xticks=[.05, .1, .2, .5, 1, 2], xticklabels=['0.05', '0.1', '0.2', '0.5', '1', '2'], ylim=(-.6, len(found) - .4))
+        ax.axvline(1, color='#80868E', lw=1), ax.minorticks_off()
+        ax.set_xlabel("distance of the student / distance of its teacher's best sampler")
+        ax.legend(loc='center left', bbox_to_anchor=(1, .5), frameon=False, title='feature space')
+        fig.savefig(root/'nbs/results.svg', transparent=True, metadata={'Date': None, 'Description': json.dumps(found)})
+
+
 if __name__ == '__main__':
     (root/'README.md').write_text(readme(), encoding='utf-8')
     picture()
+    chart()

@@ -20,7 +20,8 @@ from nbdev.processors import FilterDefaults
 
 nbs = Path(__file__).parent.parent/'nbs'
 sys.path.insert(0, str(nbs))
-from _minutes import minutes, paths, prose, seconds, spent  # noqa: E402
+from _minutes import idea, minutes, paths, prose, seconds, spent, title  # noqa: E402
+from _order import following  # noqa: E402
 from _post import finish, link_names  # noqa: E402
 from _run import run_cells  # noqa: E402
 
@@ -243,32 +244,33 @@ def test_a_picture_stands_apart_from_the_text_below_it():
     assert finish('<p><img src="a.png"></p>') == '<p><img src="a.png"></p>'
 
 
-def test_every_page_has_a_name_of_its_own_and_one_line_on_the_map():
+def test_every_page_has_a_name_of_its_own_and_one_place_in_the_sidebar():
     "The site drops the number of a notebook: two with the same name would be written over each other"
     names = [re.sub(r'^\d+[a-z]*_', '', p.stem) for p in notebooks]
     assert len(names) == len(set(names)), [n for n in names if names.count(n) > 1]
-    text = '\n'.join(''.join(c['source']) for c in json.loads((nbs/'index.ipynb').read_text(encoding='utf-8'))['cells'])
-    listed = re.findall(r'^\| \[[^]]+\]\(([\w.]+)\)', text, flags=re.M)
-    assert sorted(listed) == sorted(p.name for p in notebooks if p.stem != 'index')
+    assert sorted(following()) == sorted(p.stem for p in notebooks if p.stem != 'index'), 'the sidebar in _quarto.yml must hold every page'
 
 
-def test_minutes_of_the_reading_orders_are_right():
-    cells = json.loads((nbs/'index.ipynb').read_text(encoding='utf-8'))['cells']
-    text = ''.join(''.join(o['data']['text/markdown']) for c in cells for o in c.get('outputs', []) if 'text/markdown' in o.get('data', {}))
-    shown = re.findall(r'\((\w+)\.ipynb\) (\d+)', text)
-    assert [name for name, _ in shown] == sum(paths.values(), []), 'run python nbs/_run.py nbs/index.ipynb'
-    for name, m in shown: assert abs(int(m) - minutes(name)) < 2 + .2*minutes(name), f'{name} takes {minutes(name):.0f} minutes, not {m}: run nbs/index.ipynb'
+def shown(name):
+    "What the cells of a page show as text"
+    cells = json.loads((nbs/f'{name}.ipynb').read_text(encoding='utf-8'))['cells']
+    return ''.join(''.join(o['data']['text/markdown']) for c in cells for o in c.get('outputs', []) if 'text/markdown' in o.get('data', {}))
 
 
-pages = [p for p in notebooks if p.stem != 'index']
+def test_the_page_of_pages_is_up_to_date():
+    again = 'run python nbs/_run.py nbs/93_pages.ipynb'
+    for name in following(): assert f'| [{title(name)}]({name}.ipynb) | {idea(name)} |' in shown('93_pages'), again
+    orders = re.findall(r'\((\w+)\.ipynb\) (\d+)', shown('93_pages'))
+    assert [name for name, _ in orders] == sum(paths.values(), []), again
+    for name, m in orders: assert abs(int(m) - minutes(name)) < 2 + .2*minutes(name), f'{name} takes {minutes(name):.0f} minutes, not {m}: {again}'
 
 
-@pytest.mark.parametrize('path, after', [*zip(pages, pages[1:] + [nbs/'index.ipynb'])], ids=lambda p: p.stem)
-def test_the_last_cell_leads_to_the_next_page(path, after):
-    "Whoever follows `Next:` from 00_errors meets every page once, in the order of the map"
-    last = json.loads(path.read_text(encoding='utf-8'))['cells'][-1]
+@pytest.mark.parametrize('name, after', following().items(), ids=following())
+def test_the_last_cell_leads_to_the_next_page(name, after):
+    "Whoever follows `Next:` from the first page meets every page once, in the order of the sidebar"
+    last = json.loads((nbs/f'{name}.ipynb').read_text(encoding='utf-8'))['cells'][-1]
     found = re.findall(r'Next: [^\]]*\]\(([\w.]+)', ''.join(last['source']))
-    assert last['cell_type'] == 'markdown' and found[-1:] == [after.name], f'the last cell must say: Next: [...]({after.name})'
+    assert last['cell_type'] == 'markdown' and found[-1:] == [f'{after}.ipynb'], f'it must lead to {after}: run python nbs/_order.py'
 
 
 spelling = { # one way for each term

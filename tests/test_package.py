@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from configparser import ConfigParser
+from html import unescape
 from importlib.metadata import version
 from pathlib import Path
 
@@ -59,6 +60,13 @@ def test_no_name_is_undefined():
 def test_readme_is_made_from_index():
     from _readme import readme
     assert (root/'README.md').read_text(encoding='utf-8') == readme(), 'run python nbs/_readme.py'
+
+
+def test_readme_is_short_and_its_chart_is_of_the_records():
+    from _readme import ratios
+    assert len((root/'README.md').read_text(encoding='utf-8').splitlines()) < 120
+    kept = re.search(r'<dc:description>(.*?)</dc:description>', (root/'nbs/results.svg').read_text(encoding='utf-8'))
+    assert json.loads(unescape(kept[1])) == ratios(), 'run python nbs/_readme.py'
 
 
 def test_ci_runs_the_command_of_the_readme():
