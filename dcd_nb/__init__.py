@@ -6,7 +6,7 @@
 __all__ = ['load_ipython_extension']
 
 # %% ../nbs/index.ipynb #a8f69051
-__version__ = "0.0.1"
+__version__ = "0.1.0"
 
 def load_ipython_extension(ip):
     "What `%load_ext dcd_nb` does: slow cells show what is stored for them"
