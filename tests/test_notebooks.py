@@ -244,6 +244,14 @@ def test_a_picture_stands_apart_from_the_text_below_it():
     assert finish('<p><img src="a.png"></p>') == '<p><img src="a.png"></p>'
 
 
+def test_the_list_of_references_is_whole():
+    "One brace that a merge has lost, and the site is not built"
+    text = (nbs/'refs.bib').read_text(encoding='utf-8')
+    entries = re.findall(r'^@\w+\{([\w-]+),', text, flags=re.M)
+    for entry in re.split(r'^(?=@)', text, flags=re.M)[1:]: assert entry.count('{') == entry.count('}') and entry.rstrip().endswith('}'), entry
+    assert len(entries) == len(set(entries))
+
+
 def test_every_page_has_a_name_of_its_own_and_one_place_in_the_sidebar():
     "The site drops the number of a notebook: two with the same name would be written over each other"
     names = [re.sub(r'^\d+[a-z]*_', '', p.stem) for p in notebooks]
