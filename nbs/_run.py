@@ -12,6 +12,7 @@ from execnb.nbio import write_nb
 from execnb.shell import CaptureShell
 from nbdev.clean import nbdev_clean
 from nbdev.process import NBProcessor
+from _fold import fold
 
 waits = ('slow', 'cuda')
 os.environ.setdefault('DCD_PRECISION', 'fp32')  # what a page shows must not depend on the processor
@@ -53,7 +54,9 @@ def main(*args):
         nb, start = NBProcessor(path, rm_directives=False).nb, time.time()
         for heading, cell, exc in run_cells(nb, path, flags, timeout=None):
             if exc: sys.exit(f'{path.name}, "{heading}", cell {cell.idx_}: {type(exc).__name__}: {str(exc)[:400]}\nnothing was saved')
-        for cell in nb.cells: cell.pop('directives_', None), cell.pop('idx_', None)
+        for cell in nb.cells:
+            cell.pop('directives_', None), cell.pop('idx_', None)
+            if cell.cell_type == 'code': fold(cell)
         write_nb(nb, path)
         nbdev_clean(str(path))
         print(f'{path.name}: {time.time() - start:.1f} s')

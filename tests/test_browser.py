@@ -136,18 +136,21 @@ def test_slow_cells_show_what_is_stored(lab, page):
 
 
 def test_a_page_of_the_path_runs_in_jupyterlab(lab, page):
-    "What a newcomer sees after *Run All Cells*: numbered cells, no error, pictures, formulas, links to pages that exist"
+    "What a newcomer sees after *Run All Cells*: numbered cells, some folded, no error, pictures, formulas, links to pages that exist"
     (work, at), name = lab, '01_operator'
     shutil.copy(root/f'nbs/{name}.ipynb', work)
     run_all(page, at(name))
-    count = sum(c['cell_type'] == 'code' for c in json.loads((root/f'nbs/{name}.ipynb').read_text(encoding='utf-8'))['cells'])
+    cells = [c for c in json.loads((root/f'nbs/{name}.ipynb').read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
+    hidden = sum('jupyter' in c['metadata'] for c in cells)
+    count = len(cells) - hidden             # three dots stand in the place of the others, and no number
     prompts = lambda: page.locator('.jp-CodeCell .jp-InputPrompt').all_inner_texts()
     for _ in range(600):
         done, failed = [p for p in prompts() if p.strip('[]:').isdigit()], page.locator('[data-mime-type$="jupyter.error"], [data-mime-type$="jupyter.stderr"]')
         if failed.count() or len(done) == count: break
         time.sleep(.2)
+    page.get_by_text('this checkout | Idle').wait_for()
     assert not failed.count(), failed.first.inner_text()
-    assert len(done) == count
+    assert len(done) == count and page.locator('.jp-CodeCell .jp-InputPlaceholder').count() == hidden > 0
     pictures, text = page.locator('.jp-OutputArea img'), ''.join(page.locator('.jp-MarkdownOutput').all_inner_texts())
     assert pictures.count() >= 2 and all(p.evaluate('p => p.naturalWidth > 0') for p in pictures.all())
     assert page.locator('.jp-MarkdownOutput mjx-container').count() > 10 and '$' not in text and ':::' not in text
