@@ -43,6 +43,29 @@ may_wait = {
 
 # What restoration and metrics need to know to go on, or to say
 may_wait_later = {
+    'diffusion:sample': 'what the network is shown goes there, a batch at a time',
+    'diffusion:_sample': 'noise goes there and images come back, a batch at a time',
+    'training.model:sample': 'a teacher whose network changed its size',
+    'data.measurements:__getitem__': 'rows of observations, for each part that is restored',
+    'data.measurements:_check_chunks': 'whether they are finite, and 0 where they are hidden',
+    'operators.states:require_binary': 'whether masks are masks',
+    'baselines:matrix_and_masks': 'a matrix, once for each part',
+    'restore:restore': 'images come back',
+    'errors:require': 'whether they are finite',
+    'linalg:conjugate_gradients': 'whether to stop, in each iteration',
+    'restore.sampler:__init__': 'what the generator is shown, once',
+    'restore.sampler:__call__': 'whether a temperature is left',
+    'restore.sampler:_learn': 'whether to stop, in each round',
+    'restore.method:__call__': 'whether all residuals are small enough',
+    'restore.anneal:__call__': 'a number of the diagnostics, at the end',
+    'metrics.extractors:_random': 'weights of the features, for each batch',
+    'metrics.extractors:_classifier': 'the same, once',
+    'metrics.extractors:_pca': 'the same, for each batch',
+    'metrics.extractors:__call__': 'images go there, a batch at a time',
+    'metrics.quality:neighbourhoods': 'numbers that are the result',
+    'metrics.frechet:frechet_of_factors': 'the same',
+    'runs:__init__': 'rows of the features',
+    'runs:__call__': 'the same',
 }
 def first(k, t): return k % 2 == 1
 def second(k, t): return k % 2 == 0
@@ -65,7 +88,7 @@ def test_both_phases_run_on_a_device_and_wait_for_it_at_reports_alone(name):
         T = r.teacher(ys, hardware=on, **gpu)
         G = r.student(T, ys, hardware=on, **gpu)
         assert all(p.device.type == 'cuda' for m in (T, G) for p in m.net.parameters())
-        device.allowed = {*may_wait, 'diffusion:sample', 'diffusion:_sample', 'training.model:sample'}
+        device.allowed = {*may_wait, *may_wait_later}
         x = T.sample(3, steps=2)
         if T.shape == G.shape: T.sample(3, steps=2, churn=Churn(hi=80.))
     assert x.device.type == 'cpu' and tuple(x.shape) == (3, *T.shape)
