@@ -150,8 +150,11 @@ def edms(a, batch):
     "EDM's own code, as it is shipped"
     from cpu import edms as rate
     torch.set_default_device(device)
+    cudnn_tries(True)                               # so it is shipped
     try: return row(batch/rate(a.edm, UNet.sizes['cifar10'], batch, 8), batch, 3*flops(networks(a, 1, 'fp32', False)[0]))
-    finally: torch.set_default_device(None)
+    finally:
+        torch.set_default_device(None)
+        cudnn_tries(False)
 
 
 def sampling(a):
@@ -170,6 +173,11 @@ def sampling(a):
 def tf32(on):
     "Round float32 to TF32 in products and convolutions?"
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = on
+
+
+def cudnn_tries(on):
+    "Let cuDNN try its algorithms for each new shape?"
+    torch.backends.cudnn.benchmark = on
 
 
 def speeds(a):
@@ -191,6 +199,9 @@ def speeds(a):
     tf32(True)
     phase(phase_one, 'Phase I, TF32', sizes[0], 'fp32', False)
     tf32(False)
+    cudnn_tries(True)
+    phase(phase_one, 'Phase I, cuDNN tries', sizes[0], bf16, False)
+    cudnn_tries(False)
     for batch in sizes[1:]: phase(phase_one, 'Phase I', batch, bf16, False)
     phase(phase_one, 'Phase I', sizes[0], bf16, True)
     phase(phase_two, 'Phase II', sizes[0]//2, bf16, True)

@@ -23,8 +23,8 @@ def kinds():
     found = {}
     for name, r in recipes().items():
         if r.corruption is None: r = replace(r, corruption=Corruption(RandomMask(.5), .1), data=ImageSource(None, 16, 3), network='small')
-        if max(r.image_shape()) > 100: r = replace(r, data=replace(r.data, size=(48, 40)))      # sizes do not matter
         r = replace(r, network=shrunken(r))
+        if max(r.image_shape()) > 100: r = replace(r, data=replace(r.data, size=(48, 40)), network=r.network | dict(resolution=[48, 40]))
         net = r.network['network'], r.network.get('patch_size', 1), r.network.get('masked', False)
         key = type(r.corruption.op), r.corruption.sigma > 0, type(r.objective_for()), r.student_shape()[0], net, type(r.distill.get('loss'))
         found.setdefault(repr(key), (name, r, []))[2].append(name)
