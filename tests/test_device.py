@@ -114,7 +114,10 @@ def one_turn():
     return answer
 
 
-@pytest.mark.parametrize('method', [Sample(.1, leaps=1, moves=1, last=1), Optimise(2), Anneal(2)], ids=str)
+methods = Sample(.1, leaps=1, moves=1, last=1, pool=8), Optimise(2), Anneal(2)
+
+
+@pytest.mark.parametrize('method', methods, ids=str)
 def test_measurements_are_restored_on_a_device(method):
     with pretended({*may_wait, *may_wait_later, 'test_device:on_device'}, one_turn()):
         T, G, ys = on_device('noise')
@@ -125,7 +128,7 @@ def test_measurements_are_restored_on_a_device(method):
 def test_a_misfit_is_learned_on_a_device():
     with pretended({*may_wait, *may_wait_later, 'test_device:on_device'}, one_turn()):
         _, G, ys = on_device('noise')
-        assert learn_misfit(G, ys, rounds=1, n=2).cov.device.type == 'cuda'
+        assert learn_misfit(G, ys, rounds=1, n=128).cov.device.type == 'cuda'
 
 
 def test_metrics_run_on_a_device():
@@ -160,7 +163,6 @@ def both_steps(r):
     return found, (first, fake, student), (T, Generator(made.requires_grad_(False), objective))
 
 
-methods = (Sample(.1, leaps=1, moves=1, last=1, pool=8), Optimise(2), Anneal(2))
 cannot = 'whose noise is not Gaussian|cannot be annealed|prior is a teacher of images behind|but the prior makes images of shape'
 
 
