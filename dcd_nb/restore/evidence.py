@@ -84,7 +84,7 @@ def again(self:Dense, r:Tensor, x:Tensor) -> Tensor:
     "The covariance that these r have, drawn towards white by as many counts as there are pixels"
     r, N = r.flatten(0, 1).flatten(1).double(), len(self.y)
     S, d = r.T@r*(N/len(r)), r.shape[1]
-    return (S + torch.eye(d, device=S.device)*S.trace()/N)/(N + d)
+    return (S + torch.eye(d, dtype=S.dtype, device=S.device)*S.trace()/N)/(N + d)
 
 # %% ../../nbs/25a_evidence.ipynb #bd29681b
 class Iterative(Evidence):
