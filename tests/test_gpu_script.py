@@ -69,3 +69,9 @@ def test_too_few_seconds_are_no_reason_to_be_late(tmp_path):
     began, p = time.monotonic(), start(6, tmp_path)
     assert p.wait(20) == 0 and time.monotonic() - began < 9
     whole_files(tmp_path)
+
+
+def test_one_page_says_what_was_never_run():
+    root = script.parent.parent
+    said = [p.name for p in [root/'README.md', *root.glob('nbs/*.ipynb')] if 'never run on a GPU' in p.read_text()]
+    assert said in ([], ['53_machines.ipynb'])
