@@ -45,7 +45,6 @@ may_wait = {
 may_wait_later = {
     'diffusion:sample': 'what the network is shown goes there, a batch at a time',
     'diffusion:_sample': 'noise goes there and images come back, a batch at a time',
-    'training.model:sample': 'a teacher whose network changed its size',
     'data.measurements:__getitem__': 'rows of observations, for each part that is restored',
     'data.measurements:_check_chunks': 'whether they are finite, and 0 where they are hidden',
     'operators.states:require_binary': 'whether masks are masks',
@@ -75,13 +74,6 @@ may_wait_later = {
     'runs:__init__': 'rows of the features',
     'runs:__call__': 'the same',
 }
-def first(k, t): return k % 2 == 1
-def second(k, t): return k % 2 == 0
-def never(k, t): return False
-def finite(k, t): return t.ndim > 0
-says = {'restore.sampler:__call__': first, 'restore.sampler:_learn': first,         # is there more to do? First yes, then no
-        'restore.method:__call__': second, 'linalg:conjugate_gradients': second,    # is it done? First no, then yes
-        'data.measurements:_check_chunks': finite, 'operators.states:require_binary': never}    # which images are finite, and is anything wrong?
 
 
 gpu = dict(quiet=True, grid=0, checkpoint_every=64)
@@ -112,12 +104,22 @@ def on_device(name):
     return T, Generator(net, T.objective), ys.to('cuda')
 
 
+# What is made up where a loop, or a complaint, hangs on it; k: for the k-th time
+def first(k, t): return k % 2 == 1
+def second(k, t): return k % 2 == 0
+def never(k, t): return False
+def finite(k, t): return t.ndim > 0
+answers = {'restore.sampler:__call__': first, 'restore.sampler:_learn': first,         # is there more to do? First yes, then no
+           'restore.method:__call__': second, 'linalg:conjugate_gradients': second,    # is it done? First no, then yes
+           'data.measurements:_check_chunks': finite, 'operators.states:require_binary': never}    # which images are finite, and is anything wrong?
+
+
 def one_turn():
     "Made-up values with which loops end: they go on once, then they stop"
     asked = Counter()
     def answer(t, where):
         asked[where] += 1
-        if t.dtype == torch.bool and where in says: return torch.full(t.shape, says[where](asked[where], t))
+        if t.dtype == torch.bool and where in answers: return torch.full(t.shape, answers[where](asked[where], t))
         return made_up(t, where)
     return answer
 
