@@ -34,6 +34,7 @@ def rate(step, batch, steps):
     for k in range(steps):
         start = time.perf_counter()
         step(k + 2)
+        if torch.cuda.is_available(): torch.cuda.synchronize()          # gpu.py uses this, too
         seconds.append(time.perf_counter() - start)
     return batch/statistics.median(seconds)
 

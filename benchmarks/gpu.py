@@ -2,11 +2,14 @@
 
     python benchmarks/gpu.py checks | speeds | run --out FOLDER [--seconds S] [--tiny] ...
 """
+import time
+began = time.monotonic()      # what is imported below takes ten seconds on a machine that has just started
+
 import argparse
 import copy
+import gc
 import json
 import statistics
-import time
 import traceback
 from pathlib import Path
 
@@ -23,6 +26,7 @@ from dcd_nb.operators import Batch, Corruption, Identity
 from dcd_nb.recipes import recipe
 from dcd_nb.runs import run_recipe
 from dcd_nb.training import Hardware, Learner, Loop, speed_up, StepContext, Teacher
+from dcd_nb.training.hardware import compiler_failed
 
 cuda = torch.cuda.is_available()
 device = torch.device('cuda' if cuda else 'cpu')
@@ -32,7 +36,7 @@ class Page(dict):
     "What a part has found, in a JSON file that is whole at any moment"
     def __init__(self, a, name):
         super().__init__(made_with=made_with(), images=a.images)
-        self.path, self.end = Path(a.out)/f'{name}.json', time.monotonic() + a.seconds
+        self.path, self.end = Path(a.out)/f'{name}.json', began + a.seconds
 
     def left(self): return self.end - time.monotonic()
 
@@ -70,7 +74,13 @@ def check(r, ys, precision, compile):
     T = r.teacher(ys, quiet=True, grid=0, hardware=on)
     G = r.student(T, ys, quiet=True, grid=0, monitor=False, hardware=on)
     finite = bool(G.sample(4).isfinite().all() and T.sample(4, steps=3).isfinite().all())
-    return dict(finite=finite, skipped=T.cost['skipped'] + G.cost['skipped'], loss=[l['loss'] for l in T.history if 'loss' in l])
+    found = dict(finite=finite, skipped=T.cost['skipped'] + G.cost['skipped'], loss=[l['loss'] for l in T.history if 'loss' in l])
+    return found | because(compile)
+
+
+def because(compile):
+    "Why a row that should be of a compiled network is not, if so"
+    return dict(not_compiled=compiler_failed()) if compile and compiler_failed() else {}
 
 
 def checks(a):
@@ -124,7 +134,7 @@ def phase_one(a, batch, precision, compile):
     def step(k): learner.step(loss, StepContext(k, batch, 10**6, device=device))
     def alone(k): net(y, s).square().mean().backward()
     each, inside = (seconds_each(f, .05 if a.tiny else 2.) for f in (step, alone))
-    return row(each, batch, 3*flops(net), outside=round(1 - inside/each, 4))
+    return row(each, batch, 3*flops(net), outside=round(1 - inside/each, 4), **because(compile))
 
 
 def phase_two(a, batch, precision, compile):
@@ -133,15 +143,18 @@ def phase_two(a, batch, precision, compile):
     learners = [Learner(net, halflife=h) for net, h in ((fake, None), (G, 500_000))]
     step = DistillationStep(Teacher(teacher, AmbientTweedie(.2)), Corruption(Identity(), .2), SiD(), *learners, 2.5, 1)
     each = seconds_each(lambda k: step(StepContext(k, batch, 10**6, device=device)), .05 if a.tiny else 2.)
-    return row(each, batch, step.work())
+    return row(each, batch, step.work(), **because(compile))
 
 
 def edms(a, batch):
     "EDM's own code, as it is shipped"
     from cpu import edms as rate
     torch.set_default_device(device)
+    cudnn_tries(True)                               # so it is shipped
     try: return row(batch/rate(a.edm, UNet.sizes['cifar10'], batch, 8), batch, 3*flops(networks(a, 1, 'fp32', False)[0]))
-    finally: torch.set_default_device(None)
+    finally:
+        torch.set_default_device(None)
+        cudnn_tries(False)
 
 
 def sampling(a):
@@ -162,12 +175,18 @@ def tf32(on):
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = on
 
 
+def cudnn_tries(on):
+    "Let cuDNN try its algorithms for each new shape?"
+    torch.backends.cudnn.benchmark = on
+
+
 def speeds(a):
-    "Tables in the order of their value"
+    "Tables in the order of their value; those that wait for the compiler come last"
     page, sizes = Page(a, 'speeds'), [8] if a.tiny else [512, 256, 128, 1024]
     bf16 = 'bf16' if cuda else 'fp32'
     tf32(False)
     def phase(f, name, batch, precision, compile):
+        gc.collect()                                # networks and their optimisers know each other
         if cuda: torch.cuda.empty_cache(), torch.cuda.reset_peak_memory_stats()
         kind = f'{name}, {precision}' + ', compiled'*compile
         if page.left() > (1 if a.tiny else 8): page.note(f'{kind}, batch {batch}', tried(f, a, batch, precision, compile))
@@ -176,12 +195,15 @@ def speeds(a):
     if a.edm and page.left() > 10: page.note(f'EDM as shipped, batch {sizes[0]}', tried(edms, a, sizes[0]))
     if page.left() > 2: page.note('seconds for 50 000 images', tried(sampling, a))
     if a.tiny: return
-    phase(phase_one, 'Phase I', sizes[0], bf16, True)
     phase(phase_one, 'Phase I', sizes[0], 'fp32', False)
     tf32(True)
     phase(phase_one, 'Phase I, TF32', sizes[0], 'fp32', False)
     tf32(False)
+    cudnn_tries(True)
+    phase(phase_one, 'Phase I, cuDNN tries', sizes[0], bf16, False)
+    cudnn_tries(False)
     for batch in sizes[1:]: phase(phase_one, 'Phase I', batch, bf16, False)
+    phase(phase_one, 'Phase I', sizes[0], bf16, True)
     phase(phase_two, 'Phase II', sizes[0]//2, bf16, True)
 
 
@@ -189,7 +211,8 @@ def speeds(a):
 
 def run(a):
     "Both phases, the comparison, and its record"
-    r, n, minutes = recipe(a.recipe), 50_000, (a.seconds - 30)/60
+    left = a.seconds - (time.monotonic() - began)
+    r, n, minutes = recipe(a.recipe), 50_000, max(20, left - 60)/60     # to read the images, and to judge
     if a.tiny:
         r = r.override({'network.width': 16, 'train.images': 512, 'train.batch': 64, 'distill.images': 512, 'distill.batch': 64})
         n, minutes = 64, None

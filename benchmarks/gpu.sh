@@ -5,10 +5,12 @@
 #
 # It needs Python with PyTorch, this repository, and no network.  What else it is given:
 #
-#   WHEELS=folder    of wheels to install first: fastcore, safetensors, tqdm, matplotlib, pillow
+#   WHEELS=folder    of wheels to install first, those of fastcore, safetensors, tqdm, matplotlib, pillow and of what they need
+#                    that Python does not have yet, one version of each, for its version of Python
 #   DATA=path        of the images of the run: a folder, zip, tar or npz of CIFAR-10;  IMAGES='CIFAR-10 (JPEG copy)' says what they are
 #   EDM=folder       a clone of EDM's repository, whose own code is timed beside ours
 #   FIRST=k          which of the runs below comes first; default 0
+#   PARTS='run'      the parts that are wanted; default: checks speeds run
 #   TINY=1           the rehearsal: everything at its smallest, on a CPU
 #
 # Parts come in the order of their value, each with its share of the time that is left.  Killed at any moment, it leaves
@@ -56,7 +58,10 @@ pack() {
 # keep: at the end, whatever the reason, the files of a run go where they are collected
 keep() {
     trap - EXIT TERM INT HUP
-    [ -n "${child:-}" ] && kill -KILL -- "-$child" 2> /dev/null
+    for child in $(jobs -p); do                 # by its number and by its group: it may not have one of its own yet
+        kill -KILL "$child" 2> /dev/null
+        kill -KILL -- "-$child" 2> /dev/null
+    done
     [ -d "$work/run" ] && pack
     rm -rf "$work"
     say "end"
@@ -68,11 +73,7 @@ trap 'say "was told to stop"; keep 143' TERM INT HUP
 # guarded SECONDS COMMAND...: runs it in a group of its own, for so many seconds at most
 guarded() {
     setsid timeout -k 2 "$@" >> "$out/log.txt" 2>&1 &
-    child=$!
-    wait "$child"
-    local code=$?
-    child=
-    return "$code"
+    wait $!
 }
 
 # part NAME SECONDS: a part of gpu.py, for so many seconds or as are left
@@ -87,11 +88,12 @@ part() {
 
 export PYTHONPATH="$here:$here/tests:$work/lib${PYTHONPATH:+:$PYTHONPATH}"
 say "begin"
-[ "${WHEELS:-}" ] && guarded 60 python3 -m pip install -q --no-index --no-deps --target "$work/lib" "$WHEELS"/*.whl
+[ "${WHEELS:-}" ] && guarded 60 python3 -m pip install -q --no-index --no-deps --no-compile --target "$work/lib" "$WHEELS"/*.whl
 
-part checks "$checks"
-part speeds "$speeds"
-for ((k = ${FIRST:-0}; k < ${#runs[@]}; k++)); do
+wanted() { [[ " ${PARTS:-checks speeds run} " == *" $1 "* ]]; }
+wanted checks && part checks "$checks"
+wanted speeds && part speeds "$speeds"
+wanted run && for ((k = ${FIRST:-0}; k < ${#runs[@]}; k++)); do
     read -r recipe least <<< "${runs[k]}"
     if [ "$(left)" -lt "$least" ]; then say "$recipe: needs $least s"; continue; fi
     part run "$(left)" --recipe "$recipe"

@@ -8,12 +8,13 @@ __all__ = ['processes', 'together', 'average_over_processes', 'any_process', 'br
 
 # %% ../nbs/00f_distributed.ipynb #f0dda19c
 import atexit, json, os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
-from .errors import BadInput, require
+from .errors import BadInput, number, require
 from .machine import peaks, pick_device
 
 # %% ../nbs/00f_distributed.ipynb #7310451f
@@ -87,6 +88,14 @@ def _sent(message):
     return bytes(sent.tolist())
 
 # %% ../nbs/00f_distributed.ipynb #df11cfc0
+def _longest_wait():
+    "For a message of the others: DCD_WAIT, in seconds"
+    said = os.environ.get('DCD_WAIT', 1800)
+    with suppress(ValueError): said = float(said)
+    good = lambda v: 0 < v < 1e6
+    seconds = number('DCD_WAIT', said, good, 'a positive number of seconds, below a million')
+    return timedelta(seconds=seconds)
+
 def join_processes(
     device:str | torch.device | None=None, # 'cpu', 'cuda', ...; None: a GPU if there is one
 ) -> torch.device:
@@ -97,7 +106,8 @@ def join_processes(
         device = torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)))
         torch.cuda.set_device(device)
     if not dist.is_initialized():
-        dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo')
+        backend = 'nccl' if device.type == 'cuda' else 'gloo'
+        dist.init_process_group(backend, timeout=_longest_wait())
         atexit.register(dist.destroy_process_group)
     return device
 

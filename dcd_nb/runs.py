@@ -22,6 +22,7 @@ from .networks import num_params
 from .metrics.frechet import factor_of, frechet_of_factors
 from .metrics.evaluation import bootstrap_distance, to_floats
 from .metrics import evenly_spaced, features, precision_recall, stored
+from .diffusion import device_of
 from .training import Teacher
 from .distill import Generator
 from .recipes import Recipe, recipe
@@ -38,15 +39,16 @@ class Judge:
     few = 10_000       # images of a distance that all records have
     neighbours = 5000  # images of each side, for precision and recall
     def __init__(self,
-        reference, # clean images (N, C, H, W)
+        reference,   # clean images (N, C, H, W)
+        device=None, # of the features; None: that of the images
     ):
-        self.hash, self.n = content_hash(reference), len(reference)
+        self.hash, self.n, self.device = content_hash(reference), len(reference), device
         reference = _judged(reference)
         self.spaces, self.moments, self.some = {}, {}, {}
         for name in ('classifier', 'random', 'pca', *['imagenet']*(min(reference.shape[2:]) >= 32)):
             try: f = features(name, reference)
             except BadInput: continue           # the classifiers know images of their kind only
-            found = f(reference)
+            found = f(reference, device=device)
             self.spaces[name], self.moments[name] = f, factor_of(found)
             self.some[name] = found[evenly_spaced(self.n, self.neighbours)]
 
@@ -54,7 +56,7 @@ class Judge:
         "{what: {space: number}} of the images `x`"
         said = {}
         for space, f in self.spaces.items():
-            found = f(_judged(x))
+            found = f(_judged(x), device=self.device)
             def distance(n): return frechet_of_factors(*factor_of(found[:n]), *self.moments[space])
             fd = distance(len(x))
             rows = evenly_spaced(len(x), self.neighbours)
@@ -210,7 +212,12 @@ def _weighed(folder, kind, judge, n, seed, most=6):
 
 def _record(r, ys, teacher, G, others, clean, out, n, seconds, warm):
     "Compare, and write everything; results.json comes last and says that it is complete"
-    judge, models, seed = Judge(clean), dict(teacher=teacher, student=G), r.seed
+    judge, seed = Judge(clean, device_of(G.net)), r.seed
+    models = dict(teacher=teacher, student=G)
+    with saving(out/'record/recipe.json'): pass
+    # before the comparison, which takes a while
+    teacher.save(out/'record/teacher', half=True)
+    G.save(out/'record/generator', half=True)
     found = _Comparison(judge)
     for row in contestants(ys, teacher, G, n, seed, seconds): found.add(*row)
     for row in _of_other_teachers(others, found.best_ways(), n, seed): found.add(*row)
@@ -233,7 +240,6 @@ def _record(r, ys, teacher, G, others, clean, out, n, seconds, warm):
 # %% ../nbs/28_runs.ipynb #2cf96a0c
 def _write(folder, r, results, judge, models, shown):
     "The files of a record"
-    with saving(folder/'recipe.json'): pass
     plans, lines = dict(recipe=r.to_dict()), []
     for phase, m in models.items():
         plans[phase] = json.loads((folder.parent/phase/'recipe.json').read_text())
@@ -243,8 +249,6 @@ def _write(folder, r, results, judge, models, shown):
     shape = models['student'].shape
     save_images(torch.cat([*shown.values()]), folder/'grid.png', 16, zoom=max(1, 64//shape[-1]))
     for phase, m in models.items(): _on_the_way(folder, phase, max(1, 64//m.shape[-1]))
-    models['teacher'].save(folder/'teacher', half=True)
-    models['student'].save(folder/'generator', half=True)
     moments = {}
     for space, (mu, R) in judge.moments.items():
         moments |= {f'{space}.mu': mu, f'{space}.R': R}

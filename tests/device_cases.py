@@ -24,6 +24,7 @@ def kinds():
     for name, r in recipes().items():
         if r.corruption is None: r = replace(r, corruption=Corruption(RandomMask(.5), .1), data=ImageSource(None, 16, 3), network='small')
         r = replace(r, network=shrunken(r))
+        if max(r.image_shape()) > 100: r = replace(r, data=replace(r.data, size=(48, 40)), network=r.network | dict(resolution=[48, 40]))
         net = r.network['network'], r.network.get('patch_size', 1), r.network.get('masked', False)
         key = type(r.corruption.op), r.corruption.sigma > 0, type(r.objective_for()), r.student_shape()[0], net, type(r.distill.get('loss'))
         found.setdefault(repr(key), (name, r, []))[2].append(name)
@@ -40,8 +41,7 @@ def small(name, corruption=None, objective=None, **changes):
 
 def observed(r, n=20):
     "A few observations of images that are hardly more than bright or dark"
-    shape = (2, 16, 16) if r.name.startswith('phantoms') else r.image_shape()
-    x = .1*torch.rand(n, *shape, generator=rng(0)) - .9
+    x = .1*torch.rand(n, *r.student_shape(), generator=rng(0)) - .9
     x[::2] *= -1
     return r.corruption.measure(x)
 

@@ -13,6 +13,7 @@ PyTorch cannot run the way back on such tensors: gradients are zeros here, for a
 and the way back is the real one.
 """
 import contextlib
+import functools
 import sys
 from collections import Counter
 from unittest import mock
@@ -24,6 +25,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 
 reads = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.item.default)
+indexing = (torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default)      # rows may be named on the host
 
 
 class HostWaits(AssertionError):
@@ -64,6 +66,7 @@ class Pretend(TorchDispatchMode):
         if func is torch.ops.aten.copy_.default and not isinstance(args[0], FakeTensor):
             with unset_fake_temporarily(): return args[0].copy_(self.read(args[1]))
         if func is torch.ops.aten._to_copy.default and not there: self.wait('send a tensor there')
+        if func in indexing and any(torch.is_tensor(i) and not isinstance(i, FakeTensor) for i in args[1]): self.wait('send rows there')
         device = torch.device(to or there[0].device).type
         return func(*tree_map(lambda v: self.without_data(v, device), args), **{k: tree_map(lambda v: self.without_data(v, device), v) for k, v in kwargs.items()})
 
@@ -107,24 +110,55 @@ class Shapes(Pretend):
         if func in reads: return self.read(found['meta'], number=True)
         if to == 'cpu' and 'device' in kwargs and kwargs['device'] is not None: return self.read(found['meta'], kwargs.get('dtype'))
         if func is torch.ops.aten.copy_.default and args[0].device.type == 'cpu': return args[0].copy_(self.read(args[1]))
-        if func is torch.ops.aten._to_copy.default and 'cpu' in found: self.wait('send a tensor there')
+        if 'cpu' in found and (func in indexing or func is torch.ops.aten._to_copy.default): self.wait('send a tensor there')
         elif len({t.device.type for t in leaves if torch.is_tensor(t) and t.ndim}) > 1: raise RuntimeError(f'{function_here()}: {func} is given tensors of two devices')
         if func is torch.ops.aten._fused_adam_.default: return None       # has no kernel there
         def checked(v):
             if not isinstance(v, torch.Generator): return v
             if v.device.type != 'meta': raise RuntimeError(f'{function_here()}: a generator on {v.device} cannot draw on device meta')
             return None
-        return func(*tree_map(checked, args), **tree_map(checked, kwargs))
+        return shapes_of(func, tree_map(checked, args), tree_map(checked, kwargs))
+
+
+@functools.cache
+def makes_new_tensors(func):
+    "Does it neither change its arguments nor look at them in another way?"
+    return not any(v.alias_info for v in (*func._schema.arguments, *func._schema.returns))
+
+
+def outline(v):
+    "What the shape of a result can depend on"
+    if torch.is_tensor(v): return v.shape, v.stride(), v.dtype, v.device.type
+    if isinstance(v, (list, tuple)): return tuple(map(outline, v))
+    return type(v), v
+
+
+found_shapes = {}      # PyTorch takes long to find out, and most networks here are alike
+
+
+def shapes_of(func, args, kwargs):
+    "What `func` returns on the meta device"
+    if not makes_new_tensors(func): return func(*args, **kwargs)
+    key = func, outline(args), tuple((k, outline(v)) for k, v in kwargs.items())
+    if key not in found_shapes:
+        found = func(*args, **kwargs)
+        found_shapes[key] = tree_map(lambda t: functools.partial(torch.empty_strided, t.shape, t.stride(), dtype=t.dtype, device=t.device) if torch.is_tensor(t) else t, found)
+        return found
+    return tree_map(lambda v: v() if isinstance(v, functools.partial) else v, found_shapes[key])
 
 
 @contextlib.contextmanager
-def without_values(allowed=()):
+def without_values(
+    allowed=(),      # as in `pretended`
+    answer=made_up,
+):
     "Within, what is on the device 'meta' learns and samples without values; yields what counts the waits"
-    mode = Shapes(allowed, made_up)
+    mode = Shapes(allowed, answer)
     fused = sys.modules['torch.optim.optimizer']._get_fused_kernels_supported_devices
     with contextlib.ExitStack() as here:
         here.enter_context(mock.patch.object(sys.modules['torch.optim.optimizer'], '_get_fused_kernels_supported_devices', lambda: [*fused(), 'meta']))
         here.enter_context(mock.patch.object(torch, 'Generator', PretendGenerator))
+        here.enter_context(mock.patch.object(sys.modules['dcd_nb.diffusion'], 'pick_device', torch.device))                    # nor does the library
         here.enter_context(mock.patch.object(torch, 'autocast', lambda *args, **kw: contextlib.nullcontext()))      # knows no such device
         here.enter_context(mode)
         yield mode

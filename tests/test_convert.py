@@ -9,6 +9,8 @@ import json
 import os
 import pickle
 import random
+import re
+import shlex
 import struct
 import subprocess
 import sys
@@ -20,14 +22,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from processes import run
 
 from dcd_nb.cli import convert
 from dcd_nb.convert import from_pickle
+from dcd_nb.data import digits
 from dcd_nb.distill import Generator
 from dcd_nb.errors import BadInput
 from dcd_nb.networks import UNet
 from dcd_nb.objectives import AmbientInpainting, Standard
 from dcd_nb.pickles import read_pickle
+from dcd_nb.recipes import recipe
+from dcd_nb.show.images import png, to_uint8
 from dcd_nb.training import Teacher
 
 small = dict(resolution=8, in_channels=1, channels=8, mult=(1, 2), blocks=1, attn=(4,))
@@ -158,6 +164,48 @@ def test_the_command(tmp_path, capsys):
     with pytest.raises(SystemExit): convert(str(path), str(tmp_path/'c'), recipe='celebahq-mask-0.6')
     err = capsys.readouterr().err
     assert 'those of recipe celebahq-mask-0.6 are (3, 64, 64)' in err and err.count('\n') == 1 and not [*tmp_path.glob('c*')]
+
+
+# The commands that the page shows, on small stand-ins
+
+def loops():
+    "Of the page: (name of the variable, its values, commands)"
+    page = Path(__file__).parent.parent/'nbs/29a_convert.ipynb'
+    text = '\n'.join(''.join(cell['source']) for cell in json.loads(page.read_text())['cells'])
+    return [(name, values.split(), [shlex.split(line) for line in body.splitlines()]) for name, values, body in re.findall(r'^for (\w+) in ([^;\n]*); do\n(.*?)^done', text, re.S | re.M)]
+
+
+def as_here(words, variable, value, folder):
+    "A command of the page as a shell would start it, for stand-ins"
+    words = [re.sub(rf'\$(?:{{{variable}}}|{variable})', value, w) for w in words]
+    for i, w in enumerate(words):
+        if words[i - 1] == '--recipe':
+            shown = recipe(w)                                # there is one
+            words[i] = 'digits-mask' if shown.objective_for().extra_channels else 'digits-noise'
+    words = [str(next(folder.glob(w)).relative_to(folder)) if '*' in w else w for w in words]
+    small = dict(dcd_distill=['--images', '64', '--batch', '32'], dcd_evaluate=['--n', '60', '--extractor', 'random'])
+    return [*words, *small.get(words[0], [])]
+
+
+def test_the_commands_of_the_page_run(persistence, tmp_path):
+    "From a checkpoint of Ambient Diffusion to a student that is judged; and a student of RSD, sampled and judged"
+    (_, missing, distil), (_, names, use) = loops()
+    assert missing == ['0.6', '0.8', '0.9'] and [c[0] for c in distil] == ['dcd_convert', 'dcd_distill', 'dcd_evaluate']
+    assert names == ['ffhq', 'celebahq', 'afhqv2'] and [c[0] for c in use] == ['dcd_convert', 'dcd_sample', 'dcd_evaluate']
+    for p in missing: assert recipe(f'celebahq-mask-{p}').corruption.op.missing == float(p)
+    for name in names: assert recipe(f'{name}-noise-0.2').corruption.sigma == .2
+    for where in ('celeba0.6', 'ffhq'): (tmp_path/where).mkdir()
+    theirs = OrderedDict((f'_orig_mod.model.{k}', v) for k, v in shaken(in_channels=2, out_channels=2, gated='all').state_dict().items())
+    kept(tmp_path/'celeba0.6/network-snapshot-1.pkl', dict(ema=theirs, loss_fn=None, dataset_kwargs=dict(corruption_probability=.6, delta_probability=.1)))
+    kept(tmp_path/'ffhq/network-snapshot-1.pkl', snapshot(shaken()))
+    with zipfile.ZipFile(tmp_path/'celebahq-64x64.zip', 'w') as z:
+        for i, x in enumerate(digits()[:60]): z.writestr(f'{i}.png', png(to_uint8(x[None])[0]))
+    (tmp_path/'ffhq-64x64.zip').write_bytes((tmp_path/'celebahq-64x64.zip').read_bytes())
+    for commands, variable, value in ((distil, 'p', '0.6'), (use, 'name', 'ffhq')):
+        for words in commands:
+            done = run(*as_here(words, variable, value, tmp_path), cwd=tmp_path)
+            assert done.returncode == 0, (words, done.stderr[-1000:])
+    assert Generator.load(tmp_path/'student-0.6').sample(2).isfinite().all() and (tmp_path/'ffhq.png').stat().st_size > 1000
 
 
 # Two hundred bad files

@@ -1,5 +1,7 @@
 "What would fail on a GPU, or keep it waiting, found on a machine without one: see pretend.py"
 import copy
+import re
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -11,12 +13,14 @@ from dcd_nb import metrics
 from dcd_nb.diffusion import Churn
 from dcd_nb.distill import DistillationStep, Generator, resized_copy
 from dcd_nb.draws import Draws
+from dcd_nb.errors import BadInput
 from dcd_nb.losses import SiD
 from dcd_nb.networks import Precond
 from dcd_nb.objectives import AmbientTweedie
 from dcd_nb.operators import Batch
 from dcd_nb.recipes import recipes
 from dcd_nb.restore import Anneal, learn_misfit, Optimise, restore, Sample
+from dcd_nb.runs import Judge
 from dcd_nb.training import Hardware, Learner, StepContext, Teacher
 
 # Where the host may wait for the device, and why.  Nothing else may, and no step of training
@@ -37,6 +41,41 @@ may_wait = {
 }
 
 
+# What restoration and metrics need to know to go on, or to say
+may_wait_later = {
+    'diffusion:sample': 'what the network is shown goes there, a batch at a time',
+    'diffusion:_sample': 'noise goes there and images come back, a batch at a time',
+    'data.measurements:__getitem__': 'rows of observations, for each part that is restored',
+    'data.measurements:_check_chunks': 'whether they are finite, and 0 where they are hidden',
+    'operators.states:require_binary': 'whether masks are masks',
+    'baselines:matrix_and_masks': 'a matrix, once for each part',
+    'restore:restore': 'images come back',
+    'errors:require': 'whether they are finite',
+    'linalg:conjugate_gradients': 'whether to stop, in each iteration',
+    'restore.evidence:__init__': 'a number of the caller, once for each part',
+    'restore.evidence:_floor': 'the same',
+    'restore.sampler:__init__': 'what the generator is shown, once',
+    'restore.sampler:__call__': 'whether a temperature is left',
+    'restore.sampler:_learn': 'whether to stop, in each round',
+    'restore.method:__call__': 'whether all residuals are small enough',
+    'restore.anneal:__call__': 'a number of the diagnostics, at the end',
+    'metrics.extractors:_random': 'weights of the features, for each batch',
+    'metrics.extractors:_classifier': 'the same, once',
+    'metrics.extractors:_pca': 'the same, for each batch',
+    'metrics.extractors:__call__': 'images go there, a batch at a time',
+    'metrics.quality:neighbourhoods': 'numbers that are the result',
+    'metrics.quality:kid': 'the same',
+    'metrics.quality:inception_score': 'the same',
+    'metrics.quality:_pairs': 'the same',
+    'metrics.frechet:frechet_of_factors': 'the same',
+    'metrics.extractors:sliced_wasserstein': 'the same',
+    'metrics.extractors:compare': 'the same',
+    'files:_bytes': 'the hash of a reference',
+    'runs:__init__': 'rows of the features',
+    'runs:__call__': 'the same',
+}
+
+
 gpu = dict(quiet=True, grid=0, checkpoint_every=64)
 
 
@@ -49,7 +88,7 @@ def test_both_phases_run_on_a_device_and_wait_for_it_at_reports_alone(name):
         T = r.teacher(ys, hardware=on, **gpu)
         G = r.student(T, ys, hardware=on, **gpu)
         assert all(p.device.type == 'cuda' for m in (T, G) for p in m.net.parameters())
-        device.allowed = {*may_wait, 'diffusion:sample', 'diffusion:_sample', 'training.model:sample'}
+        device.allowed = {*may_wait, *may_wait_later}
         x = T.sample(3, steps=2)
         if T.shape == G.shape: T.sample(3, steps=2, churn=Churn(hi=80.))
     assert x.device.type == 'cpu' and tuple(x.shape) == (3, *T.shape)
@@ -65,37 +104,45 @@ def on_device(name):
     return T, Generator(net, T.objective), ys.to('cuda')
 
 
-class Anywhere:
-    "What waits is not looked at"
-    def __contains__(self, name): return True
+# What is made up where a loop, or a complaint, hangs on it; k: for the k-th time
+def first(k, t): return k % 2 == 1
+def second(k, t): return k % 2 == 0
+def never(k, t): return False
+def finite(k, t): return t.ndim > 0
+answers = {'restore.sampler:__call__': first, 'restore.sampler:_learn': first,         # is there more to do? First yes, then no
+           'restore.method:__call__': second, 'linalg:conjugate_gradients': second,    # is it done? First no, then yes
+           'data.measurements:_check_chunks': finite, 'operators.states:require_binary': never}    # which images are finite, and is anything wrong?
 
 
 def one_turn():
     "Made-up values with which loops end: they go on once, then they stop"
-    asked = []
+    asked = Counter()
     def answer(t, where):
-        asked.append(where)
-        if t.dtype == torch.bool and where.endswith((':__call__', ':_learn')): return torch.tensor(asked.count(where) == 1)
+        asked[where] += 1
+        if t.dtype == torch.bool and where in answers: return torch.full(t.shape, answers[where](asked[where], t))
         return made_up(t, where)
     return answer
 
 
-@pytest.mark.parametrize('method', [Sample(.1, leaps=1, moves=1, last=1), Optimise(2), Anneal(2)], ids=str)
+methods = Sample(.1, leaps=1, moves=1, last=1, pool=8), Optimise(2), Anneal(2)
+
+
+@pytest.mark.parametrize('method', methods, ids=str)
 def test_measurements_are_restored_on_a_device(method):
-    with pretended(Anywhere(), one_turn()):
+    with pretended({*may_wait, *may_wait_later, 'test_device:on_device'}, one_turn()):
         T, G, ys = on_device('noise')
         found = restore(G if isinstance(G, method.needs) else T, ys, method, n=2)
     assert found.samples.device.type == 'cpu' and tuple(found.samples.shape) == (20, 2, 1, 8, 8)
 
 
 def test_a_misfit_is_learned_on_a_device():
-    with pretended(Anywhere(), one_turn()):
+    with pretended({*may_wait, *may_wait_later, 'test_device:on_device'}, one_turn()):
         _, G, ys = on_device('noise')
-        assert learn_misfit(G, ys, rounds=1, n=2).cov.device.type == 'cuda'
+        assert learn_misfit(G, ys, rounds=1, n=128).cov.device.type == 'cuda'
 
 
 def test_metrics_run_on_a_device():
-    with pretended(Anywhere()):
+    with pretended(may_wait_later):
         x, ref = (torch.rand(300, 1, 8, 8, device='cuda') for _ in range(2))
         for space in ('classifier', 'random', 'pca', 'pixels'):
             f = metrics.features(space, ref)
@@ -110,10 +157,10 @@ def test_metrics_run_on_a_device():
         for of_pairs in (metrics.psnr, metrics.ssim, metrics.nmse): assert of_pairs(x, ref).device.type == 'cuda'
 
 
-# The way back of every recipe in the library, for real: on the meta device, whose tensors have no values either
+# Every recipe in the library on the meta device, whose tensors have no values either, and where the way back is the real one
 
 def both_steps(r):
-    "A step of each phase, and what it moves"
+    "A step of each phase, what it moves, and teacher and generator"
     objective, A = r.objective_for(), r.corruption
     net = Precond(r.network_for(r.teacher_shape(), objective.extra_channels))
     made = resized_copy(net, r.student_shape()).to('meta')
@@ -121,19 +168,45 @@ def both_steps(r):
     x, now = torch.empty(16, *r.student_shape(), device='meta'), StepContext(1, 16, 1000, device='meta')
     def loss(part): return objective.loss(net, A.recorrupt(x, part.draws), part.draws).mean()
     found = [first.step(loss, now)]
-    found.append(DistillationStep(Teacher(net, objective), A, r.distill.get('loss') or SiD(), fake, student, 2.5, 1)(now))
-    return found, (first, fake, student)
+    T = Teacher(net, objective, data=dict(corruption=A.to_dict(), image=list(r.student_shape())))
+    found.append(DistillationStep(T, A, r.distill.get('loss') or SiD(), fake, student, 2.5, 1)(now))
+    return found, (first, fake, student), (T, Generator(made.requires_grad_(False), objective))
 
 
-def test_the_way_back_of_every_recipe_stays_on_the_device():
-    seen = set()
+cannot = 'whose noise is not Gaussian|cannot be annealed|prior is a teacher of images behind|but the prior makes images of shape'
+
+
+def restored(T, G, ys):
+    "The names of the methods that restore these observations; the others say why they do not"
+    done = set()
+    for method in methods:
+        prior = G if isinstance(G, method.needs) else T
+        try: found = restore(prior, ys, method, n=2, quiet=True)
+        except BadInput as e:
+            assert re.search(cannot, str(e)), e
+            continue
+        assert found.samples.device.type == 'cpu' and found.samples.shape[1:] == (2, *ys.shape)
+        done.add(type(method).__name__)
+    return done
+
+
+@pytest.mark.filterwarnings('ignore:state hides')       # the masks of what is restored have made-up values
+def test_steps_samples_restoration_and_metrics_of_every_recipe_stay_on_the_device():
+    seen, judged, by = set(), set(), Counter()
     for name, r, names in kinds():
-        with without_values({*may_wait, 'test_device:both_steps'}):
-            found, learners = both_steps(r)
+        ys = observed(r, 2)
+        with without_values({*may_wait, 'test_device:both_steps'}) as device:
+            found, learners, (T, G) = both_steps(r)
             assert all(step.loss.device.type == step.grad_norm.device.type == 'meta' for step in found), name
             for l in learners: assert len(l.opt.state) == len([*l.net.parameters()]), f'{name}: weights without a gradient'
+            device.allowed, device.answer = {*may_wait, *may_wait_later}, one_turn()
+            x = G.sample(2)
+            assert x.shape == (2, *G.shape) and T.sample(2, steps=2).shape == (2, *T.shape)
+            by.update(restored(T, G, ys))
+            if G.shape not in judged: Judge(x.repeat(20, 1, 1, 1), 'meta')(x.repeat(20, 1, 1, 1))
+            judged.add(G.shape)
         seen.update(names)
-    assert seen == {*recipes()}
+    assert seen == {*recipes()} and min(by.values()) > 10, by
 
 
 # Tests of the test
@@ -184,6 +257,25 @@ def test_what_does_not_belong_into_a_step_is_caught(objective, error, says):
 def test_what_does_not_belong_is_caught_on_the_way_back_too(objective, error, says):
     r = replace(cases['noise'], objective=objective(.5))
     with without_values({'test_device:both_steps'}), pytest.raises(error, match=says): both_steps(r)
+
+
+class ReadsWhileItSamples(AmbientTweedie):
+    def denoise(self, net, x, s, state=None):
+        found = super().denoise(net, x, s, state)
+        return found/found.max().item()
+
+
+class StraysWhileItSamples(AmbientTweedie):
+    def denoise(self, net, x, s, state=None): return super().denoise(net, x, s, state) + torch.zeros(x.shape)
+
+
+@pytest.mark.parametrize('objective, error, says', [(ReadsWhileItSamples, HostWaits, 'test_device:denoise waits'), (StraysWhileItSamples, RuntimeError, 'two devices')])
+def test_what_does_not_belong_into_a_sampler_is_caught(objective, error, says):
+    with pretended({*may_wait, *may_wait_later, 'test_device:on_device'}, one_turn()):
+        T, G, ys = on_device('noise')
+        T.objective = G.objective = objective(.5)
+        for use in (lambda: T.sample(2, steps=2), lambda: G.sample(2), lambda: restore(T, ys, Anneal(2), n=2), lambda: restore(G, ys, Optimise(2), n=2)):
+            with pytest.raises(error, match=says): use()
 
 
 def test_after_pretending_all_is_as_before():

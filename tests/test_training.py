@@ -204,15 +204,26 @@ def test_processes_end_the_timing_of_a_step_together(tmp_path):
     assert [p.wait(60) for p in both] == [0, 0], [p.communicate()[1][-1000:] for p in both]
 
 
-def test_a_process_that_dies_ends_the_others_and_one_process_finishes_the_run(tmp_path):
+def ends_with_a_sentence(p, within):
+    "A process that has lost the others; returns why, in PyTorch's words"
+    began = time.monotonic()
+    code, (_, err) = p.wait(within), p.communicate()
+    assert code == 2 and time.monotonic() - began < within and 'Traceback' not in err, err[-1000:]
+    last = re.fullmatch(r'error: process \d of 2 has lost the others \((.*)\): start all of them again with resume=True \(--resume\).*', err.splitlines()[-1])
+    assert last, err
+    return last[1]
+
+
+def test_a_process_that_hangs_or_dies_ends_the_others_and_one_process_finishes_the_run(tmp_path):
     "With parts of batches, epochs that end within a batch (1797 observations), and the same weights as a run that one process makes alone"
     args = ['digits-noise', '--batch', 64, '--images', 40*64, '--checkpoint_every', 20*64, '--accumulate', 2, '--json', '--resume', '--set', 'network=MLP(shape=(1,8,8),width=32,blocks=2)']
-    both = start_together(2, 'dcd_train', *args, '--out', 'run2', cwd=tmp_path, fates={1: step(31)})
-    assert both[1].wait(60) == -signal.SIGKILL
-    began = time.monotonic()
-    code, (_, err) = both[0].wait(60), both[0].communicate()
-    assert code == 2 and time.monotonic() - began < 60, err[-1000:]
-    assert re.fullmatch(r'error: process 0 of 2 has lost the others \(.*\): start all of them again with resume=True \(--resume\).*', err.splitlines()[-1]) and 'Traceback' not in err, err
+    def two(fate, **env): return start_together(2, 'dcd_train', *args, '--out', 'run2', cwd=tmp_path, fates=fate, env=os.environ | env)
+    waits, hangs = two({1: step(31, signal.SIGSTOP)}, DCD_WAIT='2')           # it lives, and says nothing any more
+    try: assert 'Timed out' in ends_with_a_sentence(waits, 30)
+    finally: hangs.kill()
+    assert hangs.wait(60) == -signal.SIGKILL and checkpoint.committed(tmp_path/'run2') == [20*64]
+    dies, lives = two({0: step(11)})                                          # of those that are left; and it is the first of the two
+    assert dies.wait(60) == -signal.SIGKILL and 'Timed out' not in ends_with_a_sentence(lives, 60)
     again, alone = (finish(Command('dcd_train', *args, '--out', out, cwd=tmp_path)) for out in ('run2', 'run1'))
     assert again['resumed_at'] == 20*64 and alone['images'] == again['images'] == 40*64
     one, two = (checkpoint.load(tmp_path/out)[0] for out in ('run1', 'run2'))

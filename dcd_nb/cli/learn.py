@@ -39,7 +39,7 @@ def train(
     seed:int=None,   # of the run
     device:str=None, # cpu, cuda, cuda:1, ...
     precision:str=None, # fp32 or bf16
-    compile:str=None, # on, off or auto; default: auto, which is on for a GPU
+    compile:str=None, # on, off or auto; default: auto, on in long runs
     set:str='',      # other entries of the recipe: 'train.lr=1e-4 corruption.sigma=.3'
     log:str=None,    # also log to: csv, tensorboard, or both with a comma; needs the folder of the run
     no_check:bool=False, # do not compare the data with what is said of them
@@ -101,7 +101,7 @@ def distill(
     seed:int=None,   # of the run
     device:str=None, # cpu, cuda, cuda:1, ...
     precision:str=None, # fp32 or bf16
-    compile:str=None, # on, off or auto; default: auto, which is on for a GPU
+    compile:str=None, # on, off or auto; default: auto, on in long runs
     set:str='',      # other entries of the recipe: 'loss=SiD(alpha=.5) lr=1e-4 fake.lr=1e-3'
     log:str=None,    # also log to: csv, tensorboard, or both with a comma; needs the folder of the run
     no_check:bool=False, # do not compare the data with what is said of them

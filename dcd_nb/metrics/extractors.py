@@ -45,14 +45,18 @@ class Features:
         self.label = label or name
 
     @torch.no_grad()
-    def __call__(self, x:Tensor, batch=500) -> Tensor:
+    def __call__(self,
+        x:Tensor,    # images
+        batch=500,
+        device=None, # where they are computed, and stay; None: where the images are
+    ) -> Tensor:
         "Features (N, d) of images, a batch at a time"
         x = to_tensor(x)
         good = torch.is_tensor(x) and x.is_floating_point() and tuple(x.shape[1:]) == self.shape
         given = f'{x.dtype} of shape {tuple(x.shape)}' if torch.is_tensor(x) else type(x).__name__
         require(good, f"images must be a float tensor (N, {', '.join(map(str, self.shape))}) "
                       f"for the features {self.name!r}, but are {given}")
-        return torch.cat([self.f(part) for part in x.split(batch)])
+        return torch.cat([self.f(part.to(device or x.device)) for part in x.split(batch)])
 
     def __repr__(self): return f'Features({self.name!r}, shape={self.shape})'
 
@@ -177,7 +181,6 @@ _mobilenet = 'mobilenet_v3_small-047dcff4.pth'
 
 def _mobilenet_weights(weights):
     "The weights of the convolutions, wherever they are"
-    from torchvision.models import MobileNet_V3_Small_Weights as known
     said = weights or os.getenv('DCD_IMAGENET')
     path = Path(said) if said else Path(torch.hub.get_dir())/'checkpoints'/_mobilenet
     require(not said or path.suffix == '.safetensors',
@@ -186,7 +189,11 @@ def _mobilenet_weights(weights):
             "the features 'imagenet' need the weights of torchvision's mobilenet_v3_small, which are "
             f"not at {path}: call torchvision.models.mobilenet_v3_small(weights='DEFAULT') once, or "
             "set DCD_IMAGENET to a .safetensors file with them")
-    try: found = load_file(path) if said else known.DEFAULT.get_state_dict(check_hash=True)
+    try:
+        if said: found = load_file(path)
+        else:
+            from torchvision.models import MobileNet_V3_Small_Weights as known
+            found = known.DEFAULT.get_state_dict(check_hash=True)
     except Exception as e:
         raise BadInput(f"{path} cannot be read ({str(e).splitlines()[0][:80]}): download it "
                        f"again") from e
@@ -198,8 +205,8 @@ def imagenet(
     device:str | torch.device | None=None,
 ) -> Features:
     "The 576 features of MobileNetV3-Small, trained on ImageNet"
-    from torchvision.models import mobilenet_v3_small
     path, tensors = _mobilenet_weights(weights)
+    from torchvision.models import mobilenet_v3_small
     net, device = mobilenet_v3_small().features, pick_device(device)
     try: net.load_state_dict({k.removeprefix('features.'): t.float() for k, t in tensors.items()})
     except RuntimeError as e:

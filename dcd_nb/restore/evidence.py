@@ -84,7 +84,7 @@ def again(self:Dense, r:Tensor, x:Tensor) -> Tensor:
     "The covariance that these r have, drawn towards white by as many counts as there are pixels"
     r, N = r.flatten(0, 1).flatten(1).double(), len(self.y)
     S, d = r.T@r*(N/len(r)), r.shape[1]
-    return (S + torch.eye(d).to(S)*S.trace()/N)/(N + d)
+    return (S + torch.eye(d, dtype=S.dtype, device=S.device)*S.trace()/N)/(N + d)
 
 # %% ../../nbs/25a_evidence.ipynb #bd29681b
 class Iterative(Evidence):
@@ -113,7 +113,7 @@ class Iterative(Evidence):
     def error(self, x): return self.ys.y[:, None] - self.A(x)
     def prior(self, eps): return self.var().sqrt()*eps*self.ys.op.linear
     def back(self, e):
-        if not self.ys.op.linear: return torch.zeros(*e.shape[:2], *self.ys.shape).to(e)
+        if not self.ys.op.linear: return e.new_zeros(*e.shape[:2], *self.ys.shape)
         return self.var()*self.T(self.solve(e))
     def observed_part(self, e):
         m = self.ys.op.observed(self.ys.state)

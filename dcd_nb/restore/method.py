@@ -200,7 +200,8 @@ def __call__(self:Optimise, G, ys, n, draws, states):
     with torch.no_grad():
         x = chains.images(final)
         cost = error(final)*m/noise.clamp(min=1e-6*m) + final.flatten(2).square().sum(2)
-    return x, x[torch.arange(len(x)), cost.argmin(1)], dict(stopped=done.float().mean().item())
+        best = x[torch.arange(len(x), device=x.device), cost.argmin(1)]
+    return x, best, dict(stopped=done.float().mean().item())
 
 def over_pixels(t:Tensor) -> Tensor:
     "Values of single images, to be combined with the pixels of these"

@@ -84,7 +84,8 @@ def heat(self:Walk):
     i = _copies(self.log, beta - self.beta, self.n, self.draws)
     i = torch.where((self.beta < 1)[:, None], i, torch.arange(self.n, device=i.device))
     self.z, self.beta = self.resample(self.z, i), beta
-    self.log, self.grad = self.log.gather(1, i), self.grad[torch.arange(len(i))[:, None], i]
+    each = torch.arange(len(i), device=i.device)[:, None]
+    self.log, self.grad = self.log.gather(1, i), self.grad[each, i]
 
 # %% ../../nbs/25b_sampler.ipynb #b33c3a54
 @patch
