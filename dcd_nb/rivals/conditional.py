@@ -73,7 +73,7 @@ class ShownObservation(Objective):
 class Conditional(PosteriorDraw):
     "From noise, with a denoiser that is shown the observation"
     def __init__(self,
-        steps:int=16, # levels
+        steps:int=32, # levels
         lo:float=.02, # the last of them
         hi:float=20., # the first of them
     ):
