@@ -48,11 +48,11 @@ class ShownObservation(Objective):
         op:Operator,        # A
         sigma=0.,           # of its noise, as in `Corruption`
         extra_channels:int=1, # of what the network is shown
-        levels=None,        # of the noise of x_s; None: those of EDM
+        levels=None,        # of the noise of x_s; None: from 0.001 to 100, as the authors
     ):
         self.op, self.sigma, self.extra_channels = op, sigma, extra_channels
         self.corruption = Corruption(op, sigma)
-        self.levels = LogNormal() if levels is None else levels
+        self.levels = LogNormal(-1.2, 2.2) if levels is None else levels
 
     def check(self, corruption): "It learns from images, and corrupts them itself"
 
