@@ -9,7 +9,6 @@ __all__ = ['Critic', 'shown_to_critic', 'AmbientGANStep', 'ambient_gan']
 from pathlib import Path
 
 import torch
-from fastcore.basics import patch
 from torch import nn, Tensor
 
 from ..errors import require, number

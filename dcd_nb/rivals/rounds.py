@@ -19,7 +19,7 @@ from ..files import load_tensors, save_tensors
 from ..data import Measurements
 from ..metrics import Proximal
 from ..objectives import Standard
-from ..training import Checkpoints, Teacher, train
+from ..training import Checkpoints, train
 from .plain import as_images
 from .posterior import Matheron, MMPS, PosteriorDraw
 
