@@ -1,15 +1,22 @@
 "Other ways: draws that are exact, rows that say what they must, and a command"
 import json
+from functools import partial
 
 import pytest
 import torch
 
-from dcd_nb.baselines import moments
+from dcd_nb.baselines import lmmse, moments
 from dcd_nb.cli import run
 from dcd_nb.data import Measurements
 from dcd_nb.draws import rng
 from dcd_nb.errors import BadInput
-from dcd_nb.operators import Corruption, GaussianBlur, Identity, RandomMask
+from dcd_nb.operators import Batch, Corruption, GaussianBlur, Identity, RandomMask
+from dcd_nb.recipes import recipe
+from dcd_nb.rivals import run_method
+from dcd_nb.rivals.conditional import Conditional
+from dcd_nb.rivals.contest import methods
+from dcd_nb.rivals.guided import DPS, dps_in_gaussian
+from dcd_nb.rivals.interpolants import Transport
 from dcd_nb.rivals.posterior import Matheron, matheron, MMPS, SFBD
 
 d, shape = 4, (1, 2, 2)
@@ -48,17 +55,64 @@ def test_the_denoiser_of_mmps_is_the_posterior_mean(kind, s):
     assert torch.allclose(found.flatten(), want, atol=1e-6)
 
 
+def shown_exact(ys):
+    "E[x | x_s, y] for a network that is shown y, and the mask beside it"
+    A = ys.op.matrix(shape, None if ys.state is None else torch.ones(1, *shape)).double()
+    def denoise(x, s, shown):
+        y, m = shown[:, :1].flatten(1).double(), torch.ones(len(x), d, dtype=torch.float64)
+        if shown.shape[1] == 2: m = shown[:, 1:].flatten(1).double()
+        B = m[:, :, None]*A
+        precision = torch.linalg.inv(C) + I/s**2 + B.mT@B/ys.sigma**2
+        right = x.flatten(1)/s**2 + (y[:, None]@B)[:, 0]/ys.sigma**2
+        return torch.linalg.solve(precision, right).view_as(x)
+    return denoise
+
+
+def error_of(cov, n):
+    "Standard errors of the covariance of n Gaussian images"
+    return ((cov.diagonal()[:, None]*cov.diagonal() + cov**2)/n).sqrt()
+
+
 @pytest.mark.parametrize('kind', corruptions)
 def test_draws_leave_the_covariance_where_it_is(kind):
     "Of the true model, within the sampling error of 4000 draws"
     x, ys = world(corruptions[kind], 4000)
     m = moments(ys)._replace(mean=torch.zeros(d, dtype=torch.float64), cov=C)
-    made = [Matheron()(m, ys, 1), MMPS(40, .01, 50., cg=d, least=0.)(exact, ys, 2)]
+    made = [Matheron()(m, ys, 1), MMPS(40, .01, 50., cg=d, least=0.)(exact, ys, 2),
+            Conditional(40, .01, 50.)(shown_exact(ys), ys, 4)]
     if kind == 'noise': made.append(SFBD(20, .01)(exact, ys, 3))
     for v in made:
         found = torch.cov(v.flatten(1).double().T)
-        error = ((C.diagonal()[:, None]*C.diagonal() + C**2)/len(v)).sqrt()       # of a covariance of Gaussians
+        error = error_of(C, len(v))
         assert ((found - C).abs() < 5*error).all(), (kind, (found - C).abs()/error)
+
+
+def test_what_is_biased_is_so_by_its_formula():
+    "The covariance after a lap by means and by guided draws, for a model that is right"
+    x, ys = world(corruptions['noise'], 4000)
+    m, var = moments(ys)._replace(mean=torch.zeros(d, dtype=torch.float64), cov=C), ys.sigma**2
+    lam, U = torch.linalg.eigh(C)
+    gain, spread = dps_in_gaussian(lam, ys.sigma)
+    said = {'mean': (lmmse(ys, m), lam**2/(lam + var)),
+            'guided': (DPS(100, .005, 50., least=0.)(exact, ys, 2), gain**2*(lam + var) + spread)}
+    for kind, (v, formula) in said.items():
+        found, want = torch.cov(v.flatten(1).double().T), U@formula.diag()@U.T
+        error = error_of(want, len(v))
+        assert ((found - want).abs() < 5*error).all(), (kind, (found - want).abs()/error)
+        assert ((found - C).abs() > 8*error).any(), f'{kind} cannot be told from an exact draw'
+
+
+def test_transport_leaves_the_covariance_where_it_is():
+    "The flow by exact velocities, from y with exact moments; its error falls with the number of steps"
+    A, off = corruptions['noise'], []
+    y = torch.linalg.cholesky(C + A.sigma**2*I).T.view(-1, *shape).float()     # y^T y is the covariance
+    def velocity(x, t):
+        t = t.double()[0]
+        return ((x - exact(x.double(), A.sigma*t))/t).float()
+    for steps in (50, 100):
+        v = Transport(velocity, A, shape, steps)(Batch(y, None), torch.zeros_like).flatten(1).double()
+        off.append(((v.T@v - C).norm()/C.norm()).item())
+    assert off[1] < .02 and 1.8 < off[0]/off[1] < 2.2
 
 
 def test_matherons_draw_has_the_posterior_of_a_gaussian():
@@ -99,7 +153,35 @@ def test_the_command_writes_a_row_and_goes_on(tmp_path, capsys):
     assert {*written['fd']} == {*written['precision']} == {*written['recall']} == {'classifier', 'random', 'pca'}
 
 
-@pytest.mark.parametrize('method, more, says', [('diffem', {}, 'not built yet'), ('ambientgan', dict(minutes=1.), 'minutes cannot stand'), ('em-sfbd', dict(), 'MMPS')])
+@pytest.mark.parametrize('method, more, says', [('ambientflow', {}, 'not built yet'), ('ambientgan', dict(minutes=1.), 'minutes cannot stand'), ('em-sfbd', dict(), 'MMPS')])
 def test_a_wrong_combination_is_one_sentence(tmp_path, method, more, says, capsys):
     with pytest.raises((SystemExit, BadInput)) as e: run('digits-blur', str(tmp_path), method=method, **more)
     assert says in str(e.value) + capsys.readouterr().err
+
+
+def small(monkeypatch, name, draw, laps=2):
+    "A recipe, and the method of that name with few laps of cheap draws"
+    if draw: monkeypatch.setitem(methods, name, partial(methods[name].func, draw, .4, .2, laps, **methods[name].keywords))
+    return recipe('digits-mask', network__width=16, network__blocks=1, train__images=1000)
+
+
+@pytest.mark.parametrize('name, draw, clean', [('em-mmps', MMPS(3, cg=1), 0), ('em-diffusion', DPS(3), 50), ('scsi', None, 0)])
+def test_each_method_runs_and_counts_its_clean_images(monkeypatch, tmp_path, name, draw, clean):
+    rows = run_method(small(monkeypatch, name, draw), name, tmp_path, n=200, quiet=True)
+    assert [row['group'] for row in rows] == ['restored', 'many']
+    assert {row['clean_images'] for row in rows} == {clean} and rows[1]['images'] > 0
+
+
+def test_a_killed_run_of_laps_ends_as_if_it_had_not_been(monkeypatch, tmp_path):
+    name, usual, count = 'diffem', Conditional.__call__, []
+    r = small(monkeypatch, name, Conditional(3), 3)
+    whole = run_method(r, name, tmp_path/'whole', n=200, quiet=True)
+    def dies(self, *args):
+        count.append(0)
+        if len(count) == 2: raise KeyboardInterrupt
+        return usual(self, *args)
+    with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
+        m.setattr(Conditional, '__call__', dies)
+        run_method(r, name, tmp_path/'run', n=200, quiet=True)
+    again = run_method(r, name, tmp_path/'run', n=200, quiet=True)
+    assert [row['fd'] for row in again] == [row['fd'] for row in whole]

@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from ..errors import choose, require, number
+from ..draws import rng
 from ..files import atomic
 from ..machine import made_with
-from ..operators import Identity, RandomMask
-from ..data import Measurements
 from ..baselines import lmmse
 from ..metrics.evaluation import to_floats
 from ..metrics import Proximal
@@ -28,14 +28,17 @@ from ..recipes import Recipe
 from ..quickstart import ways_to_sample
 from ..runs import Judge, sampled
 from .plain import restore_first, train_on_y
-from .posterior import Matheron, MMPS, SFBD
+from .posterior import MMPS, SFBD
 from .rounds import em
+from .guided import DPS
+from .conditional import as_seen, Conditional
+from .interpolants import scsi
 from .critic import ambient_gan
 
 # %% ../../nbs/29f_contest.ipynb #c0586adb
-Entry = namedtuple('Entry', 'group calls images make')
+Entry = namedtuple('Entry', 'group calls images make clean', defaults=(0,))
 Entry.__doc__ = ("What a method offers: its group, network calls for an image, "
-                 "images it was trained on, and n -> images")
+                 "images it was trained on, n -> images, and clean images that it was given")
 
 class Task:
     "What every method is given: measurements, a network, a budget, a folder"
@@ -57,6 +60,11 @@ class Task:
         net = self.r.network_for(self.ys.shape)
         plain = net.to_dict() | ({'dropout': 0.} if 'dropout' in net.to_dict() else {})
         return Recipe('', network=plain, train=dict(seed=self.r.seed)).network_for(self.ys.shape)
+
+    def clean(self, n:int) -> Tensor:
+        "`n` clean images, for a method that is given some"
+        x = to_floats(self.r.clean_images())
+        return x[torch.randperm(len(x), generator=rng(self.r.seed, n))[:n]]
 
     def fitting(self) -> dict:
         "Settings of `train` that the recipe has, but for the budget"
@@ -108,12 +116,25 @@ def _restore_first(task):
     yield Entry('restored', 0, 0, lambda n: restored[:n])
     yield Entry('many', teacher.nfe(), teacher.cost['images'], teacher.sample)
 
-def _em(draw, first, each, laps, task):
-    budget = task.times(first), task.times(each)
-    found = em(task.ys, task.network(), draw, laps, budget, out=task.out/'laps', **task.fitting())
+def _em(draw, first, each, laps, task, clean=0):
+    ys, budget = task.ys, (task.times(first), task.times(each))
+    more = dict(clean=task.clean(clean)) if clean else {}
+    if not ys.op.linear and not clean:              # no Gaussian can begin
+        more = dict(start=as_seen(ys.y, ys.op, ys.state, ys.shape).clamp(-1, 1))
+    kw = dict(out=task.out/'laps') | more | task.fitting()
+    found = em(ys, task.network(), draw, laps, budget, **kw)
     images = sum(lap['images'] for lap in found.laps)
-    yield Entry('restored', 0, 0, lambda n: found.images[:n])
-    yield Entry('many', found.teacher.nfe(), images, found.teacher.sample)
+    yield Entry('restored', 0, 0, lambda n: found.images[:n], clean)
+    yield Entry('many', found.teacher.nfe(), images, found.teacher.sample, clean)
+
+def _scsi(task):
+    settings = task.fitting()
+    flow = scsi(task.ys, task.network(), task.times(.2), **task.run('flow'), **settings | dict(batch=128))
+    restored = flow.restore(task.ys).clamp(-1, 1)
+    kw = dict(images=task.times(.9)) | task.run('fit') | settings
+    teacher = restore_first(task.ys, task.network(), restored, **kw)
+    yield Entry('restored', 0, 0, lambda n: restored[:n])
+    yield Entry('many', teacher.nfe(), flow.cost['images'] + teacher.cost['images'], teacher.sample)
 
 def _ambient_gan(task):
     settings = task.fitting()
@@ -125,8 +146,10 @@ def _ambient_gan(task):
 methods = {
     'ours': _ours, 'teacher': _teacher, 'train-on-y': _train_on_y, 'restore-first': _restore_first,
     'em-sfbd': partial(_em, SFBD(), .4, .11, 12), 'em-mmps': partial(_em, MMPS(), .4, .11, 8),
+    'em-diffusion': partial(_em, DPS(), .4, .11, 8, clean=50),
+    'diffem': partial(_em, Conditional(), .4, .2, 6), 'scsi': _scsi,
     'ambientgan': _ambient_gan}
-not_built = ['diffem', 'em-diffusion', 'scsi', 'miwae', 'not-miwae', 'gsure', 'sure-score',
+not_built = ['miwae', 'not-miwae', 'gsure', 'sure-score',
              'ambientflow']
 
 # %% ../../nbs/29f_contest.ipynb #f4d30693
@@ -170,7 +193,7 @@ def run_method(
         found.append(dict(
             method=method, corruption=corruption, data=r.name.split('-')[0], seed=r.seed,
             group=e.group, calls=e.calls, seconds=round(seconds[0], 2), images=e.images,
-            clean_images=0, n=n, scale=scale,
+            clean_images=e.clean, n=n, scale=scale,
             **{k: said[k] for k in ('fd', 'precision', 'recall')}, made_with=made_with()))
     for row in found:
         name = '-'.join(str(row[k]) for k in ('data', 'corruption', 'method', 'group'))

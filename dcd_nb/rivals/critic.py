@@ -9,7 +9,6 @@ __all__ = ['Critic', 'shown_to_critic', 'AmbientGANStep', 'ambient_gan']
 from pathlib import Path
 
 import torch
-from fastcore.basics import patch
 from torch import nn, Tensor
 
 from ..errors import require, number
@@ -24,6 +23,7 @@ from ..objectives import Standard
 from ..training import at_checkpoints, BatchFeed, Checkpoints, data_scale, fit, Hardware
 from ..training import Learner, RunFolder, shared_plan, Step
 from ..distill import Generator, set_trainable
+from .conditional import with_mask
 
 # %% ../../nbs/29e_critic.ipynb #c6a73375
 class Critic(nn.Module):
@@ -46,9 +46,7 @@ class Critic(nn.Module):
 
 def shown_to_critic(batch:Batch, corruption:Corruption) -> Tensor:
     "Observations, with the mask as further channels where there is one"
-    mask = corruption.op.observed(batch.state)
-    if not torch.is_tensor(mask) or mask.shape[2:] != batch.y.shape[2:]: return batch.y
-    return torch.cat([batch.y, mask.to(batch.y).expand(len(batch.y), -1, -1, -1)], 1)
+    return with_mask(batch.y, corruption.op, batch.state)
 
 # %% ../../nbs/29e_critic.ipynb #5308cbdd
 class AmbientGANStep:

@@ -20,6 +20,7 @@ from ..linalg import conjugate_gradients
 from ..operators import Identity
 from ..data import Measurements
 from ..baselines import gaussian, lmmse, Moments, moments
+from ..objectives import Objective, Standard
 
 # %% ../../nbs/29c_posterior.ipynb #0444201a
 class PosteriorDraw(Named, family='posterior draw'):
@@ -30,9 +31,18 @@ class PosteriorDraw(Named, family='posterior draw'):
         require(not ys.op.own_noise,
                 f"ys are {ys.corruption}: {type(self).__name__} needs Gaussian noise")
 
+    def objective(self, ys:Measurements) -> Objective:
+        "What the model that it draws with is trained to do"
+        return Standard()
+
+    def walk(self, denoise:Callable, ys:Measurements, normal:Callable) -> Tensor:
+        "The draws, with the noise that `normal` gives"
+        raise NotImplementedError(f'{type(self).__name__}.walk')
+
     def __call__(self, model, ys:Measurements, seed:int=0) -> Tensor:
         "Images (N, C, H, W), one for each of `ys`"
-        raise NotImplementedError(type(self).__name__)
+        self.check(ys)
+        return _in_parts(self.walk, _denoiser(model), ys, seed)
 
 # %% ../../nbs/29c_posterior.ipynb #b1969bde
 class Matheron(PosteriorDraw):
@@ -80,7 +90,7 @@ def reverse_walk(
 def _in_parts(draw, model, ys, seed, batch=512):
     "`draw(denoise, part of ys, normal)` for all observations; noise of image i depends on seed and i alone"
     found = []
-    def denoise(x, s): return model(x, s).to(x)
+    def denoise(x, s, *shown): return model(x, s, *shown).to(x)
     for rows in torch.arange(len(ys)).split(batch):
         part = ys.select(rows)
         draws = ImageDraws(seed, rows)
@@ -110,13 +120,8 @@ class SFBD(PosteriorDraw):
                       f"lo={self.lo:g} and nothing else; for a blur or masks take MMPS()")
 
     def walk(self, denoise:Callable, ys:Measurements, normal:Callable) -> Tensor:
-        "The draws, with the noise that `normal` gives"
         grid = geometric(self.steps, self.lo, ys.sigma)
         return reverse_walk(denoise, ys.y.double(), grid, normal)
-
-    def __call__(self, model, ys:Measurements, seed:int=0) -> Tensor:
-        self.check(ys)
-        return _in_parts(self.walk, _denoiser(model), ys, seed)
 
 # %% ../../nbs/29c_posterior.ipynb #500110c5
 class MMPS(PosteriorDraw):
@@ -159,11 +164,5 @@ def posterior_mean(self:MMPS,
 
 @patch
 def walk(self:MMPS, denoise:Callable, ys:Measurements, normal:Callable) -> Tensor:
-    "The draws, with the noise that `normal` gives"
     grid = geometric(self.steps, self.lo, self.hi)
     return reverse_walk(partial(self.posterior_mean, denoise, ys), self.hi*normal(), grid, normal)
-
-@patch
-def __call__(self:MMPS, model, ys:Measurements, seed:int=0) -> Tensor:
-    self.check(ys)
-    return _in_parts(self.walk, _denoiser(model), ys, seed)

@@ -11,14 +11,15 @@ from collections import namedtuple
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from ..errors import BadInput, require, number
+from ..errors import require, number
 from ..draws import hash32, rng
 from ..files import load_tensors, save_tensors
 from ..data import Measurements
 from ..metrics import Proximal
 from ..objectives import Standard
-from ..training import Teacher, train
+from ..training import Checkpoints, train
 from .plain import as_images
 from .posterior import Matheron, MMPS, PosteriorDraw
 
@@ -26,10 +27,11 @@ from .posterior import Matheron, MMPS, PosteriorDraw
 EM = namedtuple('EM', 'teacher images laps')
 EM.__doc__ = "What `em` found: the model that was selected, the last draws, and a dict for each lap"
 
-def _fitted(x, net, images, seed, folder, quiet, settings):
-    "A plain diffusion model of the images `x`, whose weights go on from those of `net`"
+def _fitted(x, net, objective, images, seed, folder, quiet, settings):
+    "A diffusion model of the images `x`, whose weights go on from those of `net`"
     out = dict(out=folder/'fit', resume=True) if folder else {}
-    return train(as_images(x), copy.deepcopy(net), Standard(), images=images, seed=seed, quiet=quiet,
+    if objective.extra_channels: out |= dict(checkpoints=Checkpoints(grid=0))   # it has no samples of its own
+    return train(as_images(x), copy.deepcopy(net), objective, images=images, seed=seed, quiet=quiet,
                  check=False, **out, **settings)
 
 # %% ../../nbs/29d_rounds.ipynb #f92b520b
@@ -53,6 +55,8 @@ def em(
     laps:int=8,
     images:tuple=(300_000, 100_000), # budget of the first fit, and of each later one
     refresh:float=1.,   # share of the observations whose draws are renewed in a lap
+    start:Tensor | None=None, # images to begin with, one for each observation; None: draws of a Gaussian
+    clean:Tensor | None=None, # clean images: the loop begins with them, and they stay in each fit
     seed:int=0,
     out:str | Path | None=None, # folder; what is there already is not computed again
     quiet:bool=False,
@@ -60,33 +64,58 @@ def em(
 ) -> EM:
     "A diffusion model of clean images by expectation-maximisation, selected by the proximal distance"
     draw = MMPS() if draw is None else draw
-    _check(ys, draw, laps, images, refresh)
-    judge, best, told = Proximal(ys), None, []
-    x = None
+    _check(ys, draw, laps, images, refresh, start, clean)
+    judge, objective = Proximal(ys), draw.objective(ys)
+    shown = objective.extra_channels > 0   # is the network shown y? Then its draws are judged
+    first, x, best, told = net, None, None, []
     for lap in range(laps):
         folder = Path(out)/f'lap-{lap:03d}' if out else None
         def drawn():
             "The draws of this lap"
-            if lap == 0: return Matheron()(None, ys, seed)
+            if lap == 0: return _begin(ys, start, clean, seed)
             new = draw(teacher, ys, hash32(seed, lap)).clamp(-2, 2)  # a young network strays
+            if lap == 1 and clean is not None: return new
             kept = torch.rand(len(ys), generator=rng(seed, lap, 7)) >= refresh
             return torch.where(kept.view(-1, 1, 1, 1), x, new)
         x, seconds = _kept(folder, drawn)
-        teacher = _fitted(x, net, images[min(lap, 1)], hash32(seed, lap), folder, quiet, settings)
+        if shown: best = _better(best, judge(x.clamp(-1, 1))['proximal'], x)
+        budget, seen = images[min(lap, 1)], x
+        if shown and lap == laps - 1:      # the last network makes images from nothing
+            net, objective, budget, seen = first, Standard(), images[0], best[1]
+        if clean is not None and lap > 0: seen = torch.cat([seen, clean])
+        teacher = _fitted(seen, net, objective, budget, hash32(seed, lap), folder, quiet, settings)
         net = copy.deepcopy(teacher.net).requires_grad_()
-        distance = judge(teacher.sample(1000, seed, steps=10).clamp(-1, 1))['proximal']
-        told.append(dict(lap=lap, proximal=distance, spread=x.std().item(), draw_seconds=seconds,
+        if not shown:
+            samples = teacher.sample(1000, seed, steps=10).clamp(-1, 1)
+            best = _better(best, judge(samples)['proximal'], teacher)
+        told.append(dict(lap=lap, proximal=best[2], spread=x.std().item(), draw_seconds=seconds,
                          images=teacher.cost['images']))
-        if not quiet: print(f'lap {lap}: proximal distance {distance:.4f}, draws of spread {x.std():.3f}')
-        if best is None or distance < best[0]: best = distance, teacher
-    return EM(best[1], x, told)
+        if not quiet: print(f'lap {lap}: proximal distance {best[2]:.4f}, draws of spread {x.std():.3f}')
+    return EM(teacher, best[1], told) if shown else EM(best[1], x, told)
 
-def _check(ys, draw, laps, images, refresh):
+def _better(best, distance, found):
+    "The least distance so far, what had it, and this distance"
+    if best is None or distance < best[0]: return distance, found, distance
+    return *best[:2], distance
+
+def _begin(ys, start, clean, seed):
+    "What the first model is fitted to"
+    if start is not None: return start
+    return Matheron()(None, ys, seed) if clean is None else clean
+
+def _check(ys, draw, laps, images, refresh, start, clean):
     require(isinstance(ys, Measurements), f"ys must be Measurements, but is {type(ys).__name__}")
     good = isinstance(draw, PosteriorDraw) and not isinstance(draw, Matheron)
-    require(good, f"draw={draw!r} must be MMPS() or SFBD(): a draw by a network")
+    require(good, f"draw={draw!r} must be a draw by a network, e.g. MMPS()")
     draw.check(ys)
-    require(isinstance(laps, int) and laps > 0, f"laps={laps!r} must be a positive whole number")
+    least = 1 if clean is None and not draw.objective(ys).extra_channels else 2
+    good = isinstance(laps, int) and laps >= least
+    require(good, f"laps={laps!r} must be a whole number, at least {least}")
     pair = isinstance(images, (tuple, list)) and len(images) == 2
     require(pair, f"images={images!r} must be two numbers: of the first fit, and of each later one")
     number('refresh', refresh, lambda v: 0 < v <= 1, 'above 0 and at most 1')
+    for name, x, rows in (('start', start, len(ys)), ('clean', clean, None)):
+        good = x is None or torch.is_tensor(x) and x.dtype == torch.float32 \
+            and x.shape[1:] == ys.shape and len(x) == (rows or len(x))
+        require(good, f"{name} must be float32 images ({rows or 'N'}, {', '.join(map(str, ys.shape))}), "
+                      f"but is {tuple(x.shape) if torch.is_tensor(x) else type(x).__name__}")
