@@ -24,10 +24,11 @@ from ..distill import Generator, set_trainable
 
 # %% ../../nbs/29e_critic.ipynb #c6a73375
 class Critic(nn.Module):
-    "One number for each observation: layers for tiny images, convolutions with stride 2 for others"
+    "A number for each observation, or several: layers for tiny images, convolutions for others"
     def __init__(self,
         shape:tuple,   # (C, H, W) of what it sees, masks included
         width:int=256,
+        outputs:int=1, # numbers for each observation
     ):
         super().__init__()
         c, h, w = shape
@@ -37,9 +38,9 @@ class Critic(nn.Module):
             c, h, w = width//4, -(-h//2), -(-w//2)
         layers += [nn.Flatten(), nn.Linear(c*h*w, width), nn.LeakyReLU(.2)]
         for _ in range(2): layers += [nn.Linear(width, width), nn.LeakyReLU(.2)]
-        self.layers = nn.Sequential(*layers, nn.Linear(width, 1))
+        self.layers = nn.Sequential(*layers, nn.Linear(width, outputs))
 
-    def forward(self, y:Tensor) -> Tensor: return self.layers(y).flatten()
+    def forward(self, y:Tensor) -> Tensor: return self.layers(y).squeeze(1)
 
 def shown_to_critic(batch:Batch, corruption:Corruption) -> Tensor:
     "Observations, with the mask as further channels where there is one"
