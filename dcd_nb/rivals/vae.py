@@ -179,7 +179,7 @@ class LatentModel:
             found.append(torch.einsum('bk,bk...->b...', log_w.softmax(1), images).cpu())
         return torch.cat(found)
 
-# %% ../../nbs/29ea_vae.ipynb #32e63c10
+# %% ../../nbs/29ea_vae.ipynb #968146a6
 def miwae(
     ys:Measurements,
     net,                       # a `Network` that makes images, or its description or name
@@ -203,7 +203,8 @@ def miwae(
     def look_at(model):
         both = {n: judge(model.sample(2000, noise=n).clamp(-1, 1))['proximal'] for n in (False, True)}
         return dict(proximal=min(both.values()), smooth=both[False], speckled=both[True])
-    checkpoints = Checkpoints(grid=0, monitor=look_at, select=select)
+    monitor = look_at if select else False
+    checkpoints = Checkpoints(grid=0, monitor=monitor, select=select)
     setup = RunSetup(images, minutes, batch, seed, out, resume, hardware, checkpoints)
     d, seen = math.prod(ys.shape), shown_to_critic(ys[:1], ys.corruption)
     with seeded(seed):
@@ -225,7 +226,7 @@ def miwae(
         log_w, _ = log_weights(vae, law, feed(part), eps)
         return -bound(log_w).mean()
     def step(now): return learner.step(loss, now)
-    setup.fit(step, dict(vae=learner), run, model, look_at, flops=work, quiet=quiet)
+    setup.fit(step, dict(vae=learner), run, model, monitor, flops=work, quiet=quiet)
     found = look_at(model)
     model.noise = found['speckled'] < found['smooth']
     return model
