@@ -1,23 +1,25 @@
 "Other ways: draws that are exact, rows that say what they must, and a command"
 import json
+import signal
 from functools import partial
 
 import pytest
 import torch
+from processes import run as command
 
 from dcd_nb.baselines import lmmse, moments
 from dcd_nb.cli import run
 from dcd_nb.data import Measurements
 from dcd_nb.draws import rng
 from dcd_nb.errors import BadInput
-from dcd_nb.operators import Batch, Corruption, GaussianBlur, Identity, RandomMask
+from dcd_nb.operators import Batch, Corruption, GaussianBlur, Identity, RandomMask, Saturation
 from dcd_nb.recipes import recipe
-from dcd_nb.rivals import run_method
 from dcd_nb.rivals.conditional import Conditional
-from dcd_nb.rivals.contest import methods
+from dcd_nb.rivals.contest import methods, run_method
 from dcd_nb.rivals.guided import DPS, dps_in_gaussian
 from dcd_nb.rivals.interpolants import Transport
 from dcd_nb.rivals.posterior import Matheron, matheron, MMPS, SFBD
+from dcd_nb.rivals.vae import bound, LatentModel, log_weights, MIWAE, NotMIWAE, VAE
 
 d, shape = 4, (1, 2, 2)
 L = torch.randn(d, d, generator=rng(3), dtype=torch.float64)*.6
@@ -139,6 +141,90 @@ def test_draws_depend_on_seed_and_image_alone():
         assert not torch.equal(draw(exact, ys, 2), whole)
 
 
+class OneDirection(torch.nn.Module):
+    "A linear decoder mu + w z_1, whose posterior an encoder can have exactly"
+    def __init__(self):
+        super().__init__()
+        self.shape, self.w, self.mu = shape, torch.tensor([1.2, -.7, .5, .9]), torch.tensor([.3, -.2, .1, 0.])
+    def forward(self, x, s, **kw): return (self.mu + x.flatten(1)[:, :1]/2.5*self.w).view(-1, *shape)
+
+
+class Exactly(torch.nn.Module):
+    "The posterior of z given y and its mask, for `OneDirection`; `wide`: with another width"
+    def __init__(self, decoder, var, wide=1.):
+        super().__init__()
+        self.decoder, self.var, self.wide = decoder, var, wide
+    def forward(self, seen):
+        y, m = (seen if seen.shape[1] == 2 else torch.cat([seen, torch.ones_like(seen)], 1)).flatten(2).unbind(1)
+        w, mu = self.decoder.w, self.decoder.mu
+        precision = 1 + (m*w**2/self.var).sum(1)
+        mean, sd = torch.zeros(len(y), d), torch.ones(len(y), d)
+        mean[:, 0], sd[:, 0] = (m*w*(y - mu)/self.var).sum(1)/precision, self.wide*precision.rsqrt()
+        return torch.cat([mean, (sd - 1e-3).expm1().log() - .54], 1)              # what `VAE.posterior` undoes
+
+
+def linear_world(kind, n, wide=1.):
+    "A VAE of a linear decoder, observations of its images, and their log-likelihood and posterior mean in closed form"
+    A = corruptions[kind]
+    vae = VAE(OneDirection(), None, A, .4).requires_grad_(False)
+    G, v = vae.decoder, vae.variance.flatten()
+    vae.encoder = Exactly(G, v + A.sigma**2, wide)
+    x = (G.mu + torch.randn(n, 1, generator=rng(1))*G.w + v.sqrt()*torch.randn(n, d, generator=rng(2))).view(-1, *shape)
+    batch = A.batch(x, rng(3))
+    S = torch.outer(G.w, G.w) + v.diag()
+    truth, means = [], []
+    for i, y in enumerate(batch.y):
+        o = torch.ones(d, dtype=bool) if batch.state is None else batch.state[i].flatten() != 0
+        T, r = (S + A.sigma**2*torch.eye(d))[o][:, o], y.flatten()[o] - G.mu[o]
+        truth.append(torch.distributions.MultivariateNormal(torch.zeros(len(r)), T).log_prob(r) if len(r) else torch.zeros(()))
+        means.append(G.mu + S[:, o]@torch.linalg.solve(T, r))
+    return vae, batch, torch.stack(truth), torch.stack(means)
+
+
+@pytest.mark.parametrize('kind', ['noise', 'mask'])
+def test_the_bound_of_miwae_is_the_likelihood_if_the_encoder_is_right_and_below_if_not(kind):
+    vae, batch, truth, _ = linear_world(kind, 40)
+    log_w, _ = log_weights(vae, MIWAE(), batch, torch.randn(40, 5, d, generator=rng(4)))
+    assert torch.allclose(log_w, truth[:, None].expand(-1, 5), atol=2e-4)          # each weight is p(y)
+    vae, batch, truth, _ = linear_world(kind, 40, wide=1.5)
+    log_w, _ = log_weights(vae, MIWAE(), batch, torch.randn(40, 8000, d, generator=rng(5)))
+    gaps = [(truth - bound(log_w[:, :1000*k].reshape(-1, k)).view(40, -1).mean(1)).mean() for k in (1, 8)]
+    assert gaps[0] > 2*gaps[1] > 0
+    share = (log_w - truth[:, None]).exp()                                         # has the mean 1
+    assert ((share.mean(1) - 1).abs() < 5*share.std(1)/8000**.5 + 1e-4).all()
+
+
+@pytest.mark.parametrize('kind', ['noise', 'mask'])
+def test_weighted_draws_impute_the_posterior_mean(kind):
+    vae, batch, _, means = linear_world(kind, 20, wide=1.5)
+    ys = Measurements(batch.y, corruptions[kind], batch.state)
+    made = torch.stack([LatentModel(vae, MIWAE()).impute(ys, 2000, seed).flatten(1) for seed in range(6)])
+    assert ((made.mean(0) - means).abs() < 6*made.std(0)/6**.5 + 1e-3).all()
+
+
+def test_what_a_clipped_pixel_may_be_sums_to_one():
+    "not-MIWAE: over all y, for pixels below, at and above the value that becomes white, with noise and almost none"
+    y = torch.linspace(-8, 8, 160_001, dtype=torch.float64).view(-1, 1, 1, 1)
+    for sigma in (.1, .01):
+        for mu, v in ((-.8, .1), (0., .1), (.5, .3), (0., .001)):
+            x = torch.full((1, 1, 1, 1, 1), mu, dtype=torch.float64)
+            p = NotMIWAE().log_likelihood(Batch(y, None), Corruption(Saturation(2.), sigma), x, torch.tensor(v, dtype=torch.float64)).exp()
+            assert abs(torch.trapezoid(p.flatten(), y.flatten()).item() - 1) < 1e-6
+
+
+def test_miwae_goes_on_after_a_kill_and_ends_with_the_same_row(tmp_path):
+    settings = ['digits-mask', 'run', '--n', '200', '--method', 'miwae', '--json', '--set', 'train.images=2000 network.width=16 network.blocks=1']
+    killed = command('dcd_run', *settings, cwd=tmp_path, fate=('dcd_nb.training:Learner.apply_gradients', 12))
+    assert killed.returncode == -signal.SIGKILL and [*(tmp_path/'run/vae').glob('checkpoint-*.json')]
+    done = command('dcd_run', *settings, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = json.loads(done.stdout.splitlines()[-1])['rows']
+    r = recipe('digits-mask').override({'train.images': 2000, 'network.width': 16, 'network.blocks': 1})
+    whole = run_method(r, 'miwae', tmp_path/'whole', n=200, quiet=True)
+    assert [(row['group'], row['fd']) for row in rows] == [(row['group'], row['fd']) for row in whole]
+    assert [row['group'] for row in rows] == ['restored', 'one'] and json.loads((tmp_path/'run/vae/results.json').read_text())['resumed_at'] > 0
+
+
 def test_the_command_writes_a_row_and_goes_on(tmp_path, capsys):
     settings = 'train.images=2000 distill.images=512 network.width=16 network.blocks=1'
     rows = []
@@ -151,6 +237,14 @@ def test_the_command_writes_a_row_and_goes_on(tmp_path, capsys):
     told = {'method', 'corruption', 'data', 'seed', 'group', 'calls', 'seconds', 'images', 'clean_images', 'fd', 'precision', 'recall', 'made_with'}
     assert told <= {*written} and written['clean_images'] == 0 and written['calls'] == 1
     assert {*written['fd']} == {*written['precision']} == {*written['recall']} == {'classifier', 'random', 'pca'}
+
+
+@pytest.mark.parametrize('method, kind, says', [
+    ('miwae', 'blur', 'MIWAE needs pixels that are seen or hidden'), ('miwae', 'saturation', 'take NotMIWAE()'), ('not-miwae', 'mask', 'NotMIWAE has a closed form for Saturation'),
+    ('gsure', 'saturation', 'GSURE cannot learn from'), ('sure-score', 'blur', 'SURE-score cannot learn from'), ('sure-score', 'mask', 'SURE-score learns from noise')])
+def test_a_corruption_that_a_method_cannot_take_is_one_sentence(tmp_path, method, kind, says):
+    with pytest.raises(BadInput) as e: run_method(recipe(f'digits-{kind}', network__width=16), method, tmp_path, .01, quiet=True)
+    assert says in str(e.value) and '\n' not in str(e.value) and len(str(e.value)) < 320
 
 
 @pytest.mark.parametrize('method, more, says', [('ambientflow', {}, 'not built yet'), ('ambientgan', dict(minutes=1.), 'minutes cannot stand'), ('em-sfbd', dict(), 'MMPS')])

@@ -57,7 +57,7 @@ def step(k, *signal): return ('dcd_nb.training:Learner.apply_gradients', k, *sig
 kills = { # where, in the order of the run; and the checkpoints that are there afterwards
     'before anything is there': (('os.replace', 1), []), 'in the first step': (step(1), []), 'before the first checkpoint': (step(25), []),
     'with the tensors written, not yet in place': (('os.replace', 2), []), 'between the two files of a checkpoint': (('os.replace', 3), []),
-    'as the picture of a checkpoint is made': (('dcd_nb.training:save_images', 1), [6400]), 'in the optimiser': (('torch.optim:Adam.step', 10), [6400]),
+    'as the picture of a checkpoint is made': (('dcd_nb.training.setup:save_images', 1), [6400]), 'in the optimiser': (('torch.optim:Adam.step', 10), [6400]),
     'back at a checkpoint, before later lines are removed': (('os.truncate', 1), [6400]),
     'before an old checkpoint is removed': (('dcd_nb.checkpoint:committed', 4), [19_200, 12_800, 6400]), 'with all done but the results': (('dcd_nb.training:Loop.cost', 1), [25_600, 19_200])}
 
@@ -128,7 +128,7 @@ runpy.run_path(sys.argv[0], run_name='__main__')
     return script
 
 
-@pytest.mark.parametrize('fate', [('dcd_nb.training:save_images', 1), ('dcd_nb.training:save_images', 2), ('os.replace', 6), step(60)])
+@pytest.mark.parametrize('fate', [('dcd_nb.training.setup:save_images', 1), ('dcd_nb.training.setup:save_images', 2), ('os.replace', 6), step(60)])
 def test_lines_that_a_checkpoint_counts_are_on_the_disk(whole, tmp_path, fate):
     path, plain = tmp_path/'run/metrics.jsonl', ['digits-noise', '--out', 'run', '--images', images, '--checkpoint_every', 6400, '--resume', '--json', '--set', small]
     assert Command(with_power_cuts(tmp_path), *plain, cwd=tmp_path, fate=fate).wait() == -signal.SIGKILL
@@ -467,7 +467,7 @@ def test_metrics_that_somebody_edited_do_not_stop_a_run(tmp_path):
 
 
 def test_a_disk_that_fails_for_metrics_and_pictures_does_not_end_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, 'save_images', lambda *a, **kw: (_ for _ in ()).throw(OSError('disk full')))
+    monkeypatch.setattr('dcd_nb.training.setup.save_images', lambda *a, **kw: (_ for _ in ()).throw(OSError('disk full')))
     with pytest.warns(UserWarning, match='training goes on'):
         assert train(measured(), network(), AmbientTweedie(.5), images=640, batch=64, out=tmp_path/'run', quiet=True).cost['images'] == 640
 

@@ -13,13 +13,10 @@ from pathlib import Path
 from ..errors import choose, require
 from ..draws import Draws
 from ..files import content_hash
-from ..machine import threads_set
-from ..distributed import join_processes
 from ..data import Measurements
 from ..networks import flops
-from ..training import at_checkpoints, averaged, check_kept, Checkpoints, fit, Hardware
-from ..training import known_settings, Learner, RunFolder, shared_plan, speed_up, Teacher
-from ..training import telling, warn_of_physics
+from ..training import averaged, check_kept, Checkpoints, Hardware, known_settings, Learner
+from ..training import RunSetup, speed_up, Teacher, warn_of_physics
 from ..losses import Loss, SiD
 from .generator import Generator, load_pretrained, resized_copy, Student, with_dropout
 from .step import DistillationStep, mean_square, set_trainable, step_flops
@@ -40,7 +37,7 @@ def _networks(teacher, ys, student, fake_settings, learn):
     own = dict(fake=defaults | dict(halflife=None) | (fake_settings or {}), generator=defaults)
     return frozen, nets, own
 
-def _check_arguments(teacher, ys, loss, fake, fake_steps, checkpoints):
+def _check_arguments(teacher, ys, loss, fake, fake_steps):
     require(isinstance(teacher, Teacher),
             f"teacher must be a Teacher, but is {type(teacher).__name__}: make one by train, or "
             f"Teacher.load")
@@ -52,8 +49,6 @@ def _check_arguments(teacher, ys, loss, fake, fake_steps, checkpoints):
     known_settings(fake or {})
     require(isinstance(fake_steps, int) and fake_steps > 0,
             f"fake_steps={fake_steps!r} must be a positive whole number")
-    if checkpoints.select and checkpoints.monitor is None:
-        choose('select', checkpoints.select, ['proximal', 'spectrum', 'histogram'])
 
 # %% ../../nbs/22c_distill.ipynb #a1b0073f
 def distill(
@@ -84,42 +79,36 @@ def distill(
     """
     loss = loss or SiD()
     student = Student.of(student)
-    hardware = Hardware.of(hardware)
-    checkpoints = Checkpoints.of(checkpoints)
-    _check_arguments(teacher, ys, loss, fake, fake_steps, checkpoints)
+    _check_arguments(teacher, ys, loss, fake, fake_steps)
     if check and teacher.data.get('hash') != ys.hash: warn_of_physics(ys)
     if out: check_kept(teacher.objective, ys.corruption.to_dict(), ys.corruption.tensors())
     averaged(learn)
-    settings = shared_plan(images, minutes, batch, seed, hardware, checkpoints)
-    device = join_processes(hardware.device)
+    setup = RunSetup(images, minutes, batch, seed, out, resume, hardware, checkpoints)
+    monitor, select = setup.checkpoints.monitor, setup.checkpoints.select
+    if select and monitor is None: choose('select', select, ['proximal', 'spectrum', 'histogram'])
 
     frozen, nets, own = _networks(teacher, ys, student, fake, learn)
     work = step_flops(flops(frozen.net), flops(nets['generator']), loss, fake_steps)
-    said = hardware.precision or teacher.net.precision
-    hardware = hardware.settled(frozen.net, device, settings, work, out if resume else None)
-    speed_up([frozen.net, *nets.values()], device, hardware)
+    said = setup.hardware.precision or teacher.net.precision
+    setup.settle(frozen.net, work)
+    speed_up([frozen.net, *nets.values()], setup.device, setup.hardware)
     learners = {k: Learner(net.requires_grad_(), **own[k]) for k, net in nets.items()}
     corruption = ys.corruption.to_dict()
-    about = settings['about'] | dict(corruption=corruption)
+    about = setup.plan['about'] | dict(corruption=corruption)
     G = student.generator(learners['generator'].ema.net, teacher.objective, about)
-    plan = _plan(teacher, G, student, learners, loss, fake_steps, corruption) | settings
-    plan['hardware'] = hardware.to_dict()
-    run = RunFolder(out, plan, resume, ys.corruption.tensors())
+    plan = _plan(teacher, G, student, learners, loss, fake_steps, corruption)
+    run = setup.folder(plan, ys.corruption)
     G.held = run.held
     G.rule = run.rule
     G.net.precision = said              # that of the run is for the run
 
     compared = teacher.objective.compared(ys.corruption, G.sample(64, seed), Draws(seed, rule=run.rule)).y
     wrong = distilled_wrong(frozen.net.sigma_d, first=mean_square(compared).sqrt().item())
-    monitor = checkpoints.monitor
-    if monitor is None:
-        monitor = health_since(G, ys, 5000 if checkpoints.select else 1000)
-    look = at_checkpoints(G, run, checkpoints, monitor)
+    if monitor is None: monitor = health_since(G, ys, 5000 if select else 1000)
     step = DistillationStep(frozen, ys.corruption, loss, learners['fake'], learners['generator'],
                         student.init_sigma, fake_steps, student.outside_slope)
-    with threads_set(hardware.threads), telling(callbacks, run, G):
-        G.cost = fit(step, learners, run, device, look, wrong, work, quiet, main='generator')
-    G.history = run.lines
+    setup.fit(step, learners, run, G, monitor, callbacks, wrong=wrong, flops=work, quiet=quiet,
+              main='generator')
     return G
 
 def _plan(teacher, G, student, learners, loss, fake_steps, corruption):

@@ -24,6 +24,7 @@ from ..baselines import lmmse
 from ..metrics.evaluation import to_floats
 from ..metrics import Proximal
 from ..networks import Network
+from ..training import train
 from ..recipes import Recipe
 from ..quickstart import ways_to_sample
 from ..runs import Judge, sampled
@@ -34,6 +35,8 @@ from .guided import DPS
 from .conditional import as_seen, Conditional
 from .interpolants import scsi
 from .critic import ambient_gan
+from .vae import MIWAE, miwae, NotMIWAE
+from .sure import GSURE, SUREScore
 
 # %% ../../nbs/29f_contest.ipynb #c0586adb
 Entry = namedtuple('Entry', 'group calls images make clean', defaults=(0,))
@@ -143,14 +146,36 @@ def _ambient_gan(task):
     G = ambient_gan(task.ys, task.network(), task.times(.36), batch=128, steps=3, **learn)
     yield Entry('one', 1, G.cost['images'], lambda n: G.sample(n).clamp(-1, 1))
 
+def _miwae(law, task):
+    settings = task.fitting()
+    learn = {k: settings[k] for k in ('seed', 'quiet')} | task.run('vae')
+    learn |= dict(law=law, k=2, lr=6e-3, halflife=40_000, rampup=.25)
+    model = miwae(task.ys, task.network(), task.times(1.2), **learn)
+    draws = 100
+    restored = model.impute(task.ys, draws)
+    yield Entry('restored', draws, model.cost['images'], lambda n: restored[:n].clamp(-1, 1))
+    yield Entry('one', 1, model.cost['images'], lambda n: model.sample(n).clamp(-1, 1))
+
+def _by_risk(kind, task):
+    "GSURE or SURE-score"
+    A = task.ys.corruption
+    require(kind is GSURE or A.lowest_sigma,
+            f"ys are {A}: SURE-score learns from noise, and there is none; take gsure or miwae")
+    known = dict(sigma=A.lowest_sigma)
+    if kind is GSURE: known |= dict(missing=getattr(task.ys.op, 'missing', 0.))
+    kw = dict(images=task.times(1.4)) | task.run('fit') | task.fitting()
+    teacher = train(task.ys, task.network(), kind(**known), **kw)
+    yield _of_teacher(teacher, task.ys)
+
 methods = {
     'ours': _ours, 'teacher': _teacher, 'train-on-y': _train_on_y, 'restore-first': _restore_first,
     'em-sfbd': partial(_em, SFBD(), .4, .11, 12), 'em-mmps': partial(_em, MMPS(), .4, .11, 8),
     'em-diffusion': partial(_em, DPS(), .4, .11, 8, clean=50),
     'diffem': partial(_em, Conditional(), .4, .2, 6), 'scsi': _scsi,
-    'ambientgan': _ambient_gan}
-not_built = ['miwae', 'not-miwae', 'gsure', 'sure-score',
-             'ambientflow']
+    'ambientgan': _ambient_gan,
+    'miwae': partial(_miwae, MIWAE()), 'not-miwae': partial(_miwae, NotMIWAE()),
+    'gsure': partial(_by_risk, GSURE), 'sure-score': partial(_by_risk, SUREScore)}
+not_built = ['ambientflow']
 
 # %% ../../nbs/29f_contest.ipynb #f4d30693
 @contextmanager

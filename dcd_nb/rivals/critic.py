@@ -13,24 +13,22 @@ from torch import nn, Tensor
 
 from ..errors import require, number
 from ..draws import seeded
-from ..machine import threads_set
-from ..distributed import join_processes
 from ..operators import Batch, Corruption
 from ..data import Measurements
 from ..metrics import Proximal
 from ..networks import flops, network_of, Precond
 from ..objectives import Standard
-from ..training import at_checkpoints, BatchFeed, Checkpoints, data_scale, fit, Hardware
-from ..training import Learner, RunFolder, shared_plan, Step
+from ..training import BatchFeed, Checkpoints, data_scale, Learner, RunSetup, Step
 from ..distill import Generator, set_trainable
 from .conditional import with_mask
 
 # %% ../../nbs/29e_critic.ipynb #c6a73375
 class Critic(nn.Module):
-    "One number for each observation: layers for tiny images, convolutions with stride 2 for others"
+    "A number for each observation, or several: layers for tiny images, convolutions for others"
     def __init__(self,
         shape:tuple,   # (C, H, W) of what it sees, masks included
         width:int=256,
+        outputs:int=1, # numbers for each observation
     ):
         super().__init__()
         c, h, w = shape
@@ -40,9 +38,9 @@ class Critic(nn.Module):
             c, h, w = width//4, -(-h//2), -(-w//2)
         layers += [nn.Flatten(), nn.Linear(c*h*w, width), nn.LeakyReLU(.2)]
         for _ in range(2): layers += [nn.Linear(width, width), nn.LeakyReLU(.2)]
-        self.layers = nn.Sequential(*layers, nn.Linear(width, 1))
+        self.layers = nn.Sequential(*layers, nn.Linear(width, outputs))
 
-    def forward(self, y:Tensor) -> Tensor: return self.layers(y).flatten()
+    def forward(self, y:Tensor) -> Tensor: return self.layers(y).squeeze(1)
 
 def shown_to_critic(batch:Batch, corruption:Corruption) -> Tensor:
     "Observations, with the mask as further channels where there is one"
@@ -111,11 +109,11 @@ def ambient_gan(
     require(isinstance(ys, Measurements), f"ys must be Measurements, but is {type(ys).__name__}")
     require(isinstance(steps, int) and steps > 0, f"steps={steps!r} must be a positive whole number")
     number('penalty', penalty, lambda v: v >= 0, 'at least 0')
-    hardware, judge = Hardware.of(hardware), Proximal(ys)
+    judge = Proximal(ys)
     def look_at(G): return dict(proximal=judge(G, n=2000)['proximal'])
     checkpoints = Checkpoints(grid=0, monitor=look_at, select=select)
-    settings = shared_plan(images, minutes, batch, seed, hardware, checkpoints)
-    device = join_processes(hardware.device)
+    setup = RunSetup(images, minutes, batch, seed, out, resume, hardware, checkpoints)
+    device = setup.device
 
     seen = shown_to_critic(ys[:1], ys.corruption)
     with seeded(seed):
@@ -129,16 +127,13 @@ def ambient_gan(
     G = Generator(learners['generator'].ema.net, Standard(), about=about)
     plan = dict(kind='ambientgan', corruption=ys.corruption.to_dict(), data=ys.hash, net=G_net.to_dict(),
                 objective=Standard().to_dict(), init_sigma=G.init_sigma, critic=width, steps=steps,
-                penalty=penalty, learn={k: v.settings for k, v in learners.items()}) | settings
-    hardware = hardware.settled(G_net, device, settings, work, out if resume else None)
-    run = RunFolder(out, plan | dict(hardware=hardware.to_dict()), resume, ys.corruption.tensors())
+                penalty=penalty, learn={k: v.settings for k, v in learners.items()})
+    setup.settle(G_net, work)
+    run = setup.folder(plan, ys.corruption)
     G.held, G.rule = run.held, run.rule
     step = AmbientGANStep(BatchFeed(ys.to(device), seed), ys.corruption, *learners.values(),
                           Generator(G_net, Standard()), steps, penalty)
-    look = at_checkpoints(G, run, checkpoints, checkpoints.monitor)
     def never(means, recent):
         "The losses of a game may have any size"
-    with threads_set(hardware.threads):
-        G.cost = fit(step, learners, run, device, look, never, quiet=quiet, main='generator')
-    G.history = run.lines
+    setup.fit(step, learners, run, G, look_at, wrong=never, quiet=quiet, main='generator')
     return G

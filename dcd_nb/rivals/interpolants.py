@@ -14,15 +14,12 @@ from torch import Tensor
 
 from ..errors import number, require
 from ..draws import ImageDraws, seeded
-from ..machine import threads_set
-from ..distributed import join_processes
 from ..operators import Batch, Corruption, join_states, map_state
 from ..data import Measurements
 from ..diffusion import device_of, inference
 from ..metrics import Proximal
 from ..networks import flops, Network, network_of, Precond
-from ..training import at_checkpoints, BatchFeed, Checkpoints, fit, Hardware, Learner
-from ..training import RunFolder, shared_plan, with_extra_channels
+from ..training import BatchFeed, Checkpoints, Learner, RunSetup, with_extra_channels
 from .conditional import as_seen, with_mask
 
 # %% ../../nbs/29dc_interpolants.ipynb #74a74312
@@ -110,11 +107,11 @@ def scsi(
     require(isinstance(ys, Measurements), f"ys must be Measurements, but is {type(ys).__name__}")
     require(isinstance(steps, int) and steps > 0, f"steps={steps!r} must be a positive whole number")
     number('keep', keep, lambda v: 0 <= v < 1, 'at least 0 and below 1')
-    hardware, judge, some = Hardware.of(hardware), Proximal(ys), ys.select(range(min(2000, len(ys))))
+    judge, some = Proximal(ys), ys.select(range(min(2000, len(ys))))
     def look_at(flow): return dict(proximal=judge(flow.restore(some).clamp(-1, 1))['proximal'])
     checkpoints = Checkpoints(grid=0, monitor=look_at, select=select)
-    settings = shared_plan(images, minutes, batch, seed, hardware, checkpoints)
-    device = join_processes(hardware.device)
+    setup = RunSetup(images, minutes, batch, seed, out, resume, hardware, checkpoints)
+    device = setup.device
 
     def carried_by(net): return Transport(net, ys.corruption, ys.shape, steps)
     mask = carried_by(None).begin(ys[:1], torch.zeros_like)[1]
@@ -122,12 +119,9 @@ def scsi(
     learner, work = Learner(net, **learn), (steps + 3)*flops(net)
     flow = carried_by(learner.ema.net)
     plan = dict(kind='scsi', corruption=ys.corruption.to_dict(), data=ys.hash, net=net.to_dict(),
-                steps=steps, keep=keep, learn=learner.settings) | settings
-    hardware = hardware.settled(Precond(net), device, settings, work, out if resume else None)
-    run = RunFolder(out, plan | dict(hardware=hardware.to_dict()), resume, ys.corruption.tensors())
+                steps=steps, keep=keep, learn=learner.settings)
+    setup.settle(Precond(net), work)
+    run = setup.folder(plan, ys.corruption)
     step = SelfConsistentStep(BatchFeed(ys.to(device), seed), learner, carried_by(net), keep)
-    look = at_checkpoints(flow, run, checkpoints, checkpoints.monitor)
-    with threads_set(hardware.threads):
-        flow.cost = fit(step, dict(flow=learner), run, device, look, flops=work, quiet=quiet)
-    flow.history = run.lines
+    setup.fit(step, dict(flow=learner), run, flow, look_at, flops=work, quiet=quiet)
     return flow

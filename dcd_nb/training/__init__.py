@@ -6,7 +6,7 @@
 __all__ = ['data_scale', 'with_extra_channels', 'train', 'BatchFeed', 'Callback', 'callbacks_of', 'CSVLog', 'Live', 'telling',
            'TensorBoardLog', 'check_kept', 'Checkpoints', 'EpochOrder', 'exploded', 'fit', 'Hardware', 'in_new_words',
            'kept_inside', 'Learner', 'load_checkpoint', 'load_model', 'load_weights', 'Loop', 'MicroBatch', 'not_fatal',
-           'read_recipe', 'RunFolder', 'save_model', 'Step', 'StepContext', 'Teacher', 'utilisation']
+           'read_recipe', 'RunFolder', 'RunSetup', 'save_model', 'Step', 'StepContext', 'Teacher', 'utilisation']
 
 # %% ../../nbs/20e_training.ipynb #f3acb1c5
 import inspect, math, warnings
@@ -14,12 +14,10 @@ from pathlib import Path
 
 import torch
 
-from ..errors import choose, require, number
-from ..draws import newest_rule, seeded
-from ..show.images import save_images
-from ..files import content_hash, saving
-from ..machine import made_with, threads_set
-from ..distributed import join_processes, processes
+from ..errors import choose, require
+from ..draws import seeded
+from ..files import content_hash
+from ..distributed import processes
 from ..data import check_physics, Measurements
 from ..diffusion import require_float32
 from ..networks import flops, Network, network_of, Precond
@@ -33,10 +31,11 @@ from .loop import exploded, fit, Loop, utilisation
 from .model import check_kept, kept_inside, load_model, save_model, Teacher
 from .callbacks import Callback, callbacks_of, CSVLog, Live, telling, TensorBoardLog
 from .hardware import Hardware, speed_up
+from .setup import RunSetup
 
 _all_ = ['BatchFeed', 'Callback', 'callbacks_of', 'CSVLog', 'Live', 'telling', 'TensorBoardLog', 'check_kept', 'Checkpoints', 'EpochOrder', 'exploded', 'fit', 'Hardware', 'in_new_words',
          'kept_inside', 'Learner', 'load_checkpoint', 'load_model', 'load_weights', 'Loop', 'MicroBatch',
-         'not_fatal', 'read_recipe', 'RunFolder', 'save_model', 'Step', 'StepContext', 'Teacher',
+         'not_fatal', 'read_recipe', 'RunFolder', 'RunSetup', 'save_model', 'Step', 'StepContext', 'Teacher',
          'utilisation']
 
 # %% ../../nbs/20e_training.ipynb #c5051e5d
@@ -136,34 +135,28 @@ def train(
     objective.check(ys.corruption)
     if check: warn_of_physics(ys)
     if out: check_kept(objective, ys.corruption.to_dict(), ys.corruption.tensors())
-    hardware = Hardware.of(hardware)
-    checkpoints = Checkpoints.of(checkpoints)
     averaged(learn)
-    settings = shared_plan(images, minutes, batch, seed, hardware, checkpoints)
-    device = join_processes(hardware.device)
+    setup = RunSetup(images, minutes, batch, seed, out, resume, hardware, checkpoints)
 
     net = _prepare(ys, net, objective, seed)
     work = 3*flops(net)
-    said = hardware.precision or net.precision
-    hardware = hardware.settled(net, device, settings, work, out if resume else None)
-    speed_up([net], device, hardware)
+    said = setup.hardware.precision or net.precision
+    setup.settle(net, work)
+    speed_up([net], setup.device, setup.hardware)
     learner = Learner(net, **learn)
     data = dict(corruption=ys.corruption.to_dict(), image=list(ys.shape), n=len(ys), hash=ys.hash)
     if ys.corruption.noise_differs: data['n_clean'] = ys.n_clean
     plan = dict(kind='train', data=data, objective=objective.to_dict(), net=net.to_dict(), flip=flip,
-                learn=learner.settings, hardware=hardware.to_dict(),
-                first=content_hash(net.state_dict())) | settings
-    run = RunFolder(out, plan, resume, ys.corruption.tensors())
+                learn=learner.settings, first=content_hash(net.state_dict()))
+    run = setup.folder(plan, ys.corruption)
 
-    teacher = Teacher(learner.ema.net, objective, checkpoints.about, data)
+    teacher = Teacher(learner.ema.net, objective, setup.checkpoints.about, data)
     teacher.held = run.held
     teacher.rule = run.rule
     teacher.net.precision = said        # that of the run is for the run
-    step = _phase_one(learner, objective, BatchFeed(ys.to(device), seed, flip))
-    look = at_checkpoints(teacher, run, checkpoints, checkpoints.monitor, steps=10)
-    with threads_set(hardware.threads), telling(callbacks, run, teacher, steps=10):
-        teacher.cost = fit(step, dict(teacher=learner), run, device, look, flops=work, quiet=quiet)
-    teacher.history = run.lines
+    step = _phase_one(learner, objective, BatchFeed(ys.to(setup.device), seed, flip))
+    setup.fit(step, dict(teacher=learner), run, teacher, setup.checkpoints.monitor, callbacks,
+              dict(steps=10), flops=work, quiet=quiet)
     return teacher
 
 # %% ../../nbs/20e_training.ipynb #bacd6159
@@ -190,23 +183,6 @@ def _prepare(ys, net, objective, seed):
                                       "a teacher lives where the observations live, or, if it "
                                       "fills holes, where the images do")
     return net
-
-# %% ../../nbs/20e_training.ipynb #172a67ed
-def shared_plan(images:float | None, minutes:float | None, batch:int, seed:int, hardware, checkpoints):
-    "What the plans of both phases say"
-    require((images is None) != (minutes is None),
-            f"images={images}, minutes={minutes}: give one of the two as the budget")
-    if minutes is None:
-        number('images', images, lambda v: v > 0, 'a positive number')
-    else:
-        number('minutes', minutes, lambda v: v > 0, 'a positive number')
-    require(isinstance(batch, int) and batch > 0,
-            f"batch={batch!r} must be a positive whole number")
-    require(isinstance(seed, int) and 0 <= seed < 2**32,
-            f"seed={seed!r} must be a whole number from 0 to 2**32 - 1")
-    return dict(images=images, minutes=minutes, batch=batch, accumulate=hardware.accumulate, seed=seed,
-                checkpoint_every=checkpoints.every, select=checkpoints.select, patience=checkpoints.patience,
-                about=checkpoints.about or {}, draws=newest_rule, made_with=made_with())
 
 # %% ../../nbs/20e_training.ipynb #23ac088e
 belongs = {
@@ -270,29 +246,3 @@ def averaged(learn:dict):
     require(halflife is not None, "halflife=None must be a positive number of images: "
                                   "what a run keeps is the average of the weights")
     return learn
-
-# %% ../../nbs/20e_training.ipynb #eecc803f
-def at_checkpoints(model, run, checkpoints, monitor, **kw):
-    "What to do at a checkpoint: a picture of samples, and what `monitor` says"
-    c, h, w = model.shape
-    require(monitor or not checkpoints.select,
-            f"select={checkpoints.select!r} needs a monitor that returns it")
-    drawn = run.out and checkpoints.grid and c < 4 and h*w > 1
-
-    def look(images):
-        if drawn:
-            path = run.out/'samples'/f'{images:012d}.png'
-            with not_fatal(), saving(path):
-                save_images(model.sample(checkpoints.grid, **kw), path, zoom=max(1, 64//w))
-        if run.out and run.chief and checkpoints.keep_weights:
-            with not_fatal(): model.save(run.out/'weights'/f'{images:012d}')
-        found = monitor(model) if monitor else None
-        require(found is None or isinstance(found, dict),
-                f"monitor returned {found!r}: it must return a dict of numbers, or nothing")
-        return {k: _plain(v) for k, v in found.items()} if found else found
-
-    return look
-
-def _plain(v):
-    "Numbers of PyTorch or NumPy as those of Python"
-    return v.tolist() if hasattr(v, 'tolist') else v
