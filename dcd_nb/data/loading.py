@@ -57,10 +57,20 @@ def _opened(raw, name):
     return im
 
 # %% ../../nbs/02c_loading.ipynb #5e8873b2
+def _sides(size):
+    "Height and width: `size` itself, or the sides of a square"
+    return tuple(size) if isinstance(size, (tuple, list)) else (size, size)
+
+def _centre(shape, size):
+    "Top, left, height and width of the largest centred part that is shaped like `size`"
+    scale = min(a/b for a, b in zip(shape, size))
+    h, w = (round(scale*side) for side in size)
+    return (shape[0] - h)//2, (shape[1] - w)//2, h, w
+
 def decode(
     raw:bytes,                # the file
     name:str,                 # what to call it in an error
-    size:int | None=None,     # crop the centre to a square and resize it to `size`; None: leave it
+    size:int | tuple | None=None, # crop the centre and resize it, to a square or (height, width); None: leave it
     channels:int | None=None, # 1 or 3; None: as in the file
 ) -> np.ndarray:
     "An image file as uint8 (C, H, W)"
@@ -69,10 +79,10 @@ def decode(
     own = 'L' if im.mode in ('1', 'L') else 'RGB'
     im = im.convert(choose('channels', channels, {1: 'L', 3: 'RGB', None: own}))
     w, h = im.size
-    if size and (w, h) != (size, size):
-        side = min(w, h)
-        x, y = (w - side)//2, (h - side)//2
-        im = im.resize((size, size), Resampling.LANCZOS, box=(x, y, x + side, y + side))
+    if size and (h, w) != _sides(size):
+        height, width = _sides(size)
+        top, left, h, w = _centre((h, w), (height, width))
+        im = im.resize((width, height), Resampling.LANCZOS, box=(left, top, left + w, top + h))
     a = np.asarray(im)
     return a[None] if a.ndim == 2 else a.transpose(2, 0, 1)
 
@@ -232,18 +242,17 @@ def _from_frames(source, size, scaling):
         warnings.warn(f"{len(frames)} frames were scaled by their lowest and highest value: pass "
                       f"scaling={frames.scaling} "
                       "to scale others alike")
-    if size and tuple(y.shape[2:]) != (size, size):
-        h, w = y.shape[2:]
-        side = min(h, w)
-        top, left = (h - side)//2, (w - side)//2
-        y = F.interpolate(y[..., top:top+side, left:left+side], (size, size), mode='bilinear', antialias=True)
+    if size and tuple(y.shape[2:]) != _sides(size):
+        top, left, h, w = _centre(y.shape[2:], _sides(size))
+        y = F.interpolate(y[..., top:top+h, left:left+w], _sides(size), mode='bilinear', antialias=True)
     return y.clamp(-1, 1)
 
 def _smaller(a, size):
     "An array of images, averaged over squares of pixels if `size` is smaller by a whole factor"
     h, w = a.shape[2:]
-    if size is None or h != w or h == size or h%size: return a
-    mean = torch.cat([F.avg_pool2d(part.float(), h//size) for part in a.split(1000)])
+    height, width = _sides(size)
+    if size is None or h%height or w%width or h//height != w//width or h == height: return a
+    mean = torch.cat([F.avg_pool2d(part.float(), h//height) for part in a.split(1000)])
     return mean.round().to(torch.uint8) if a.dtype == torch.uint8 else mean.to(a.dtype)
 
 def bytes_to_floats(a:Tensor) -> Tensor:
@@ -255,7 +264,7 @@ def bytes_to_floats(a:Tensor) -> Tensor:
 # %% ../../nbs/02c_loading.ipynb #e2990899
 def load_images(
     source:str | Path | list, # a folder, zip, tar, npy, npz, safetensors; a name: 'digits', ...; or files of 16 bits or floats
-    size:int | None=None,     # crop the centre and resize it to `size` pixels; None: as they are
+    size:int | tuple | None=None, # crop the centre and resize it, to a square or (height, width); None: as they are
     channels:int | None=None, # 1 for grey, 3 for colour; None: as in the files
     dtype:torch.dtype | None=torch.float32, # torch.uint8: bytes, mapped from disk; None: as stored
     part:str='train', # or 'test', of data sets that come in these two
@@ -266,8 +275,10 @@ def load_images(
             f"dtype={dtype} must be torch.float32, torch.uint8 or None")
     require(channels is None or isinstance(channels, int) and channels in (1, 3),
             f"channels={channels!r} must be 1, 3 or None")
-    require(size is None or isinstance(size, int) and size > 0,
-            f"size={size!r} must be a positive number of pixels, or None")
+    whole = size is None or all(isinstance(v, int) and v > 0 for v in _sides(size))
+    require(whole and len(_sides(size)) == 2,
+            f"size={size!r} must be a positive number of pixels, (height, width), or None")
+    if size and len({*_sides(size)}) == 1: size = _sides(size)[0]
     given = repr(source) if isinstance(source, str) else type(source).__name__
     good = isinstance(source, (str, Path)) and str(source) or isinstance(source, (list, tuple)) and source
     require(good, f"source={given} must be a path, a list of paths, or a name")
@@ -284,7 +295,7 @@ def load_images(
     except _NotBytes as e:
         try: a = _from_frames(source, size, None)
         except BadInput as why: raise (e if 'holds no file' in str(why) else why) from None
-    fits = channels in (None, a.shape[1]) and (size is None or tuple(a.shape[2:]) == (size, size))
+    fits = channels in (None, a.shape[1]) and (size is None or tuple(a.shape[2:]) == _sides(size))
     require(fits,
             f"source={source!r} has shape {tuple(a.shape)}, and arrays become smaller by whole factors alone: "
                   f"leave out size={size}, channels={channels}")
