@@ -169,7 +169,7 @@ def test_arrays_with_masks_and_a_level_for_each_are_learned_and_restored_in_five
     np.save(tmp_path/'y.npy', ((x + sigma[:, None, None, None]*g.normal(size=x.shape))*mask[..., None]).astype('float32'))
     np.save(tmp_path/'mask.npy', mask), np.save(tmp_path/'sigma.npy', sigma)
     import_it = ('dcd_import', 'y.npy', 'mine', '--mask', 'mask.npy', '--sigma', 'sigma.npy')
-    assert "state is given, but Identity() has none" in run(*import_it, cwd=tmp_path).stderr           # not dropped in silence
+    assert "pass --op 'RandomMask(missing=0.4)'" in run(*import_it, cwd=tmp_path).stderr                # not dropped in silence
     five(tmp_path,
          (*import_it, '--op', 'RandomMask(missing=.4)'),
          ('dcd_train', 'own', '--data', 'mine', '--out', 'teacher', *small),
