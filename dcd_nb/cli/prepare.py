@@ -85,8 +85,8 @@ def import_arrays(
     _free(out, y, overwrite)
     if mask and not Operator.parse(op).random:
         raise BadInput(f"mask={mask!r} is given, but op={op!r} has none: pass --op "
-                       f"'RandomMask(missing={1 - _array(mask).mean():.3g})', or --op 'GivenMasks({mask!r})' "
-                       "if the gaps have a shape")
+                       f"'RandomMask(missing={1 - _array(mask).mean():.2g})', or, if the gaps have a shape, "
+                       f"--op 'GivenMasks(\"{mask}\")'")
     if y.endswith(('.npy', '.npz')) and not (scaling or patch or dataset):
         ys = Measurements.from_arrays(_array(y), op, _level(sigma), mask and _array(mask))
     else:
