@@ -135,6 +135,27 @@ def test_slow_cells_show_what_is_stored(lab, page):
     assert 'an old result' in shown and 'DCD_SLOW=1' in shown and 'ran' not in shown.split() and 'Error' not in shown
 
 
+def test_the_live_curve_follows_a_run_in_jupyterlab(lab, page):
+    "One picture that is drawn anew while the cell runs, with samples beside the curve, and that stays when it has ended"
+    (work, at), kernel = lab, dict(name='python3', display_name='python3', language='python')
+    source = ("from dcd_nb.all import *\nys = Corruption(Identity(), .3).measure(digits()[:200], seed=0)\n"
+              "t = train(ys, dict(network='MLP', shape=(1, 8, 8), width=8, blocks=1), images=960, batch=32, quiet=True, callbacks='live', "
+              "checkpoints=Checkpoints(every=240))\nprint(t.cost['images'], 'images were seen')")
+    cell = dict(cell_type='code', id='live', metadata={}, outputs=[], execution_count=None, source=source)
+    (work/'live.ipynb').write_text(json.dumps(dict(nbformat=4, nbformat_minor=5, metadata=dict(kernelspec=kernel), cells=[cell])))
+    page.add_init_script("""window.curves = []; new MutationObserver(() => { const p = document.querySelector('.jp-OutputArea img[alt^="loss after"]');
+        if (p && curves.at(-1) !== p.alt) curves.push(p.alt) }).observe(document, {subtree: true, childList: true, attributes: true})""")
+    run_all(page, at('live'))
+    page.get_by_text('960 images were seen').last.wait_for(timeout=120_000)
+    picture = page.get_by_role('img', name='loss after 960 images')
+    picture.wait_for()
+    seen = [int(alt.split()[2]) for alt in page.evaluate('curves')]
+    assert len(seen) >= 3 and seen == sorted(seen) and seen[-1] == 960, seen
+    assert picture.count() == 1 and picture.evaluate('p => p.decode().then(() => p.naturalWidth)') >= 600
+    page.get_by_text('960 of 960 images').wait_for()
+    shot(page, 'live')
+
+
 def test_a_page_of_the_path_runs_in_jupyterlab(lab, page):
     "What a newcomer sees after *Run All Cells*: numbered cells, some folded, no error, pictures, formulas, links to pages that exist"
     (work, at), name = lab, '01_operator'

@@ -8,10 +8,14 @@ import subprocess
 import time
 
 import pytest
+import torch
 from processes import Command, run, scripts
 
 from dcd_nb.data import Measurements, load_images
+from dcd_nb.distill import Generator
+from dcd_nb.files import content_hash
 from dcd_nb.operators import Corruption, Identity
+from dcd_nb.training import Teacher
 
 small_disk = 50_000          # bytes of the largest file that can be written
 
@@ -119,3 +123,78 @@ def test_arrays_become_measurements(tmp_path):
     assert (ys.y[:, 0].numpy() == y*masks).all() and (ys.state[:, 0].numpy() == masks).all()
     assert run('dcd_import', *line, cwd=tmp_path).stderr.startswith("error: out='mine' would replace mine.safetensors")
     assert 'holds 2 arrays (a, b)' in run('dcd_import', 'two.npz', 'x', cwd=tmp_path).stderr
+
+
+small = ('--images', 64, '--batch', 32, '--set', 'network=MLP(shape=(3,48,40),width=16,blocks=1)')
+
+
+def pictures(n=300):
+    "Crops of photographs (n, 48, 40, 3), as bytes"
+    import numpy as np
+    from dcd_nb.show.images import photos, to_uint8
+    crops = to_uint8(photos(96).unfold(2, 48, 4).unfold(3, 40, 4).permute(0, 2, 3, 1, 4, 5).flatten(0, 2))
+    return crops[np.arange(n)%len(crops)]
+
+
+def five(tmp_path, *lines):
+    "Run commands one after the other; what each wrote"
+    for line in lines:
+        done = run(*map(str, line), cwd=tmp_path)
+        assert done.returncode == 0 and 'Traceback' not in done.stderr, (line, done.stderr)
+    return done.stdout
+
+
+def test_a_folder_of_pictures_is_measured_learned_and_restored_in_five_commands(tmp_path):
+    from PIL import Image
+    (tmp_path/'photos').mkdir()
+    for i, im in enumerate(pictures()): Image.fromarray(im).save(tmp_path/f'photos/{i:03d}.png')
+    five(tmp_path,
+         ('dcd_corrupt', 'photos', 'measured', '--op', 'RandomMask(missing=.4)', '--sigma', .1),
+         ('dcd_train', 'own', '--data', 'measured', '--out', 'teacher', *small),
+         ('dcd_distill', 'teacher', '--data', 'measured', '--out', 'student', '--images', 32, '--batch', 32),
+         ('dcd_sample', 'student', 'samples.png', '--n', 4),
+         ('dcd_restore', 'student', 'measured', 'restored', '--images', 2, '--n', 4, '--method', 'Sample(.3,leaps=1,pool=64)'))
+    assert sorted(p.name for p in (tmp_path/'restored').iterdir()) == sorted(p.name for p in (tmp_path/'restored-std').iterdir()) == ['000000.png', '000001.png']
+    im = Image.open(tmp_path/'restored/000000.png')
+    assert im.size == (40, 48) and im.mode == 'RGB'
+    run('dcd_corrupt', 'photos', 'half', '--size', '20x24', cwd=tmp_path)
+    assert Measurements.load(tmp_path/'half').shape == (3, 24, 20)
+    assert 'WIDTHxHEIGHT' in run('dcd_corrupt', 'photos', 'no', '--size', '20*24', cwd=tmp_path).stderr
+
+
+def test_arrays_with_masks_and_a_level_for_each_are_learned_and_restored_in_five_commands(tmp_path):
+    import numpy as np
+    g = np.random.default_rng(0)
+    x, mask, sigma = pictures()/127.5 - 1, g.random((300, 48, 40)) > .4, g.uniform(.05, .3, 300)
+    np.save(tmp_path/'y.npy', ((x + sigma[:, None, None, None]*g.normal(size=x.shape))*mask[..., None]).astype('float32'))
+    np.save(tmp_path/'mask.npy', mask), np.save(tmp_path/'sigma.npy', sigma)
+    import_it = ('dcd_import', 'y.npy', 'mine', '--mask', 'mask.npy', '--sigma', 'sigma.npy')
+    assert "pass --op 'RandomMask(missing=0.4)'" in run(*import_it, cwd=tmp_path).stderr                # not dropped in silence
+    five(tmp_path,
+         (*import_it, '--op', 'RandomMask(missing=.4)'),
+         ('dcd_train', 'own', '--data', 'mine', '--out', 'teacher', *small),
+         ('dcd_distill', 'teacher', '--data', 'mine', '--out', 'student', '--images', 32, '--batch', 32),
+         ('dcd_restore', 'student', 'mine', 'restored.png', '--images', 2, '--n', 4, '--method', 'Sample(.3,leaps=1,pool=64)'))
+    said = five(tmp_path, ('dcd_evaluate', 'student', '--measurements', 'mine', '--n', 64))
+    ys = Measurements.load(tmp_path/'mine')
+    assert torch.allclose(ys.sigma.flatten(), torch.tensor(sigma).float()) and (tmp_path/'restored.png').exists() and 'proximal distance' in said
+    for wrong in ('y.npy', 'mask.npy'): assert 'by dcd_import' in run('dcd_train', 'own', '--data', wrong, '--out', 'no', cwd=tmp_path).stderr
+
+
+def test_a_finished_run_is_extended(tmp_path):
+    "A new run starts with its weights, in both phases"
+    net = ('--batch', 64, '--set', 'network=MLP(shape=(1,8,8),width=8,blocks=1)')
+    run('dcd_corrupt', 'digits', 'ys', '--sigma', .3, cwd=tmp_path)
+    made = {}
+    for out, more in dict(first=(), longer=('--start', 'first'), fresh=()).items():
+        done = run('dcd_train', 'own', '--data', 'ys', '--out', out, '--images', 64, *net, *more, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        made[out] = Teacher.load(tmp_path/out)
+    gap = lambda a, b: sum((p - q).square().sum() for p, q in zip(a.net.parameters(), b.net.parameters()))
+    assert torch.equal(made['first'].sample(2, steps=3), made['fresh'].sample(2, steps=3)) and gap(made['first'], made['longer']) > 0
+    again = run('dcd_train', 'own', '--data', 'ys', '--out', 'first', '--images', 640, '--resume', *net, cwd=tmp_path)
+    assert '--start' in again.stderr and again.returncode == 2
+    line = ('dcd_distill', 'first', '--data', 'ys', '--images', 64, '--batch', 64)
+    for more in (('--out', 'G'), ('--out', 'more', '--start', 'G')): assert run(*line, *more, cwd=tmp_path).returncode == 0
+    begun = json.loads((tmp_path/'more/recipe.json').read_text())
+    assert begun['start'] == content_hash(Generator.load(tmp_path/'G').net.state_dict())

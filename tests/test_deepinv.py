@@ -87,3 +87,37 @@ def test_uncentred_fft_is_another_operator():
     m = op.draw(1, z.shape[1:], rng(0))
     plain = torch.view_as_real(torch.fft.fft2(torch.complex(z[:, 0], z[:, 1]), norm='ortho')).permute(0, 3, 1, 2)*m
     assert ((op(z, m) - plain).norm()/op(z, m).norm()) > .5
+
+
+class Gaussian(torch.nn.Module):
+    "The denoiser of N(mu, C), dressed as the network of a teacher"
+    shape = (1, 8, 8)
+    def __init__(self):
+        super().__init__()
+        W = torch.randn(64, 64, generator=rng(0)).double()/8
+        self.mu, self.C, self.one = torch.randn(64, generator=rng(1)).double(), W@W.T, torch.nn.Parameter(torch.zeros(1))
+    def filter(self, s): return self.C@torch.linalg.inv(self.C + s**2*torch.eye(64))
+    def forward(self, x, s, **kw):
+        return (self.mu + (x.flatten(1).double() - self.mu)@self.filter(float(s[0])).T).view_as(x).to(x)
+
+
+def test_a_solver_with_a_teacher_as_prior_ends_where_algebra_says():
+    "Plug and play with a linear denoiser K: x = mu + K (x - A^T (A x - y) - mu)"
+    from dcd_nb.objectives import Standard
+    from dcd_nb.operators import to_deepinv
+    from dcd_nb.restore.for_deepinv import deepinv_prior
+    from dcd_nb.training import Teacher
+    net, s = Gaussian(), .5
+    teacher, mask = Teacher(net, Standard()), RandomMask(.4).draw(3, (1, 8, 8), rng(2))
+    y = mask*torch.randn(3, 1, 8, 8, generator=rng(3))
+    solver = dinv.optim.PGD(prior=deepinv_prior(teacher), data_fidelity=dinv.optim.L2(), stepsize=1., max_iter=300, sigma_denoiser=s)
+    with torch.no_grad(): found = solver(y, to_deepinv(RandomMask(.4), mask))
+    K, one = net.filter(s), torch.eye(64).double()
+    for m, seen, x in zip(mask, y, found):
+        left = one - K@(one - torch.diag(m.flatten().double()))
+        close(x.flatten().double(), torch.linalg.solve(left, net.mu - K@net.mu + K@seen.flatten().double()), 1e-3)
+    score = deepinv_prior(teacher, 'ScorePrior').score(y, s)
+    exact = -(y.flatten(1).double() - net.mu)@torch.linalg.inv(net.C + s**2*one)
+    close(score.flatten(1).double(), exact, 1e-4)
+    unit = deepinv_prior(teacher, 'RED', unit=True).grad((1 + y)/2, s/2)
+    close(unit, deepinv_prior(teacher, 'RED').grad(y, s)/2)

@@ -42,6 +42,20 @@ class Takes(StandIn):
     def forward(self, x): return x
 
 
+class OfBlocks(nn.Module):
+    "Blocks of timm's vision transformer between patches and pixels, with the level as one token more"
+    def __init__(self, in_chans=1, width=16, heads=2, depth=1):
+        super().__init__()
+        from timm.models.vision_transformer import Block
+        self.patch_embed, self.level = nn.Conv2d(in_chans, width, 2, 2), nn.Linear(1, width)
+        self.blocks = nn.Sequential(*[Block(width, heads) for _ in range(depth)])
+        self.head = nn.ConvTranspose2d(width, 1, 2, 2)
+    def forward(self, x, t):
+        h = self.patch_embed(x)
+        tokens = torch.cat([self.level(t[:, None])[:, None], h.flatten(2).transpose(1, 2)], 1)
+        return self.head(self.blocks(tokens)[:, 1:].transpose(1, 2).reshape(h.shape))
+
+
 def whole_way(net, tmp_path):
     "Train, distil, save, load"
     found = check_network(net, (1, 8, 8))
@@ -50,7 +64,12 @@ def whole_way(net, tmp_path):
     assert torch.equal(Teacher.load(tmp_path/'t').sample(2, steps=3), teacher.sample(2, steps=3))
     G = distill(Teacher.load(tmp_path/'t'), ys, images=128, batch=64, checkpoints=Checkpoints(monitor=False), quiet=True)
     G.save(tmp_path/'g')
-    assert torch.equal(Generator.load(tmp_path/'g').sample(3), G.sample(3))
+    again = Generator.load(tmp_path/'g')
+    assert torch.equal(again.sample(3), G.sample(3))
+    with torch.no_grad():
+        for p in again.net.parameters(): p.zero_()
+    assert not torch.equal(again.sample(3), G.sample(3))
+    assert torch.equal(again.load_state_dict(G.state_dict()).to('cpu').eval().sample(3), G.sample(3))
     return G
 
 
@@ -64,6 +83,11 @@ def test_a_unet_of_diffusers_goes_the_whole_way(tmp_path):
     net = Wrapped(diffusers.UNet2DModel, (1, 8, 8), dict(sample_size=8, out_channels=1, **kinds), label_scale=100.)
     assert net.to_dict()['make'] == 'diffusers.UNet2DModel'
     whole_way(net, tmp_path)
+
+
+def test_blocks_of_timm_go_the_whole_way(tmp_path):
+    pytest.importorskip('timm')
+    whole_way(Wrapped(OfBlocks, (1, 8, 8)), tmp_path)
 
 
 def test_with_masks_it_gets_a_channel_more():

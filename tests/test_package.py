@@ -69,6 +69,28 @@ def test_readme_is_short_and_its_chart_is_of_the_records():
     assert json.loads(unescape(kept[1])) == ratios(), 'run python nbs/_readme.py'
 
 
+def test_the_program_of_the_readme_runs_and_repeats(tmp_path, monkeypatch):
+    "As it stands there, with small budgets: a generator on the disk, a restored image, and the same weights again"
+    monkeypatch.chdir(tmp_path)
+    text = (root/'README.md').read_text(encoding='utf-8').split('## Run it')[1].split('\n## ')[0]
+    program = '\n'.join(re.findall(r'``` python\n(.*?)```', text, re.S))
+    for budget, less in {'images=200_000': 'images=256', 'images=50_000': 'images=256', 'range(20)': 'range(1)'}.items():
+        assert program.count(budget) == 1
+        program = program.replace(budget, less)
+
+    def play(lines):
+        "What a program defines; what it shows is in `shown`"
+        names = dict(shown=[])
+        exec(lines.replace('import *', 'import *\nshow_images = shown.append', 1), names)
+        return names
+
+    first, again = play(program), play(program.split('show_images')[0])
+    assert first['G'].cost['weights_sha256'] == again['G'].cost['weights_sha256']
+    assert first['Generator'].load('my_generator').sample(2).equal(first['G'].sample(2))
+    samples, restored = first['shown']
+    assert samples.shape == (64, 1, 8, 8) and restored['mean'].shape == restored['spread'].shape == (1, 1, 8, 8)
+
+
 def test_ci_runs_the_command_of_the_readme():
     block = re.search(r"pip install -e '\.\[dev\]' && pytest -n 2", (root/'README.md').read_text(encoding='utf-8'))
     assert block and block[0] in (root/'.ci/run').read_text(encoding='utf-8')

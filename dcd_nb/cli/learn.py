@@ -17,6 +17,7 @@ from ..errors import require
 from ..machine import pick_device
 from ..operators import Corruption
 from ..training import Teacher
+from ..distill import Generator
 from ..recipes import Recipe, recipe as make, recipes
 from ..quickstart import quickstart as run_quickstart
 from ..runs import check_record, run_recipe
@@ -27,12 +28,13 @@ from .options import changes_of, finished, polite, report, settings
 @call_parse
 @polite
 def train(
-    recipe:str,      # a recipe: see dcd_recipes
-    data:str=None,   # measurements made by dcd_corrupt, or images: a path or a name
+    recipe:str,      # a recipe: see dcd_recipes; own: for measurements of your own
+    data:str=None,   # measurements made by dcd_corrupt or dcd_import, or images: a path or a name
     out:str=None,    # folder of the run; default: runs/RECIPE
     minutes:float=None, # budget in minutes, turned once into images
     images:int=None, # budget in images
     resume:bool=False, # go on with the run in OUT; starts afresh if there is none
+    start:str=None,  # a finished run, or a teacher's weights, from which a new run in OUT goes on
     checkpoint_every:int=None, # images between two checkpoints
     batch:int=None,  # images in a step, over all processes
     accumulate:str=None, # parts into which each process cuts its batch; or auto: as few as fit
@@ -62,6 +64,7 @@ def train(
                 f"but the data were made by {ys.corruption}: "
                 "leave it out")
     if not (minutes or images): _name_smaller(recipe, device)
+    if start: given['start'] = Teacher.load(start)
     teacher = r.teacher(ys, out=out or f'runs/{recipe}', resume=resume, quiet=json, check=not no_check,
                         callbacks=log, **given)
     finished(teacher.cost, json)
@@ -95,6 +98,7 @@ def distill(
     minutes:float=None, # budget in minutes, turned once into images
     images:int=None, # budget in images
     resume:bool=False, # go on with the run in OUT; starts afresh if there is none
+    start:str=None,  # a finished run, or a generator's weights, from which a new run in OUT goes on
     checkpoint_every:int=None, # images between two checkpoints
     batch:int=None,  # images in a step, over all processes
     accumulate:str=None, # parts into which each process cuts its batch; or auto: as few as fit
@@ -113,6 +117,7 @@ def distill(
     given = settings(minutes=minutes, images=images, batch=batch, accumulate=accumulate, seed=seed,
                      checkpoint_every=checkpoint_every, device=device, compile=compile)
     out = out or f'{run.rstrip("/")}-student'
+    if start: given['start'] = Generator.load(start)
     G = r.student(teacher, r.measurements(data), out=out, resume=resume, quiet=json,
                   check=not no_check, callbacks=log, **given)
     finished(G.cost, json)

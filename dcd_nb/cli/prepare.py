@@ -18,7 +18,7 @@ from ..operators import Corruption, Operator
 from ..data import cache_dir, cache_entries, load_images, measure_to, Measurements, Percentiles, read_frames, Scaling, shrink_cache
 from ..mri import hide_lines, prepare_scans, scan_images
 from ..convert import from_pickle
-from .options import polite, report
+from .options import pixels, polite, report
 
 # %% ../../nbs/90a_prepare.ipynb #2d82c24f
 def _free(out, source, overwrite, resume=False):
@@ -44,7 +44,7 @@ def corrupt(
     op:str='Identity()',
     sigma:float=0.,  # level of the Gaussian noise, for pixels in [-1, 1]
     seed:int=0,      # of the experiment; keep it secret with the data: it undoes the noise
-    size:int=None,   # crop the centre to a square and resize it to so many pixels
+    size:str=None,   # crop the centre and resize it: 64, to a square; 48x40, to so many pixels in width and height
     channels:int=None, # 1 for grey, 3 for colour
     # of files of 16 bits or floats: the values that become -1 and 1, as in Python: 'Limits(0, 4095)', 'Percentiles(.1, 99.9)'
     scaling:str=None,
@@ -56,7 +56,7 @@ def corrupt(
     start = time.monotonic()
     A = Corruption(Operator.parse(op), sigma)
     _free(out, source, overwrite, resume)
-    x = load_images(source, size, channels, dtype=None, scaling=Scaling.parse(scaling) if scaling else None)
+    x = load_images(source, pixels(size), channels, dtype=None, scaling=Scaling.parse(scaling) if scaling else None)
     ys = measure_to(A, x, out, seed, resume)
     report(dict(out=str(file_pair(out)[0]), n=len(ys), image=list(ys.shape),
                 op=repr(A.op), sigma=A.sigma, seed=seed, hash=ys.hash,
@@ -70,7 +70,7 @@ def import_arrays(
     # NIfTI, HDF5, .mat: a file, a folder, a zip, a tar, or a pattern such as 'run7/*.tif'
     y:str,
     out:str,         # writes OUT.safetensors and OUT.json
-    op:str='Identity()', # the operator that made them, as in Python: 'RandomMask(missing=.6)'
+    op:str='Identity()', # the operator that made them, as in Python: 'RandomMask(missing=.6)', of missing pixels
     sigma:str='0',   # level of their Gaussian noise, in the units of y; or .npy: one for each, or for each pixel
     mask:str=None,   # masks as .npy, 1 = observed: one for all, or one for each; default: 0 where frames have no value
     scaling:str=None, # which values become -1 and 1, as in Python: 'Limits(0, 4095)'; default: arrays as they are, frames by 'Percentiles()'
@@ -83,6 +83,10 @@ def import_arrays(
 ):
     "Measurements of your own, from arrays"
     _free(out, y, overwrite)
+    if mask and not Operator.parse(op).random:
+        raise BadInput(f"mask={mask!r} is given, but op={op!r} has none: pass --op "
+                       f"'RandomMask(missing={1 - _array(mask).mean():.2g})', or, if the gaps have a shape, "
+                       f"--op 'GivenMasks(\"{mask}\")'")
     if y.endswith(('.npy', '.npz')) and not (scaling or patch or dataset):
         ys = Measurements.from_arrays(_array(y), op, _level(sigma), mask and _array(mask))
     else:

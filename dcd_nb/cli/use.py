@@ -23,10 +23,10 @@ from ..machine import pick_device
 from ..data import known_images, load_images, Measurements, write_frames
 from ..distill import Generator, load_pretrained
 from ..restore.method import rows_of
-from ..restore import learn_misfit, Method, restore as run_restore, Restored, Sample
+from ..restore import Anneal, learn_misfit, Method, restore as run_restore, Restored, Sample
 from ..verdicts import judge_without_clean
 from ..recipes import Recipe
-from .options import polite, report
+from .options import pixels, polite, report
 
 # %% ../../nbs/90c_use.ipynb #6664facd
 @contextmanager
@@ -120,10 +120,10 @@ def evaluate(
     n:int=5000,      # samples of a model; of images: all are taken
     seed:int=0,      # of samples and bootstrap
     reps:int=20,     # draws of the bootstrap; 0: no interval
-    size:int=None,   # crop images of a folder to a square and resize them to so many pixels
+    size:str=None,   # crop images of a folder and resize them: 64, or 48x40 in width and height
     channels:int=None, # 1 for grey, 3 for colour
     find_copies:bool=False, # are samples copies of images of the reference?
-    # made by dcd_corrupt: proximal distance to them, and are samples copies of what is behind them?
+    # made by dcd_corrupt or dcd_import: proximal distance to them, and are samples copies of what is behind them?
     measurements:str=None,
     clean:bool=True, # only verdicts that need no clean image
     other:str=None,  # with --no-clean: a run on another half of the data
@@ -131,7 +131,7 @@ def evaluate(
     json:bool=False, # print one line of JSON
 ):
     "Distances of generated images to clean ones"
-    model = _model(source, device)
+    model, size = _model(source, device), pixels(size)
     if not clean:
         require(not reference,
                 f"reference={reference!r} holds clean images: leave it out, or --no-clean")
@@ -176,19 +176,20 @@ def save_restored(
         ncol = 2*max(1, round((len(r.mean)/2)**.5))
         with _whole(path) as f: save_images(pairs, f, ncol=ncol, zoom=max(1, 64//r.mean.shape[-1]))
     else:
-        with saving(path/'000000.png'):
+        beside = path.with_name(f'{path.name}-std')        # so that the folder holds images alone
+        with saving(path/'000000.png'), saving(beside/'000000.png'):
             for i, (mean, std) in enumerate(zip(r.mean, spread)):
                 save_images(mean[None], path/f'{i:06d}.png')
-                save_images(std[None], path/f'{i:06d}-std.png')
+                save_images(std[None], beside/f'{i:06d}.png')
 
 # %% ../../nbs/90c_use.ipynb #ba74988b
 @call_parse
 @polite
 def restore(
     model:str,       # folder of a run, weights, or the name of a generator of the package
-    measurements:str,# made by dcd_corrupt
+    measurements:str,# made by dcd_corrupt or dcd_import
     # an .npz (mean, std, 90 % interval, samples), a .png grid (means and maps of the standard deviation),
-    # or a folder for PNG files; of frames that dcd_import took also .tif, .fits, .mrc, ...: means, in their units and type
+    # or a folder for PNG files, with the deviations in OUT-std; of frames that dcd_import took also .tif, .fits, .mrc, ...: means, in their units and type
     out:str,
     # as in Python: 'Sample(leaps=8)', 'Optimise()', 'Anneal(steps=60)';
     # default: Sample() for a generator, Anneal() for a teacher
@@ -209,9 +210,9 @@ def restore(
             f"of other units")
     require(images is None or images > 0, f"images={images} must be a positive whole number")
     prior = load_pretrained(model, pick_device(device))
-    method = Method.parse(method) if method else None
+    usual = Sample() if isinstance(prior, Generator) else Anneal()
+    method = Method.parse(method) if method else usual
     if learn:
-        method = method or Sample()
         require(isinstance(prior, Generator) and isinstance(method, Sample),
                 "learn is for a generator and the method Sample")
         method.misfit = learn_misfit(prior, Measurements.load(learn), seed=seed, quiet=json)
@@ -219,7 +220,7 @@ def restore(
     r = run_restore(prior, ys, method, n, seed, quiet=json)
     if path.suffix in ('.png', '.npz', ''): save_restored(r, path)
     else: write_frames(path, r.mean, ys.about)
-    report(dict(out=str(path), n=len(ys), samples=n, method=repr(method) if method else None,
+    report(dict(out=str(path), n=len(ys), samples=n, method=repr(method),
                 residual=r.residual.square().mean().sqrt().item(), sigma=ys.corruption.rms_sigma,
                 std=r.std.mean().item(), **r.diagnostics, seed=seed,
                 seconds=round(time.monotonic() - start, 2)), json)

@@ -7,6 +7,7 @@ __all__ = ['known_images', 'decode', 'bytes_to_floats', 'load_images']
 
 # %% ../../nbs/02c_loading.ipynb #201205e2
 import glob, hashlib, io, json, tempfile, warnings, zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from ..files import allocate, commit, hidden_path, saving
 from ..machine import progress
 from .sources import digits, toy
 from .heads import phantoms
-from .archives import image_files, image_suffixes
+from .archives import image_files, image_suffixes, listed_images
 from .formats import Format, suffix_of
 from .frames import Percentiles, read_frames, Scaling
 from .cache import cache_dir, cached
@@ -57,10 +58,20 @@ def _opened(raw, name):
     return im
 
 # %% ../../nbs/02c_loading.ipynb #5e8873b2
+def _sides(size):
+    "Height and width: `size` itself, or the sides of a square"
+    return tuple(size) if isinstance(size, (tuple, list)) else (size, size)
+
+def _centre(shape, size):
+    "Top, left, height and width of the largest centred part that is shaped like `size`"
+    scale = min(a/b for a, b in zip(shape, size))
+    h, w = (round(scale*side) for side in size)
+    return (shape[0] - h)//2, (shape[1] - w)//2, h, w
+
 def decode(
     raw:bytes,                # the file
     name:str,                 # what to call it in an error
-    size:int | None=None,     # crop the centre to a square and resize it to `size`; None: leave it
+    size:int | tuple | None=None, # crop the centre and resize it, to a square or (height, width); None: leave it
     channels:int | None=None, # 1 or 3; None: as in the file
 ) -> np.ndarray:
     "An image file as uint8 (C, H, W)"
@@ -69,10 +80,10 @@ def decode(
     own = 'L' if im.mode in ('1', 'L') else 'RGB'
     im = im.convert(choose('channels', channels, {1: 'L', 3: 'RGB', None: own}))
     w, h = im.size
-    if size and (w, h) != (size, size):
-        side = min(w, h)
-        x, y = (w - side)//2, (h - side)//2
-        im = im.resize((size, size), Resampling.LANCZOS, box=(x, y, x + side, y + side))
+    if size and (h, w) != _sides(size):
+        height, width = _sides(size)
+        top, left, h, w = _centre((h, w), (height, width))
+        im = im.resize((width, height), Resampling.LANCZOS, box=(left, top, left + w, top + h))
     a = np.asarray(im)
     return a[None] if a.ndim == 2 else a.transpose(2, 0, 1)
 
@@ -94,8 +105,9 @@ def _to_agree(a, b):
 def _decode_all(path, raw, size, channels):
     "Append every image at `path` to the open file `raw`; return their names and shape"
     names, shape = [], None
-    for name, data in progress(image_files(path), desc='decode', leave=False):
-        where = f'{name} in {path}'
+    at = isinstance(path, Path)
+    for name, data in progress(image_files(path) if at else listed_images(path), desc='decode', leave=False):
+        where = f'{name} in {path}' if at else name
         im = decode(data, where, size, channels)
         if shape is None: shape, first = im.shape, name
         if im.shape != shape:
@@ -109,7 +121,7 @@ def _decode_all(path, raw, size, channels):
 
 # %% ../../nbs/02c_loading.ipynb #e9697f2c
 def _decoded(path, size, channels):
-    "The images at `path` as uint8, mapped from the cache"
+    "The images at `path` as uint8, mapped from the cache; those of a list or a data set in memory"
     def decoded_into(images, folder=None):
         "Decode everything into what `images` returns for its shape, in the order of the names"
         with tempfile.TemporaryFile(dir=folder) as raw:
@@ -131,6 +143,7 @@ def _decoded(path, size, channels):
         finally: tmp.unlink(missing_ok=True)
 
     def in_memory(): return decoded_into(lambda shape: torch.empty(shape, dtype=torch.uint8))
+    if not isinstance(path, Path): return in_memory()['images']
     return cached(f'{path.stem}-{_key(path, size, channels)}', make, in_memory)['images']
 
 # %% ../../nbs/02c_loading.ipynb #89cd8549
@@ -216,10 +229,13 @@ def _of_path(path, part):
 
 def _is_frames(source, path):
     "Is this a list, a pattern, or one file that `read_frames` takes?"
-    if isinstance(source, (list, tuple)): return True
+    if not path: return isinstance(source, (list, tuple)) and _are_paths(source) and not _are_pictures(source)
     if path.exists():
         return path.is_file() and suffix_of(path) in {*Format.known} - {'.npy', '.npz'}
     return glob.has_magic(str(path))
+
+def _are_paths(source): return all(isinstance(p, (str, Path)) for p in source)
+def _are_pictures(files): return all(Path(p).suffix.lower() in image_suffixes for p in files)
 
 def _from_frames(source, size, scaling):
     "Frames of 16 bits or floats in [-1, 1]: the scaling is said if nobody chose it"
@@ -232,18 +248,17 @@ def _from_frames(source, size, scaling):
         warnings.warn(f"{len(frames)} frames were scaled by their lowest and highest value: pass "
                       f"scaling={frames.scaling} "
                       "to scale others alike")
-    if size and tuple(y.shape[2:]) != (size, size):
-        h, w = y.shape[2:]
-        side = min(h, w)
-        top, left = (h - side)//2, (w - side)//2
-        y = F.interpolate(y[..., top:top+side, left:left+side], (size, size), mode='bilinear', antialias=True)
+    if size and tuple(y.shape[2:]) != _sides(size):
+        top, left, h, w = _centre(y.shape[2:], _sides(size))
+        y = F.interpolate(y[..., top:top+h, left:left+w], _sides(size), mode='bilinear', antialias=True)
     return y.clamp(-1, 1)
 
 def _smaller(a, size):
     "An array of images, averaged over squares of pixels if `size` is smaller by a whole factor"
     h, w = a.shape[2:]
-    if size is None or h != w or h == size or h%size: return a
-    mean = torch.cat([F.avg_pool2d(part.float(), h//size) for part in a.split(1000)])
+    height, width = _sides(size)
+    if size is None or h%height or w%width or h//height != w//width or h == height: return a
+    mean = torch.cat([F.avg_pool2d(part.float(), h//height) for part in a.split(1000)])
     return mean.round().to(torch.uint8) if a.dtype == torch.uint8 else mean.to(a.dtype)
 
 def bytes_to_floats(a:Tensor) -> Tensor:
@@ -254,8 +269,10 @@ def bytes_to_floats(a:Tensor) -> Tensor:
 
 # %% ../../nbs/02c_loading.ipynb #e2990899
 def load_images(
-    source:str | Path | list, # a folder, zip, tar, npy, npz, safetensors; a name: 'digits', ...; or files of 16 bits or floats
-    size:int | None=None,     # crop the centre and resize it to `size` pixels; None: as they are
+    # a folder, zip, tar, npy, npz, safetensors; a name: 'digits', ...; a pattern; a list of files, PIL images or
+    # arrays of bytes; a data set of PyTorch; or files of 16 bits or floats
+    source:str | Path | Iterable,
+    size:int | tuple | None=None, # crop the centre and resize it, to a square or (height, width); None: as they are
     channels:int | None=None, # 1 for grey, 3 for colour; None: as in the files
     dtype:torch.dtype | None=torch.float32, # torch.uint8: bytes, mapped from disk; None: as stored
     part:str='train', # or 'test', of data sets that come in these two
@@ -266,27 +283,35 @@ def load_images(
             f"dtype={dtype} must be torch.float32, torch.uint8 or None")
     require(channels is None or isinstance(channels, int) and channels in (1, 3),
             f"channels={channels!r} must be 1, 3 or None")
-    require(size is None or isinstance(size, int) and size > 0,
-            f"size={size!r} must be a positive number of pixels, or None")
+    whole = size is None or all(isinstance(v, int) and v > 0 for v in _sides(size))
+    require(whole and len(_sides(size)) == 2,
+            f"size={size!r} must be a positive number of pixels, (height, width), or None")
+    if size and len({*_sides(size)}) == 1: size = _sides(size)[0]
     given = repr(source) if isinstance(source, str) else type(source).__name__
-    good = isinstance(source, (str, Path)) and str(source) or isinstance(source, (list, tuple)) and source
-    require(good, f"source={given} must be a path, a list of paths, or a name")
+    many = hasattr(source, '__iter__') or hasattr(source, '__getitem__')
+    good = many and not isinstance(source, (np.ndarray, Tensor, dict, set, bytes)) or isinstance(source, Path)
+    require(good and (str(source) if isinstance(source, (str, Path)) else getattr(source, '__len__', lambda: 1)()),
+            f"source={given} must be a path, a list of files or pictures, a data set, or a name")
     choose('part', part, ['train', 'test'])
     if isinstance(source, (str, Path)): source, path = str(source), Path(source).expanduser()
     else: path = None
+    found = sorted(glob.glob(str(path), recursive=True)) if path and not path.exists() else []
+    if found and _are_pictures(found): source, path = found, None
     if scaling is not None or _is_frames(source, path): a = _from_frames(source, size, scaling)
+    elif path is None: a = source
     elif source in _made: a = _made[source](size)
     elif source in _torchvision: a = _of_torchvision(source, part)
     elif path.exists(): a = _of_path(path, part)
     else:
         a = choose('source', source, [*known_images, 'or the path of a folder or file that exists'])
-    try: a = _decoded(a, size, channels) if isinstance(a, Path) else _smaller(a, size)
+    try: a = _smaller(a, size) if torch.is_tensor(a) else _decoded(a, size, channels)
     except _NotBytes as e:
+        if path is None and not _are_paths(source): raise
         try: a = _from_frames(source, size, None)
         except BadInput as why: raise (e if 'holds no file' in str(why) else why) from None
-    fits = channels in (None, a.shape[1]) and (size is None or tuple(a.shape[2:]) == (size, size))
+    fits = channels in (None, a.shape[1]) and (size is None or tuple(a.shape[2:]) == _sides(size))
     require(fits,
-            f"source={source!r} has shape {tuple(a.shape)}, and arrays become smaller by whole factors alone: "
+            f"source={given} has shape {tuple(a.shape)}, and arrays become smaller by whole factors alone: "
                   f"leave out size={size}, channels={channels}")
     if dtype in (None, a.dtype): return a
     if dtype == torch.uint8: return (a*127.5 + 128).clamp(0, 255).to(torch.uint8)

@@ -101,6 +101,8 @@ class Measurements:
         if state is None and corruption.op.random:
             raise BadInput(f"state is missing: {corruption.op} is random, so each observation needs its state, "
                            f"{_wanted(corruption.op, y)}")
+        require(state is None or corruption.op.random, f"state is given, but {corruption.op} has none: pass "
+                "the operator that it belongs to, for masks e.g. RandomMask(missing=.6)")
         for name, t in flat_state(state).items(): require_rows(t, len(y), name)
         self.y = y.detach()
         self.corruption = corruption

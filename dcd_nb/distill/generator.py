@@ -21,9 +21,10 @@ from ..operators import map_state
 from ..diffusion import device_of, inference
 from ..networks import Network
 from ..training import kept_inside, load_model, read_recipe, save_model, Teacher
+from ..training.model import AroundNetwork
 
 # %% ../../nbs/22_generator.ipynb #88dbf781
-class Generator:
+class Generator(AroundNetwork):
     """Noise in, image out, one call of the network.
 
         G(z) = inside(D(init_sigma*latent_scale*z, init_sigma)),     z ~ N(0, 1)

@@ -223,10 +223,10 @@ def measurements(self:Recipe,
 ) -> Measurements:
     "Observations to train on"
     if data and _holds_measurements(data): return Measurements.load(data)
-    x = self.clean_images(data)
-    require(self.corruption is not None,
+    require(not data or self.corruption is not None,
             f"recipe {self.name!r} takes measurements, but {str(data)!r} holds none: make them "
-            f"by dcd_corrupt")
+            "by dcd_import from observations of your own, or by dcd_corrupt from clean images")
+    x = self.clean_images(data)
     return self.corruption.measure(x, self.seed if seed is None else seed)
 
 @patch
@@ -258,11 +258,9 @@ def teacher(self:Recipe,
     objective = self.objective_for(ys.corruption)
     arguments = arguments_of(train, self.train, settings, about=dict(recipe=_words_of(self, **settings)))
     sigma_d = arguments.pop('sigma_d', None)
-    if start:
-        net = copy.deepcopy(start.net).requires_grad_()
-    else:
-        net = self.network_for(objective.output_shape(ys), objective.extra_channels)
-        if sigma_d is not None: net = Precond(net, sigma_d)
+    if start: return train(ys, start, objective, **arguments)
+    net = self.network_for(objective.output_shape(ys), objective.extra_channels)
+    if sigma_d is not None: net = Precond(net, sigma_d)
     return train(ys, net, objective, **arguments)
 
 @patch

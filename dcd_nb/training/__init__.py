@@ -9,7 +9,7 @@ __all__ = ['data_scale', 'with_extra_channels', 'train', 'BatchFeed', 'Callback'
            'read_recipe', 'RunFolder', 'RunSetup', 'save_model', 'Step', 'StepContext', 'Teacher', 'utilisation']
 
 # %% ../../nbs/20e_training.ipynb #f3acb1c5
-import inspect, math, warnings
+import copy, inspect, math, warnings
 from pathlib import Path
 
 import torch
@@ -103,7 +103,7 @@ def _phase_one(learner, objective, feed):
 # %% ../../nbs/20e_training.ipynb #4f27da2b
 def train(
     ys: 'Measurements',                        # the observations: all that is seen
-    net: 'Network | Precond | dict | str | None' = None, # trained in place; or its description or name
+    net: 'Network | Precond | Teacher | dict | str | None' = None, # trained in place; its description or name; or a teacher to go on with
     objective: 'Objective | None' = None,      # what to learn; None: what the corruption asks for
     images: int | None = None,                 # the budget; or
     minutes: float | None = None,              # ... the time it may take
@@ -122,6 +122,7 @@ def train(
     """Phase I: a diffusion model of what lies behind `ys`.
 
     Without a network, or with a description, the first weights follow from `seed`, and so does the run.
+    With a `Teacher`, a copy of its network goes on, which is how a finished run is extended.
     One of `images` and `minutes` is the budget. `Hardware` says what a run computes on, `Checkpoints`
     when it is kept and what is looked at then, and further arguments are those of `Learner`.
     """
@@ -171,6 +172,7 @@ def _prepare(ys, net, objective, seed):
     shape = objective.output_shape(ys)
     if net is None or isinstance(net, (str, dict)):
         with seeded(seed): net = network_of(net, shape)
+    if isinstance(net, Teacher): net = copy.deepcopy(net.net).requires_grad_()
     require(isinstance(net, (Network, Precond)),
             f"net={net!r} must be a network, e.g. UNet.named('cifar10'), or its name; "
             "a module of another package: Wrapped(its class, (C, H, W), its arguments)")

@@ -46,6 +46,7 @@ def _flat(d, name=''):
     for key, part in d.items(): found |= _flat(part, f'{name}.{key}' if name else key)
     return found
 
+_starts = ('net=Teacher.load(...)', 'student=Generator.load(...)')     # what extends a run
 _outside = ('made_with', 'images')                # entries that say nothing about what the run does
 _inherited = ('draws', 'hardware', 'first')       # taken from the run that began, if it goes on
 
@@ -142,7 +143,8 @@ class RunFolder:
         images = math.ceil(self.plan['images']/old['batch'])*old['batch']
         require(images == old['images'],
                 f"{out} was begun with images={old['images']}, not {images}: "
-                "learning rates follow the budget, so it cannot be changed; choose another folder")
+                "learning rates follow the budget, so it cannot be changed; to go on from its weights, "
+                f"choose another folder and pass {_starts[old.get('kind') == 'distill']} (--start)")
         return old
 
     def _same_settings(self, old, out):
