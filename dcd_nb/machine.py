@@ -120,23 +120,27 @@ def threads_set(n:int):
     finally: torch.set_num_threads(before)
 
 # %% ../nbs/00e_machine.ipynb #5acf7476
-def matrix_flops(n:int=1024) -> float:
-    "Operations in a second that this CPU does in products of `n`x`n` matrices: the best of three"
-    a, best = torch.ones(n, n), float('inf')
-    for _ in range(3):
-        start = time.perf_counter()
+def matrix_flops(dtype:torch.dtype=torch.float32, n:int=512) -> float:
+    "Operations in a second of this CPU in products of `n`x`n` matrices, whatever else it does: the best of five"
+    a, best = torch.ones(n, n, dtype=dtype), float('inf')
+    a @ a                                       # makes ready
+    for _ in range(5):
+        start = time.process_time()             # of all threads
         a @ a
-        best = min(best, time.perf_counter() - start)
-    return 2*n**3/best
+        best = min(best, (time.process_time() - start)/torch.get_num_threads())
+    return 2*n**3/max(best, 1e-9)
 
 def warn_of_hours(
     work:float, # operations of a run that is about to start
     device:str | torch.device,
+    hardware:dict | None=None, # of its plan: the precision it multiplies in; None: fp32
     most:float=2., # hours about which nothing is said
 ):
     "Say so if a run takes hours because it is on a CPU"
     if torch.device(device).type != 'cpu' or work < 1e9*3600*most: return    # any CPU does as much
-    hours = work/(matrix_flops()/3)/3600
+    precision = (hardware or {}).get('precision')
+    speed = matrix_flops(torch.bfloat16 if precision == 'bf16' else torch.float32)/3
+    hours = work/speed/3600
     if hours < most: return
     warnings.warn(f"this run takes about {hours:.3g} hours on this CPU: pass minutes, fewer "
                   f"images or a "

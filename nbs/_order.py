@@ -12,7 +12,7 @@ from _minutes import nbs, title
 def sections():
     "The headings above a group of pages, and their names, from the first page to the last"
     def walk(items, above):
-        own = [item['auto'].removesuffix('.ipynb') for item in items if 'auto' in item]
+        own = [item['auto'].removesuffix('.*') for item in items if 'auto' in item]
         if own: yield above, own
         for item in items:
             if 'section' in item: yield from walk(item['contents'], (*above, item['section']))

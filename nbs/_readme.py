@@ -37,13 +37,13 @@ def readme():
 def picture():
     "What was seen and what was made of it: some rows of the record of handwriting, with their names"
     import matplotlib.pyplot as plt
-    record = root/'nbs/runs/mnist-noise'
+    record = root/'nbs/runs/mnist-mask'
     rows, im = json.loads((record/'results.json').read_text())['rows'], plt.imread(record/'grid.png')
-    names = dict(clean='clean images,\nseen by nobody', corrupted='observations,\nall that training sees', lmmse='a linear filter\nof these',
-                 teacher_truncated='the teacher,\n35 network calls', student='the student,\none network call')
+    names = {'clean': 'clean images,\nnever used in training', 'corrupted': 'measurements, 60 % missing:\nall that training sees',
+             'teacher_mask as in training': 'drawn by the teacher,\n35 network calls', 'student': 'drawn by the student,\none network call'}
     gap = 2
     step = (len(im) + gap)//len(rows)
-    fig, axs = plt.subplots(len(names), figsize=(9, 3.7))
+    fig, axs = plt.subplots(len(names), figsize=(9, 3.1))
     for ax, (row, name) in zip(axs, names.items()):
         top = rows.index(row)*step
         ax.imshow(im[top:top + step - gap], interpolation='nearest', cmap='gray')

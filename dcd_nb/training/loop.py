@@ -273,7 +273,8 @@ def fit(
     lock = alone(run.out/'recipe.json') if run.out and run.chief else nullcontext()
     with caught_signals() as got, torch.random.fork_rng(cuda), torch.enable_grad(), lock:
         loop.prepare()
-        if not run.plan.get('minutes'): warn_of_hours((flops or 0)*(run.plan['images'] - loop.images), device)
+        if not run.plan.get('minutes'):
+            warn_of_hours((flops or 0)*(run.plan['images'] - loop.images), device, run.plan.get('hardware'))
         hidden = dict(disable=True) if loop.quiet else {}
         loop.bar = progress(total=run.plan['images'], initial=loop.images, unit='img', unit_scale=True,
                             desc=run.plan.get('kind', 'fit'), leave=False, **hidden)
