@@ -7,6 +7,8 @@ __all__ = ['known_images', 'decode', 'bytes_to_floats', 'load_images']
 
 # %% ../../nbs/02c_loading.ipynb #201205e2
 import glob, hashlib, io, json, tempfile, warnings, zlib
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import BadInput, choose, require
-from ..files import allocate, commit, hidden_path, saving
+from ..files import allocate, commit, hidden_path, load_meta, path_of, saving
 from ..machine import progress
 from .sources import digits, toy
 from .heads import phantoms
-from .archives import image_files, image_suffixes
+from .archives import image_files, image_suffixes, warn_of_left
 from .formats import Format, suffix_of
-from .frames import Percentiles, read_frames, Scaling
+from .frames import Frames, Limits, Percentiles, read_frames, Scaling
 from .cache import cache_dir, cached
 from .measurements import shape_in_words
 from .measuring import double_converter
@@ -82,7 +84,7 @@ def _key(path, size, channels):
     path = path.resolve()
     files = sorted(p for p in path.rglob('*') if p.is_file()) if path.is_dir() else [path]
     now = [(p.relative_to(path).as_posix(), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
-    what = [str(path), now, size, channels, 2]  # 2: version of what is cached
+    what = [str(path), now, size, channels, 3]  # 3: version of what is cached
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:20]
 
 # %% ../../nbs/02c_loading.ipynb #174baffe
@@ -91,10 +93,10 @@ def _to_agree(a, b):
     if a[0] == b[0]: return f'size={min(a[1:] + b[1:])}'
     return f'channels={3 if 3 in (a[0], b[0]) else 1}'
 
-def _decode_all(path, raw, size, channels):
+def _decode_all(path, raw, size, channels, left):
     "Append every image at `path` to the open file `raw`; return their names and shape"
     names, shape = [], None
-    for name, data in progress(image_files(path), desc='decode', leave=False):
+    for name, data in progress(image_files(path, left=left), desc='decode', leave=False):
         where = f'{name} in {path}'
         im = decode(data, where, size, channels)
         if shape is None: shape, first = im.shape, name
@@ -109,11 +111,12 @@ def _decode_all(path, raw, size, channels):
 
 # %% ../../nbs/02c_loading.ipynb #e9697f2c
 def _decoded(path, size, channels):
-    "The images at `path` as uint8, mapped from the cache"
+    "The images at `path` as uint8, mapped from the cache; what was left out is said each time"
+    left = Counter()
     def decoded_into(images, folder=None):
         "Decode everything into what `images` returns for its shape, in the order of the names"
         with tempfile.TemporaryFile(dir=folder) as raw:
-            names, shape = _decode_all(path, raw, size, channels)
+            names, shape = _decode_all(path, raw, size, channels, left)
             raw.flush()
             rows = np.memmap(raw, np.uint8, 'r', shape=(len(names), *shape))
             to = images(rows.shape)
@@ -127,11 +130,16 @@ def _decoded(path, size, channels):
         def on_disk(shape): return allocate(tmp, dict(images=(torch.uint8, shape)))['images']
         try:
             with saving(cache): decoded_into(on_disk, cache.parent)
-            commit(tmp, cache, dict(kind='images', source=str(path), size=size, channels=channels))
+            commit(tmp, cache, dict(kind='images', source=str(path), size=size, channels=channels, left=left))
         finally: tmp.unlink(missing_ok=True)
 
     def in_memory(): return decoded_into(lambda shape: torch.empty(shape, dtype=torch.uint8))
-    return cached(f'{path.stem}-{_key(path, size, channels)}', make, in_memory)['images']
+    name = f'{path.stem}-{_key(path, size, channels)}'
+    images = cached(name, make, in_memory)['images']
+    if not left:                                               # somebody has decoded it before
+        with suppress(BadInput): left.update(load_meta(cache_dir()/name)['meta']['left'])
+    warn_of_left(path, left)
+    return images
 
 # %% ../../nbs/02c_loading.ipynb #89cd8549
 def _arrays(path):
@@ -221,9 +229,25 @@ def _is_frames(source, path):
         return path.is_file() and suffix_of(path) in {*Format.known} - {'.npy', '.npz'}
     return glob.has_magic(str(path))
 
+def _require_source(source):
+    "Complain about what is no path, no name and no list of paths"
+    listed = isinstance(source, (list, tuple))
+    given = repr(source) if isinstance(source, str) else type(source).__name__
+    if listed: given = f"[{', '.join(dict.fromkeys(type(s).__name__ for s in source))}]"
+    good = source and all(isinstance(s, (str, Path)) for s in (source if listed else [source])) \
+        if listed or isinstance(source, (str, Path)) else False
+    require(good and str(source),
+            f"source={given} must be a path, a list of paths, or a name; images in memory need no "
+            "loading: pass a float tensor (N, C, H, W) in [-1, 1] to measure, or observations to "
+            "Measurements.from_arrays")
+
 def _from_frames(source, size, scaling):
-    "Frames of 16 bits or floats in [-1, 1]: the scaling is said if nobody chose it"
+    "Frames in [-1, 1]: the scaling of 16 bits or floats is said if nobody chose it"
     frames = read_frames(source, scaling or Percentiles(0, 100))
+    data = frames.about['data']
+    if not scaling and (data['dtype'], data['slope'], data['intercept']) == ('uint8', 1, 0):
+        scaling = Limits(0, 255)                               # pictures, as in a folder
+        frames = Frames(frames.parts, frames.names, data, scaling)
     y = frames.y
     require(y.isfinite().all(),
             f"source={str(source)!r} has pixels without a value: load_images gives whole images; "
@@ -268,11 +292,9 @@ def load_images(
             f"channels={channels!r} must be 1, 3 or None")
     require(size is None or isinstance(size, int) and size > 0,
             f"size={size!r} must be a positive number of pixels, or None")
-    given = repr(source) if isinstance(source, str) else type(source).__name__
-    good = isinstance(source, (str, Path)) and str(source) or isinstance(source, (list, tuple)) and source
-    require(good, f"source={given} must be a path, a list of paths, or a name")
+    _require_source(source)
     choose('part', part, ['train', 'test'])
-    if isinstance(source, (str, Path)): source, path = str(source), Path(source).expanduser()
+    if isinstance(source, (str, Path)): source, path = str(source), path_of(source).expanduser()
     else: path = None
     if scaling is not None or _is_frames(source, path): a = _from_frames(source, size, scaling)
     elif source in _made: a = _made[source](size)

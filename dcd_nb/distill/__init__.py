@@ -16,6 +16,7 @@ from ..files import content_hash
 from ..machine import threads_set
 from ..distributed import join_processes
 from ..data import Measurements
+from ..diffusion import require_float32
 from ..networks import flops
 from ..training import at_checkpoints, averaged, check_kept, Checkpoints, fit, Hardware
 from ..training import known_settings, Learner, RunFolder, shared_plan, speed_up, Teacher
@@ -46,6 +47,7 @@ def _check_arguments(teacher, ys, loss, fake, fake_steps, checkpoints):
             f"Teacher.load")
     require(isinstance(ys, Measurements), f"ys must be Measurements, but is {type(ys).__name__}")
     teacher.check(ys)
+    require_float32(teacher.net)
     require(isinstance(loss, Loss), f"loss={loss!r} must be a Loss, e.g. SiD(alpha=1.2)")
     require(fake is None or isinstance(fake, dict),
             f"fake={fake!r} must be a dict of settings, e.g. dict(lr=1e-4)")

@@ -172,6 +172,14 @@ class Misfit:
     def __init__(self, cov:Tensor):
         require(torch.is_tensor(cov),
                 f"cov={cov!r} must be a tensor: a matrix, or a variance for all pixels")
+        require(cov.ndim == 0 or cov.ndim == 2 and len(cov) == cov.shape[1],
+                f"cov has shape {tuple(cov.shape)}: give a square matrix, or one number")
+        fine, bad = bool(cov.isfinite().all()), 'NaN or infinity'
+        if fine:
+            bad = 'a negative variance'
+            least = torch.linalg.eigvalsh(cov.double())[0] if cov.ndim else cov
+            fine = bool(least >= -1e-6*cov.abs().max())
+        require(fine, f"cov is no covariance: it has {bad}")
         self.cov = cov
     @property
     def sd(self):
