@@ -229,7 +229,11 @@ class Churn:
 
 # %% ../nbs/04_diffusion.ipynb #82d7da4c
 def require_float32(net):
-    "Complain about weights of another type"
+    "Complain about weights of another type, or where PyTorch makes new tensors of another type"
+    usual = torch.get_default_dtype()
+    require(usual == torch.float32,
+            f"PyTorch makes tensors of type {usual} here, but networks compute in float32: "
+            "call torch.set_default_dtype(torch.float32)")
     kind = next((p.dtype for p in getattr(net, 'parameters', list)()), torch.float32)
     require(kind == torch.float32,
             f"the weights of the network are {kind}: networks keep float32, call net.float(); "

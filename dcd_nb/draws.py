@@ -136,7 +136,10 @@ def checked_index(index, n:int):
     "Numbers of `n` images as a list or a range"
     require(index is None or hasattr(index, '__iter__'),
             f"index={index!r} must be numbers of images, e.g. range(8) or [3, 5]")
-    index = range(n) if index is None else [int(i) for i in index]
+    if index is None: return range(n)
+    given = [*index]
+    index = [int(i) for i in given]
+    require(all(a == b for a, b in zip(index, given)), f"index={given[:4]} must be whole numbers")
     require(len(index) == n, f"index has {len(index)} entries, but shape asks for {n} images")
     return index
 

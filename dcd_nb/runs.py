@@ -15,7 +15,7 @@ import torch
 from .errors import BadInput, choose, require, number
 from .show.images import png, save_images
 from .files import atomic, content_hash, file_pair, load_tensors, save_tensors
-from .files import saving
+from .files import path_of, saving
 from .machine import made_with
 from .mri import sense
 from .networks import num_params
@@ -137,7 +137,7 @@ def run_recipe(
     quiet=False,
 ) -> dict:
     "Train, distil, compare, and write `out`/record; returns the results"
-    start, out = time.time(), Path(out)
+    start, out = time.time(), path_of(out)
     r = name if isinstance(name, Recipe) else recipe(name)
     if minutes is not None: number('minutes', minutes, lambda v: v > 0, 'a positive number')
     require(isinstance(n, int) and n > 3, f"n={n!r} must be a whole number of images, at least 4")
@@ -163,7 +163,7 @@ def _models(record):
 
 def results_of(record):
     "What the results.json of a record says"
-    path = Path(record)/'results.json'
+    path = path_of(record)/'results.json'
     require(path.exists(),
             f"record={str(record)!r} is not the record of a run: it has no results.json")
     return json.loads(path.read_text())

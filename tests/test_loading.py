@@ -61,7 +61,7 @@ def test_processes_that_start_together_share_one_entry(tmp_path):
     code = ('import sys, torch\nfrom dcd_nb.data import load_images\nfrom dcd_nb.files import content_hash\nsys.stdin.readline()\n'
             'print(*[content_hash(load_images(sys.argv[1], size, dtype=torch.uint8)) for size in range(2, 8)])')
     env = os.environ | dict(DCD_CACHE=str(tmp_path/'cache'))
-    started = [subprocess.Popen([sys.executable, '-c', code, tmp_path/'images'], env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(4)]
+    started = [subprocess.Popen([sys.executable, '-X', 'faulthandler', '-c', code, tmp_path/'images'], env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(4)]
     for p in started: p.stdin.write('go\n'); p.stdin.flush()
     said = [p.communicate(timeout=120) for p in started]
     assert [p.returncode for p in started] == [0]*4, said

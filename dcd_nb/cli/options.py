@@ -8,7 +8,7 @@ __all__ = ['polite', 'import_modules', 'report', 'changes_of', 'pixels', 'settin
 # %% ../../nbs/90_options.ipynb #a56d66e9
 import ast, importlib, inspect, json as jsonlib, os, re, sys, traceback
 from collections.abc import Callable
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import wraps
 from inspect import signature
 
@@ -28,6 +28,8 @@ def polite(f:Callable) -> Callable:
     goes_on = '; the same command with --resume goes on' if resumes else ''
     @wraps(f)
     def wrapped(*args, imports=None, quiet=False, verbose=False, version=None, **kw):
+        for stream in (sys.stdout, sys.stderr):     # what a terminal cannot show becomes a ?
+            with suppress(AttributeError): stream.reconfigure(errors='replace')
         try:
             if verbose: print(jsonlib.dumps(made_with()), file=sys.stderr)
             import_modules(imports)

@@ -18,7 +18,7 @@ from .. import metrics
 from ..errors import BadInput, require
 from ..draws import Draws
 from ..show.images import save_images, to_uint8
-from ..files import atomic, file_pair, saving
+from ..files import atomic, file_pair, path_of, saving
 from ..machine import pick_device
 from ..data import known_images, load_images, Measurements, write_frames
 from ..distill import Generator, load_pretrained
@@ -73,7 +73,7 @@ def sample(
 def _model(source, device):
     "The model that `source` names, or None if it names images"
     if source in known_images: return None
-    path = Path(source)
+    path = path_of(source)
     saved = (path/'recipe.json').exists() or file_pair(path)[1].exists()       # a run, or weights
     if path.exists() and not saved: return None
     try: return load_pretrained(source, pick_device(device))

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..errors import choose, number, require
 from ..named import Named
 from ..draws import rng
+from ..files import path_of
 from .archives import image_files
 from .formats import Format, read_file, suffix_of, write_file
 from . import datasets, instruments  # their formats are known by their suffixes
@@ -199,9 +200,9 @@ def _cut(a, places, size):
 def _files(source):
     "What to call each file of `source`, and the file or its bytes"
     if isinstance(source, (list, tuple)):
-        for p in source: yield str(p), Path(p).expanduser()
+        for p in source: yield str(p), path_of(p).expanduser()
         return
-    path = Path(source).expanduser()
+    path = path_of(source).expanduser()
     if not path.exists() and glob.has_magic(str(path)):
         found = sorted(glob.glob(str(path), recursive=True))
         require(found, f"source={str(source)!r} matches no file")

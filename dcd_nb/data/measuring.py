@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import BadInput, require
-from ..draws import rng
+from ..draws import checked_index, rng
 from ..files import allocate, alone, atomic, commit, content_hash, file_pair, flush_to_disk, hidden_path, saving
 from ..machine import progress
 from ..operators import Corruption, map_state
@@ -61,8 +61,7 @@ def measure_images(
 ) -> Measurements:
     "Observe every image once. Observation i depends on seed, index and image alone"
     double, seed = double_converter(x), whole_seed(seed)
-    index = range(len(x)) if index is None else [int(i) for i in index]
-    require(len(index) == len(x), f"index has {len(index)} entries, but there are {len(x)} images")
+    index = checked_index(index, len(x))
     y, state = torch.empty(len(x), *corruption.op.out_shape(tuple(x.shape[1:]))), None
     sigma = corruption.sigma_of(index)
     hidden = None if len(x) > 2000 else True

@@ -14,6 +14,7 @@ from ..errors import choose, require
 from ..draws import Draws
 from ..files import content_hash
 from ..data import Measurements
+from ..diffusion import require_float32
 from ..networks import flops
 from ..training import averaged, check_kept, Checkpoints, Hardware, known_settings, Learner
 from ..training import RunSetup, speed_up, Teacher, warn_of_physics
@@ -43,6 +44,7 @@ def _check_arguments(teacher, ys, loss, fake, fake_steps):
             f"Teacher.load")
     require(isinstance(ys, Measurements), f"ys must be Measurements, but is {type(ys).__name__}")
     teacher.check(ys)
+    require_float32(teacher.net)
     require(isinstance(loss, Loss), f"loss={loss!r} must be a Loss, e.g. SiD(alpha=1.2)")
     require(fake is None or isinstance(fake, dict),
             f"fake={fake!r} must be a dict of settings, e.g. dict(lr=1e-4)")

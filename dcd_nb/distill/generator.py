@@ -16,7 +16,7 @@ from fastcore.basics import patch
 
 from ..errors import require, number, optional
 from ..draws import latents, newest_rule, seeded
-from ..files import file_pair, load_meta, saving
+from ..files import file_pair, load_meta, path_of, saving
 from ..operators import map_state
 from ..diffusion import device_of, inference
 from ..networks import Network
@@ -42,6 +42,8 @@ class Generator(AroundNetwork):
     ):
         _check_generator(init_sigma, outside_slope, latent_scale)
         require(callable(net), f"net={net!r} must be a Precond, e.g. Precond(UNet.named('small'))")
+        require(hasattr(objective, 'denoise'),
+                f"objective={objective!r} must be an Objective, e.g. that of the teacher")
         self.net, self.objective, self.about = net, objective, about or {}
         self.init_sigma = float(init_sigma)
         self.outside_slope = float(outside_slope)
@@ -166,7 +168,7 @@ def load_pretrained(
     "The `Generator` or the `Teacher` that `name` holds"
     require(isinstance(name, (str, Path)), f"model={name!r} must be a name or a path")
     shipped = {p.stem: p for p in Path(files('dcd_nb')/'weights').glob('*.json') if load_meta(p)['meta'].get('kind') == 'generator'}
-    path = name if Path(name).exists() or Path(f'{name}.json').exists() else shipped.get(str(name))
+    path = name if path_of(name).exists() or path_of(f'{name}.json').exists() else shipped.get(str(name))
     if path is None and file_pair(name)[0].exists(): path = name           # without JSON, which `load_meta` says
     require(path is not None,
             f"model={str(name)!r} is no file, no folder of a run, and no name of weights "

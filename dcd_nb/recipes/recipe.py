@@ -234,9 +234,10 @@ def clean_images(self:Recipe,
     data:str | Path | None=None, # None: the recipe's own
 ) -> torch.Tensor:
     "Clean images, as they are kept: to simulate measurements, and to compare with"
+    what = 'measurements, or images as a folder, archive or file'
+    if self.corruption is None: what = 'measurements, which dcd_corrupt or dcd_import makes'
     require(data or self.data.source is not None,
-            f"recipe {self.name!r} needs data ({self.title}): pass measurements, or images as a "
-            f"folder, archive or file")
+            f"recipe {self.name!r} needs data ({self.title}): pass {what}")
     require(not data or not _holds_measurements(data),
             f"data={str(data)!r} holds measurements: clean images to compare with must be given "
             f"as reference")

@@ -51,7 +51,8 @@ def restore(
     ys = ys.to(device)
     require(rows is None or isinstance(rows, int) and rows > 0 and rows%16 == 0,
             f"rows={rows!r} must be a positive multiple of 16")
-    if rows is None: rows = max(16, 2**23//max(4096, n*most_entries(ys))//16*16)
+    values = 5*2**15 if device.type == 'cpu' else 2**23        # of all chains: what a cache holds, or a GPU
+    if rows is None: rows = max(16, values//max(128, n*most_entries(ys))//16*16)
     about = f"{len(ys)} measurements, {n} samples each"
     with watched(prior, about, len(ys), method.network_images(ys, n), quiet):
         method, found = method.prepared(prior, ys, seed), []

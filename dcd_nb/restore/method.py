@@ -20,7 +20,7 @@ from ..draws import Draws, hash32
 from ..machine import progress
 from ..operators import map_state
 from ..data import Measurements
-from ..diffusion import device_of
+from ..diffusion import device_of, require_float32
 from ..training import Teacher
 from ..distill import Generator
 
@@ -76,6 +76,9 @@ def require_restorable(prior:Generator | Teacher, ys:Measurements, n:int, seed:i
     require(isinstance(prior, (Generator, Teacher)),
             f"prior={type(prior).__name__} must be a Generator, a Teacher, "
             "or a path or name of one")
+    require_float32(prior.net)
+    require(not torch.is_inference_mode_enabled(),
+            "restoration needs gradients: leave torch.inference_mode() before")
     require(isinstance(ys, Measurements),
             f"ys={type(ys).__name__} must be Measurements, e.g. "
             "Measurements(y, Corruption(RandomMask(.5), .1), masks)")

@@ -50,14 +50,15 @@ class Walk(Chains):
         i = _copies(log, self.beta, n, draws)
         self.z, self.states = pool.z[i], map_state(lambda t: t[i.flatten()], pool.states)
         self.stride = torch.full_like(self.beta, .2)
-        self.log, self.grad = self.look(self.z)
+        self.log, self.grad, self.x = self.look(self.z)
 
-    def look(self, z:Tensor) -> tuple[Tensor, Tensor]:
-        "log p(y|z) of every chain and its gradient"
+    def look(self, z:Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        "log p(y|z) of every chain, its gradient, and the images"
         z = z.detach().requires_grad_()
         with torch.enable_grad():
-            log = self.evidence.log(self.images(z))
-            return log.detach(), torch.autograd.grad(log.sum(), z)[0]
+            x = self.images(z)
+            log = self.evidence.log(x)
+            return log.detach(), torch.autograd.grad(log.sum(), z)[0], x.detach()
 
 # %% ../../nbs/25b_sampler.ipynb #e9d001ec
 def _next_beta(log, beta, left):
@@ -84,8 +85,8 @@ def heat(self:Walk):
     i = _copies(self.log, beta - self.beta, self.n, self.draws)
     i = torch.where((self.beta < 1)[:, None], i, torch.arange(self.n, device=i.device))
     self.z, self.beta = self.resample(self.z, i), beta
-    each = torch.arange(len(i), device=i.device)[:, None]
-    self.log, self.grad = self.log.gather(1, i), self.grad[each, i]
+    row = torch.arange(len(i), device=i.device)[:, None]
+    self.log, self.grad, self.x = self.log.gather(1, i), self.grad[row, i], self.x[row, i]
 
 # %% ../../nbs/25b_sampler.ipynb #b33c3a54
 @patch
@@ -95,16 +96,17 @@ def move(self:Walk, leaps:int, adapt:Tensor) -> Tensor:
     h = wide(self.stride*(.8 + .4*self.draws.uniform(len(b)).to(b)))
     cos, sin = h.cos(), h.sin()
     energy = lambda log, z, p: b*log - .5*(z.square() + p.square()).flatten(2).sum(2)
-    z, log, grad, p = self.z, self.log, self.grad, self.draws.normal(self.z)
+    z, log, grad, x, p = self.z, self.log, self.grad, self.x, self.draws.normal(self.z)
     before = energy(log, z, p)
     for _ in range(leaps):
         p = p + h/2*wide(self.beta)*grad
         z, p = cos*z + sin*p, cos*p - sin*z
-        log, grad = self.look(z)
+        log, grad, x = self.look(z)
         p = p + h/2*wide(self.beta)*grad
     ok = torch.special.log_ndtr(self.draws.normal(before)) < energy(log, z, p) - before
     self.z = torch.where(over_pixels(ok), z, self.z)
     self.grad = torch.where(over_pixels(ok), grad, self.grad)
+    self.x = torch.where(over_pixels(ok), x, self.x)
     self.log = torch.where(ok, log, self.log)
     rate = ok.float().mean(1)
     longer = (self.stride*(.5*(rate - .75)).exp()).clamp(1e-4, 1.)
@@ -160,7 +162,7 @@ def __call__(self:Sample, G, ys, n, draws, states):
         adapt = walk.beta < (2 if 2*k < self.last*self.moves else 0)
         rates.append(walk.move(self.leaps, adapt))
     with torch.no_grad():
-        x = walk.images(walk.z)
+        x = walk.x
         r = walk.evidence.draw(x, draws)
         mean = (x + walk.evidence.mean(x)).mean(1)
     accepted = torch.stack(rates[len(rates)//2:]).mean().item()
@@ -173,6 +175,14 @@ class Misfit:
     def __init__(self, cov:Tensor):
         require(torch.is_tensor(cov),
                 f"cov={cov!r} must be a tensor: a matrix, or a variance for all pixels")
+        require(cov.ndim == 0 or cov.ndim == 2 and len(cov) == cov.shape[1],
+                f"cov has shape {tuple(cov.shape)}: give a square matrix, or one number")
+        fine, bad = bool(cov.isfinite().all()), 'NaN or infinity'
+        if fine:
+            bad = 'a negative variance'
+            least = torch.linalg.eigvalsh(cov.double())[0] if cov.ndim else cov
+            fine = bool(least >= -1e-6*cov.abs().max())
+        require(fine, f"cov is no covariance: it has {bad}")
         self.cov = cov
     @property
     def sd(self):
@@ -220,11 +230,11 @@ def _learn(G, ys, rounds, n, most, seed, pools):
     for k in range(rounds):
         for _ in range(2): walk.move(3, adapt=walk.beta < 2)
         with torch.no_grad():
-            x = walk.images(walk.z)
+            x = walk.x
             cov = walk.evidence.again(walk.evidence.draw(x, draws), x)
             if 3*k >= 2*rounds - 2: late.append(cov)     # what is left of chance is averaged
             walk.evidence = evidence_for(ys, cov)
-        if k + 1 < rounds: walk.log, walk.grad = walk.look(walk.z)
+        if k + 1 < rounds: walk.log, walk.grad, _ = walk.look(walk.z)
     return Misfit(torch.stack(late).mean(0))
 
 # %% ../../nbs/25b_sampler.ipynb #13fcfc68

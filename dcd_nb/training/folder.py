@@ -17,7 +17,7 @@ from fastcore.basics import patch
 
 from .. import checkpoint
 from ..errors import BadInput, require, number
-from ..files import atomic, flush_to_disk, save_tensors, saving
+from ..files import atomic, flush_to_disk, path_of, save_tensors, saving
 from ..distributed import agreed, processes
 
 # %% ../../nbs/20b_folder.ipynb #5ab1e012
@@ -116,7 +116,7 @@ class RunFolder:
         except (TypeError, ValueError) as e:
             raise BadInput(f"the settings of this run cannot be kept as JSON ({e}): "
                            "use plain numbers, texts, lists and dicts") from e
-        self.out = Path(out) if out else None
+        self.out = path_of(out) if out else None
         self.chief = processes()[0] == 0  # the one process that writes
         self.lines = []                   # of metrics.jsonl
         self.held = held or {}

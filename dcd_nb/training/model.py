@@ -16,11 +16,11 @@ from torch import Tensor
 from ..errors import BadInput, require
 from ..named import require_remade, written
 from ..draws import newest_rule, rng
-from ..files import load_tensors, save_tensors
+from ..files import load_tensors, path_of, save_tensors
 from ..machine import made_with, pick_device
 from ..operators import join_states, map_state
 from ..data import Measurements
-from ..diffusion import nfe, sample
+from ..diffusion import nfe, require_float32, sample
 from ..networks import Precond
 from ..objectives import Objective
 from .learner import tensors_below
@@ -111,6 +111,7 @@ def sample(self:Teacher,
 ) -> Tensor:
     "New images (n, C, H, W)"
     require(isinstance(n, int) and n > 0, f"n={n!r} must be a positive whole number of images")
+    require_float32(self.net)
     if index is None: index = range(n)
     if state is None: state = self.conditions(index, seed)
     else: self.objective.check_condition(state, n)
@@ -190,7 +191,7 @@ def load_model(
 ) -> tuple[Precond, Objective, dict, dict]:
     "Network, objective, what else is known, and tensors of the corruption"
     require(isinstance(path, (str, Path)), f"path={path!r} must be a text or a Path")
-    weights, meta, held = _trained_model(path, kind) if Path(path).is_dir() else _saved_model(path, kind)
+    weights, meta, held = _trained_model(path, kind) if path_of(path).is_dir() else _saved_model(path, kind)
     meta = in_new_words(meta)
     net = Precond.from_dict(meta['net'], precision)
     net.load_state_dict({name: t.float() for name, t in weights.items()})
