@@ -261,7 +261,6 @@ def test_every_page_has_a_name_of_its_own_and_one_place_in_the_sidebar():
 
 
 method = next(names for above, names in sections() if above == ('The method',))
-being_rewritten = {'20e_training', '22c_distill', '25d_restore'}      # of these pages; when they are done, this line goes
 
 
 def cells(name): return json.loads((nbs/f'{name}.ipynb').read_text(encoding='utf-8'))['cells']
@@ -280,7 +279,7 @@ def words_seen(cell):
     return len(re.sub(r'<div class="column-margin">.*?</div>', ' ', folded.sub(' ', ''.join(cell['source'])), flags=re.S).split())
 
 
-@pytest.mark.parametrize('name', [name for name in method if name not in being_rewritten])
+@pytest.mark.parametrize('name', method)
 def test_the_first_picture_is_within_a_screen_and_a_half(name):
     "A question, then a picture: 150 words are about 400 pixels, and so are 15 lines of code"
     page = cells(name)
@@ -290,7 +289,7 @@ def test_the_first_picture_is_within_a_screen_and_a_half(name):
     for c in page: assert lines_seen(c) <= 60, f"fold it or shorten it: {''.join(c['source'])[:200]}"
 
 
-@pytest.mark.parametrize('name', [name for name in method if name not in being_rewritten])
+@pytest.mark.parametrize('name', method)
 def test_what_is_folded_on_the_site_is_folded_in_jupyterlab(name):
     for cell in cells(name):
         if cell['cell_type'] != 'code': continue
