@@ -102,7 +102,7 @@ long = 'a'*300
 
 @pytest.mark.parametrize('use', [
     load_images, load_pretrained, read_frames, Generator.load, Teacher.load, Measurements.load, results_of, ys.save, lambda p: train(ys, mlp(), out=p, **small),
-    lambda p: run_recipe('digits-noise', p), path_of], ids=str)
+    lambda p: run_recipe('digits-noise', p), path_of], ids=lambda use: use.__qualname__)
 @pytest.mark.parametrize('name', [long, f'{long}/b', 'a\0b'], ids=['long', 'long folder', 'zero'])
 def test_what_can_be_no_name_is_a_sentence(use, name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
