@@ -256,7 +256,7 @@ def test_what_was_a_setting_once_is_forgotten_and_runs_that_had_it_go_on(tmp_pat
     ys, teacher = small(corruptions['noise'])
     go = lambda **kw: distill(teacher, ys, SiD(.5), images=320, batch=32, out=tmp_path/'run', quiet=True, checkpoints=Checkpoints(about=dict(recipe=kw.pop('recipe'))), **kw)
     with monkeypatch.context() as m:
-        m.setattr('dcd_nb.distill.RunFolder', lambda out, plan, *args: RunFolder(out, plan | dict(noisy=False), *args))
+        m.setattr('dcd_nb.training.setup.RunFolder', lambda out, plan, *args: RunFolder(out, plan | dict(noisy=False), *args))
         G = go(recipe=dict(distill=dict(noisy=False, lr=1)))
     assert json.loads((tmp_path/'run/recipe.json').read_text())['noisy'] is False
     assert torch.equal(Generator.load(tmp_path/'run').sample(2), G.sample(2))
@@ -308,8 +308,7 @@ def test_run_folders_with_old_names_are_read_and_go_on(tmp_path, monkeypatch):
         recipe = {'about' if k == 'title' else k: v for k, v in recipe.items()} | dict(distill=in_old_words(recipe['distill']))
         return RunFolder(out, in_old_words(plan) | dict(about=dict(recipe=recipe)), *args)
     with monkeypatch.context() as m:
-        m.setattr('dcd_nb.training.RunFolder', old)
-        m.setattr('dcd_nb.distill.RunFolder', old)
+        m.setattr('dcd_nb.training.setup.RunFolder', old)
         teacher, G = go()
     said = {name: (tmp_path/name/'recipe.json').read_text() for name in ('teacher', 'student')}
     assert '"leak": 0.03' in said['teacher'] and json.loads(said['student'])['spread'] == .9 and 'outside_slope' not in said['student']

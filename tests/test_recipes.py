@@ -116,8 +116,7 @@ def test_folders_of_a_version_that_said_less_go_on_in_their_own_words(A, tmp_pat
         said = said | dict(distill=said['distill'] | dict(loss=dict(loss='SiD', alpha=.5)))
         return RunFolder(out, plan | dict(about=dict(recipe=said)), *args)
     with monkeypatch.context() as m:
-        m.setattr('dcd_nb.training.RunFolder', old)
-        m.setattr('dcd_nb.distill.RunFolder', old)
+        m.setattr('dcd_nb.training.setup.RunFolder', old)
         first = go(r)
     said = {name: (tmp_path/name/'recipe.json').read_text() for name in ('teacher', 'student')}
     assert json.loads(said['teacher'])['about']['recipe']['distill']['loss'] == dict(loss='SiD', alpha=.5)

@@ -194,7 +194,7 @@ belongs = {
     'sigma':
         "the noise of the observations is that of their corruption, Corruption(op, sigma); to learn "
         "for another one: objective=AmbientTweedie(sigma)",
-    'missing delta R weight copies nodes through low':
+    'missing delta R weight copies nodes through low extra_channels':
         "it belongs to the objective, e.g. objective=AmbientInpainting(missing, delta=...)",
     'op operator corruption data':
         "the corruption comes with the observations: ys = Corruption(op, sigma).measure(x)",

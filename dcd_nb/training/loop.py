@@ -268,7 +268,6 @@ def fit(
     main:str | None=None,   # the learner whose average is what the run is for; None: the only one
 ) -> dict:
     "Run `step` until the budget is used up; returns the cost"
-    require(not torch.is_inference_mode_enabled(), "training needs gradients: leave inference_mode()")
     loop = Loop(step, learners, run, device, wrong, flops, quiet, main)
     cuda = [loop.device] if loop.device.type == 'cuda' else []
     lock = alone(run.out/'recipe.json') if run.out and run.chief else nullcontext()

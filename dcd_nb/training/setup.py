@@ -6,6 +6,8 @@
 __all__ = ['RunSetup', 'shared_plan', 'at_checkpoints']
 
 # %% ../../nbs/20db_setup.ipynb #0ad9e649
+import torch
+
 from ..errors import require, number
 from ..draws import newest_rule
 from ..show.images import save_images
@@ -30,6 +32,7 @@ class RunSetup:
         hardware=None,         # `Hardware`, a device, or None
         checkpoints=None,      # `Checkpoints`, or None
     ):
+        require(not torch.is_inference_mode_enabled(), "training needs gradients: leave inference_mode()")
         self.out, self.resume = out, resume
         self.hardware, self.checkpoints = Hardware.of(hardware), Checkpoints.of(checkpoints)
         self.plan = shared_plan(images, minutes, batch, seed, self.hardware, self.checkpoints)
