@@ -21,7 +21,7 @@ def main(kind, generator, n, seeds):
     G = Generator.from_pretrained(generator or f'digits-{kind}')
     clean = digits()[1400:1600]
     for seed in range(seeds):
-        ys = corruptions[kind].measure(digits(), seed).select(range(1400, 1600))
+        ys = corruptions[kind].measure(digits(), seed)[1400:1600]
         M, *learning = timed(lambda: learn_misfit(G, ys, seed=seed))
         r, *sampling = timed(lambda: restore(G, ys, Sample(M), n, seed))
         low, high = r.interval(.9)

@@ -80,7 +80,7 @@ def _timed(make, n, seconds=None):
 def _reconstructed(ys, n):
     "What scans say without any learning"
     if not ys.op.is_scan: return {}
-    y, state = ys[:n]
+    y, state = ys[range(n)]
     return dict(zero_filled=ys.op.adjoint(y, state), sense=sense(ys.op, y, state, lam=1e-3))
 
 def contestants(ys, teacher, G, n, seed, seconds=None):

@@ -192,10 +192,41 @@ def test_the_misfit_is_learned_once_for_a_generator_and_a_corruption(monkeypatch
     assert learned == [6, 12, 12, 12]
 
 
+def test_the_misfit_is_kept_beside_the_generator(monkeypatch, tmp_path, capsys):
+    from dcd_nb.restore import sampler
+    ys, kept = measured(12), lambda: sorted(p.name for p in tmp_path.rglob('*misfit*.safetensors'))
+    def anew():
+        "As a new session would"
+        monkeypatch.setattr(sampler, '_kept', {})
+        return Generator.load(tmp_path/'mine')
+    G.save(tmp_path/'mine')
+    learned, learn = [], sampler._learn
+    monkeypatch.setattr(sampler, '_learn', lambda G, ys, *a: learned.append(len(ys)) or learn(G, ys, *a))
+    first = restore(anew(), ys, n=2)
+    assert len(kept()) == 1 and kept()[0].startswith('mine-misfit-')
+    assert f'learned from 12 measurements, is kept as {tmp_path}' in capsys.readouterr().out
+    cost = Sample().network_images(anew(), ys, 2)
+    again = restore(anew(), ys, n=2)
+    assert learned == [12] and torch.equal(first.samples, again.samples) and capsys.readouterr().out == ''
+    assert cost == Sample(.2).network_images(G, ys, 2)             # learning is not counted again
+    (tmp_path/kept()[0]).write_bytes(b'damaged')
+    with pytest.warns(UserWarning, match='the misfit is learned again'): assert torch.equal(restore(anew(), ys, n=2).samples, first.samples)
+    assert learned == [12, 12] and restore(anew(), ys, n=2, quiet=True) and learned == [12, 12]
+
+    for p in tmp_path.glob('*misfit*'): p.unlink()                 # where nothing can be written: for the session
+    def full(*a): raise BadInput('the disk is full')
+    monkeypatch.setattr(sampler, 'save_tensors', full)
+    other = anew()
+    assert torch.equal(restore(other, ys, n=2).samples, restore(other, ys, n=2).samples)
+    assert learned == [12, 12, 12] and not kept()
+    shipped = Generator.from_pretrained('digits-mask')             # those of the package have no place for it
+    assert sampler._file_of(shipped, 'key') is None and sampler._file_of(G, 'key') == tmp_path/'mine-misfit-key'
+
+
 def test_what_it_costs_is_said_where_it_is_much(monkeypatch, capsys):
     from dcd_nb.restore import method
     ys = measured(5)
-    expected = Sample(.2).network_images(ys, 8)
+    expected = Sample(.2).network_images(G, ys, 8)
     assert 0 < method._seconds_each(G, expected) < 1 and method._seconds_each(G, 1) == 0
     passed = []
     hook = G.net.register_forward_hook(lambda net, given, made: passed.append(len(made)))

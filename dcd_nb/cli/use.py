@@ -22,7 +22,6 @@ from ..files import atomic, file_pair, path_of, saving
 from ..machine import pick_device
 from ..data import known_images, load_images, Measurements, write_frames
 from ..distill import Generator, load_pretrained
-from ..restore.method import rows_of
 from ..restore import Anneal, learn_misfit, Method, restore as run_restore, Restored, Sample
 from ..verdicts import judge_without_clean
 from ..recipes import Recipe
@@ -216,7 +215,7 @@ def restore(
         require(isinstance(prior, Generator) and isinstance(method, Sample),
                 "learn is for a generator and the method Sample")
         method.misfit = learn_misfit(prior, Measurements.load(learn), seed=seed, quiet=json)
-    if images: ys = rows_of(ys, slice(images))
+    if images: ys = ys[:images]
     r = run_restore(prior, ys, method, n, seed, quiet=json)
     if path.suffix in ('.png', '.npz', ''): save_restored(r, path)
     else: write_frames(path, r.mean, ys.about)

@@ -159,9 +159,9 @@ def _fits(self:Measurements):
 
 # %% ../../nbs/02b_measurements.ipynb #780a2b50
 @patch
-def __getitem__(self:Measurements, i) -> Batch:
-    "Observations and their state, as a copy: nobody can write into the data by accident"
-    if isinstance(i, slice): i = range(len(self))[i]
+def __getitem__(self:Measurements, i) -> Batch | Measurements:
+    "A `Batch` of observations and their state, as a copy; for a slice, `Measurements` of these"
+    if isinstance(i, slice): return self.select(i)
     require(hasattr(i, '__iter__') or isinstance(i, int) and not isinstance(i, bool),
             f"ys[{i!r}]: give the number of an observation, several, or a slice")
     if not torch.is_tensor(i) and not isinstance(i, int): i = list(i)
@@ -284,13 +284,14 @@ def select(self:Measurements,
     rows:Iterable[int] | Tensor | slice, # numbers of observations
 ) -> Measurements:
     "Measurements of these observations alone"
-    if not isinstance(rows, slice):
-        many = hasattr(rows, '__iter__') and not torch.is_tensor(rows)
-        rows = _tensor(list(rows) if many else rows, 'rows').reshape(-1)
-        require(len(rows) == 0 or not rows.is_floating_point() and not rows.is_complex(),
-                f"rows have type {rows.dtype}: give numbers of observations")
-        require(rows.dtype != torch.bool or len(rows) == len(self),
-                f"rows are {len(rows)} truth values for {len(self)} observations: give one for each")
+    if isinstance(rows, slice): rows = range(len(self))[rows]
+    many = hasattr(rows, '__iter__') and not torch.is_tensor(rows)
+    rows = _tensor(list(rows) if many else rows, 'rows').reshape(-1)
+    require(len(rows), "rows are empty: give the number of at least one observation")
+    require(not rows.is_floating_point() and not rows.is_complex(),
+            f"rows have type {rows.dtype}: give numbers of observations")
+    require(rows.dtype != torch.bool or len(rows) == len(self),
+            f"rows are {len(rows)} truth values for {len(self)} observations: give one for each")
     some = self[rows]
     return Measurements(some.y, self.corruption, some.state, self.about, some.sigma)
 

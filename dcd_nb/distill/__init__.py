@@ -111,6 +111,7 @@ def distill(
                         student.init_sigma, fake_steps, student.outside_slope)
     setup.fit(step, learners, run, G, monitor, callbacks, wrong=wrong, flops=work, quiet=quiet,
               main='generator')
+    if out: G.path = Path(out).resolve()
     return G
 
 def _plan(teacher, G, student, learners, loss, fake_steps, corruption):

@@ -51,6 +51,7 @@ class Generator(AroundNetwork):
         self.cost, self.history = {}, ()
         self.held = {}      # tensors of the corruption, of which `about` has the hashes
         self.rule = newest_rule  # of its random numbers
+        self.path = None         # where it was saved, or loaded from
 
     shape = property(lambda self: self.net.shape, doc="(C, H, W) of its images")
     corruption = property(lambda self: self.about.get('corruption'), doc="Of the observations, as plain values")
@@ -143,6 +144,7 @@ def save(self:Generator,
     "Write network and objective"
     save_model(path, self, 'generator', half, init_sigma=self.init_sigma,
                outside_slope=self.outside_slope, latent_scale=self.latent_scale)
+    self.path = Path(path).resolve()
 
 @patch(cls_method=True)
 def load(cls:Generator,
@@ -156,7 +158,7 @@ def load(cls:Generator,
     if 'corruption' in meta: about['corruption'] = meta['corruption']      # a run's recipe.json says it apart
     G = cls(net, objective, meta['init_sigma'], about, meta.get('outside_slope', 1.), meta.get('latent_scale', 1.))
     G.held = held
-    G.rule = meta.get('draws', 1)
+    G.rule, G.path = meta.get('draws', 1), Path(path).resolve()
     return G
 
 # %% ../../nbs/22_generator.ipynb #7aa1ae79

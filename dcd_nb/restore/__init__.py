@@ -19,7 +19,7 @@ from ..diffusion import device_of
 from ..training import Teacher
 from ..distill import Generator, load_pretrained
 from .method import Chains, Method, most_entries, Optimise, require_restorable
-from .method import Restored, rows_of, watched
+from .method import Restored, watched
 from .evidence import Dense, Evidence, Iterative
 from .sampler import learn_misfit, Misfit, Sample, Walk
 from .anneal import Anneal
@@ -54,14 +54,15 @@ def restore(
     values = 5*2**15 if device.type == 'cpu' else 2**23        # of all chains: what a cache holds, or a GPU
     if rows is None: rows = max(16, values//max(128, n*most_entries(ys))//16*16)
     about = f"{len(ys)} measurements, {n} samples each"
-    with watched(prior, about, len(ys), method.network_images(ys, n), quiet):
+    with watched(prior, about, len(ys), method.network_images(prior, ys, n), quiet):
         method, found = method.prepared(prior, ys, seed), []
         for i in range(0, len(ys), rows):
-            part = rows_of(ys, slice(i, i + rows))
+            part = ys[i:i + rows]
             states = map_state(lambda t: t.to(device),
                                prior.conditions(range(i*n, (i + len(part))*n), seed))
             draws = Draws(seed, start=i, device=device, rule=1)
             found.append(method(prior, part, n, draws, states))
+    if method.note and not quiet: print(method.note)
     samples, means, numbers = zip(*found)
     require(all(s.isfinite().all() for s in samples),
             "prior makes NaN or infinity: look at its weights")

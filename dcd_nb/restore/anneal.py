@@ -28,7 +28,7 @@ class Anneal(Method):
         require(isinstance(steps, int) and steps > 1,
                 f"steps={steps!r} must be a whole number, at least 2")
 
-    def network_images(self, ys, n): return len(ys)*n*2*self.steps
+    def network_images(self, teacher, ys, n): return len(ys)*n*2*self.steps
     def prepared(self, T, ys, seed):
         op = T.data['corruption']['op'] if T.data.get('corruption') else None
         require(T.objective.makes_images(op),

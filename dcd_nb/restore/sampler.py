@@ -6,24 +6,28 @@
 __all__ = ['Pool', 'Walk', 'Sample', 'Misfit', 'learn_misfit']
 
 # %% ../../nbs/25b_sampler.ipynb #63f90031
-import copy, math
+import copy, hashlib, math, warnings
+from importlib.resources import files as package_files
+from pathlib import Path
 
 import torch
 from fastcore.basics import patch
 from torch import Tensor
 
-from ..errors import require, number
-from ..files import content_hash
+from ..errors import BadInput, require, number
+from ..files import content_hash, file_pair, load_tensors, save_tensors
 from ..draws import Draws
 from ..operators import map_state
 from ..data import Measurements
 from ..diffusion import device_of
 from ..distill import Generator
 from .method import Chains, Method, most_entries, over_pixels
-from .method import require_restorable, rows_of, watched
+from .method import require_restorable, watched
 from .evidence import Evidence, evidence_for
 
 # %% ../../nbs/25b_sampler.ipynb #6930ca09
+_most = 300 # measurements that a misfit is learned from
+
 class Pool:
     "Latents with their images, made once and weighed by every measurement"
     def __init__(self, G:Generator, size:int, seed:int):
@@ -121,7 +125,7 @@ class Sample(Method):
         leaps=3,   # of a move
         moves=1,   # at each temperature
         last=4,    # times as many moves at the end
-        pool=4096, # images that all measurements weigh; fewer where they are large
+        pool=8192, # images that all measurements weigh; fewer where they are large
     ):
         self.misfit, self.leaps, self.moves, self.last = misfit, leaps, moves, last
         self.pool, self.pools, self.ready = pool, {}, False
@@ -135,12 +139,13 @@ class Sample(Method):
         if isinstance(self.misfit, Misfit): self.misfit.check(G)
         ready = copy.copy(self)
         ready.pools, ready.ready = {}, True
-        if self.misfit is None: ready.misfit = _kept_misfit(G, ys, seed, ready.pools)
+        if self.misfit is None: ready.misfit, ready.note = _kept_misfit(G, ys, seed, ready.pools)
         return ready
 
-    def network_images(self, ys, n):
+    def network_images(self, G, ys, n):
         moves = self.moves*(3 + self.last)             # about three temperatures after the pool
-        learned = _learning_images(ys) if self.misfit is None else 0
+        known = self.misfit is not None or _kept_for(G, ys)[0] >= min(_most, len(ys))
+        learned = 0 if known else _learning_images(ys)
         return _pool_size(ys, n, self.pool) + len(ys)*n*(2 + self.leaps*moves) + learned
 
 def _pool_size(ys, n, pool):
@@ -200,9 +205,9 @@ class Misfit:
 def learn_misfit(
     G:Generator,     # a `Generator`
     ys:Measurements, # `Measurements`: many are better, those that it was trained on are good
-    rounds=12,       # of expectation and maximisation
+    rounds=8,        # of expectation and maximisation
     n=4,             # chains for each measurement
-    most=300,        # measurements that are used
+    most=_most,      # measurements that are used
     seed=0,
     quiet=False,     # no bar, and no word about what it costs
 ) -> Misfit:
@@ -213,13 +218,13 @@ def learn_misfit(
     with watched(G, about, min(most, len(ys)), expected, quiet):
         return _learn(G, ys, rounds, n, most, seed, {})
 
-def _learning_images(ys, rounds=12, n=4, most=300):
+def _learning_images(ys, rounds=8, n=4, most=_most):
     "About how many images go through the network"
-    return _pool_size(ys, n, 4096) + min(most, len(ys))*n*(8 + 8*rounds)
+    return _pool_size(ys, n, 8192) + min(most, len(ys))*n*(8 + 8*rounds)
 
 def _learn(G, ys, rounds, n, most, seed, pools):
     ys, rows = ys.to(device_of(G.net)), torch.linspace(0, len(ys) - 1, min(most, len(ys))).long()
-    ys, size = rows_of(ys, rows), _pool_size(ys, n, 4096)
+    ys, size = ys.select(rows), _pool_size(ys, n, 8192)
     if size not in pools: pools[size] = Pool(G, size, seed)
     cov, draws = .1*ys.y.double().var(), Draws(seed, step=1, device=ys.y.device, rule=1)
     walk = Walk(G, ys, n, draws, pools[size], evidence_for(ys, cov))
@@ -238,14 +243,44 @@ def _learn(G, ys, rounds, n, most, seed, pools):
     return Misfit(torch.stack(late).mean(0))
 
 # %% ../../nbs/25b_sampler.ipynb #13fcfc68
-_kept = {} # (hash of weights, corruption) -> (measurements it was learned from, misfit)
+_kept = {} # key -> (measurements it was learned from, misfit)
 
-def _kept_misfit(G, ys, seed, pools, most=300):
-    "The misfit for such measurements, learned unless it is there already"
-    used, weights = min(most, len(ys)), content_hash(dict(G.net.state_dict()))
+def _key(G, ys):
+    "Names a generator and a corruption"
     more = G.objective, G.init_sigma, G.latent_scale, G.outside_slope, ys.corruption.to_dict()
-    key = weights, repr(more)
-    if used > _kept.get(key, (0,))[0]:
-        while len(_kept) > 8: _kept.pop(next(iter(_kept)))
-        _kept[key] = used, _learn(G, ys, 12, 4, most, seed, pools)
-    return _kept[key][1]
+    said = content_hash(dict(G.net.state_dict())) + repr(more)
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+def _file_of(G, key):
+    "Where the misfit lies, beside the generator; None: that has no place of its own"
+    if G.path is None or G.path.is_relative_to(Path(package_files('dcd_nb'))): return None
+    if G.path.is_dir(): return G.path/f'misfit-{key}'
+    return G.path.with_name(f'{file_pair(G.path)[0].stem}-misfit-{key}')
+
+def _kept_for(G, ys):
+    "From how many measurements a misfit was learned, and the misfit: of this session, or from its file"
+    key = _key(G, ys)
+    path = _file_of(G, key)
+    if key not in _kept and path and file_pair(path)[1].exists():
+        try:
+            tensors, meta = load_tensors(path)
+            require(meta.get('key') == key, f"{path} is the misfit of another generator")
+            _kept[key] = meta['measurements'], Misfit(tensors['cov'])
+        except (BadInput, KeyError) as e: warnings.warn(f"{e}; the misfit is learned again")
+    return _kept.get(key, (0, None))
+
+def _kept_misfit(G, ys, seed, pools):
+    "The misfit for such measurements, learned unless it is there already, and a word about its file"
+    used, key = min(_most, len(ys)), _key(G, ys)
+    if used <= _kept_for(G, ys)[0]: return _kept[key][1], ''
+    while len(_kept) > 8: _kept.pop(next(iter(_kept)))
+    misfit, path = _learn(G, ys, 8, 4, _most, seed, pools), _file_of(G, key)
+    _kept[key], note = (used, misfit), ''
+    if path:
+        meta = dict(kind='misfit', key=key, measurements=used, corruption=ys.corruption.to_dict(), seed=seed)
+        try:
+            save_tensors(path, dict(cov=misfit.cov), meta)
+            note = f"{misfit}, learned from {used} measurements, is kept as {file_pair(path)[0]}"
+        except BadInput: pass                                # a disk that is full, or for reading alone
+    return misfit, note
+
