@@ -4,7 +4,8 @@
 
 Whole steps of `Learner` with Ambient Tweedie (noise, loss, gradients, Adam, average of the weights), in float32, in bf16
 and in bf16 with compiled networks; the median over the steps.  With `--edm`, the folder of a clone of EDM's repository,
-whole steps of its own network, loss, Adam and average, on the same images.  Nothing else should run on the machine.
+whole steps of its own network, loss, Adam and average, on the same images, where it has such a network.  Nothing else
+should run on the machine.
 """
 import argparse
 import copy
@@ -17,14 +18,16 @@ import warnings
 import torch
 
 from dcd_nb.machine import made_with
-from dcd_nb.networks import num_params, Precond, UNet
+from dcd_nb.networks import num_params, Precond, Transformer, UNet
 from dcd_nb.objectives import AmbientTweedie
 from dcd_nb.operators import Batch
 from dcd_nb.training import Hardware, Learner, speed_up, StepContext
 
-networks = {  # name: (network, batch)
-    'U-Net, 28x28': (dict(resolution=28, in_channels=1, channels=32, mult=(1, 2, 2), blocks=1, attn=()), 128),
-    "EDM's U-Net, 32x32": (dict(resolution=32, in_channels=3, channels=64, mult=(2, 2, 2), blocks=2, attn=(16,)), 32)}
+networks = {  # name: (class, arguments, batch)
+    'U-Net, 28x28': (UNet, dict(resolution=28, in_channels=1, channels=32, mult=(1, 2, 2), blocks=1, attn=()), 128),
+    'U-Net on squares of 2x2 pixels, 28x28': (UNet, dict(resolution=28, in_channels=1, channels=64, mult=(1, 2), blocks=2, patch_size=2), 128),
+    'transformer, 28x28': (Transformer, dict(resolution=28, in_channels=1, patch=4, width=192, depth=6), 128),
+    "EDM's U-Net, 32x32": (UNet, dict(resolution=32, in_channels=3, channels=64, mult=(2, 2, 2), blocks=2, attn=(16,)), 32)}
 
 
 def rate(step, batch, steps):
@@ -39,9 +42,9 @@ def rate(step, batch, steps):
     return batch/statistics.median(seconds)
 
 
-def ours(entries, batch, steps, hardware):
+def ours(kind, entries, batch, steps, hardware):
     torch.manual_seed(0)
-    net = Precond(UNet(**entries))
+    net = Precond(kind(**entries))
     speed_up([net], torch.device('cpu'), hardware)
     learner, objective = Learner(net), AmbientTweedie(.2)
     y = torch.randn(batch, *net.shape)
@@ -61,7 +64,7 @@ def edms(folder, entries, batch, steps):
     net = EDMPrecond(entries['resolution'], entries['in_channels'], label_dim=0, model_type='SongUNet', augment_dim=0,
                      model_channels=entries['channels'], channel_mult=list(entries['mult']), num_blocks=entries['blocks'],
                      attn_resolutions=list(entries['attn']), dropout=0.).train()
-    opt, loss, ema = torch.optim.Adam(net.parameters(), 1e-3), EDMLoss(), copy.deepcopy(net)
+    opt, loss, ema = torch.optim.Adam(net.parameters(), 1e-3), EDMLoss(), copy.deepcopy(net).requires_grad_(False)
     y = torch.randn(batch, entries['in_channels'], entries['resolution'], entries['resolution'])
 
     def step(k):
@@ -85,17 +88,17 @@ def main():
     torch.set_num_threads(a.threads)
     print(made_with(), f'{a.threads} threads')
     found = []
-    for name, (entries, batch) in networks.items():
+    for name, (kind, entries, batch) in networks.items():
         rates = {}
-        if a.edm:
+        if a.edm and kind is UNet and entries.get('patch_size', 1) == 1:       # the others are not among its networks
             with torch.enable_grad(): rates['EDM, float32'] = edms(a.edm, entries, batch, a.steps)
-        for kind, hardware in {'float32': Hardware('cpu', 'fp32', False, a.threads), 'bf16': Hardware('cpu', 'bf16', False, a.threads),
+        for way, hardware in {'float32': Hardware('cpu', 'fp32', False, a.threads), 'bf16': Hardware('cpu', 'bf16', False, a.threads),
                                'bf16, compiled': Hardware('cpu', 'bf16', True, a.threads)}.items():
-            rates[kind], size = ours(entries, batch, a.steps, hardware)
+            rates[way], size = ours(kind, entries, batch, a.steps, hardware)
         found.append(dict(network=name, parameters=size, batch=batch, images_per_second=rates))
         first = next(iter(rates.values()))
         print(f'\n{name}, {size/1e6:.2f} M parameters, batch {batch}')
-        for kind, r in rates.items(): print(f'    {kind:16s} {r:8.1f} images/s   {r/first:5.2f} x', flush=True)
+        for way, r in rates.items(): print(f'    {way:16s} {r:8.1f} images/s   {r/first:5.2f} x', flush=True)
     if a.out:
         with open(a.out, 'w') as f: json.dump(dict(made_with=made_with(), threads=a.threads, steps=a.steps, networks=found), f, indent=1)
 
