@@ -138,6 +138,14 @@ class Corruption:
         if self.photons: return self.photons.noise(y, self.op.observed(state), generator)
         return self.op.noise(y, self.sigma if sigma is None else sigma, state, generator)
 
+    def draw_sigma(self, n:int, generator, device:str | torch.device='cpu'):
+        "Noise levels for `n` new observations: those of `n` observations of the data; None: all have one"
+        if not self.noise_differs: return None
+        here = generator.device
+        if here not in self._sigma_on: self._sigma_on[here] = self.sigma.to(here)
+        rows = torch.randint(len(self.sigma), (n,), generator=generator, device=here)
+        return self._sigma_on[here][rows].to(device)
+
     def __repr__(self):
         return f"Corruption({self.op!r}, sigma={levels_in_words(self.level)})"
 
@@ -162,15 +170,6 @@ def sigma_of(self:Corruption, index):
             f"sigma has {len(self.sigma)} levels, but there is an observation {most}: give a "
             f"level for each")
     return self.sigma[torch.as_tensor([*index], dtype=torch.long)]
-
-@patch
-def draw_sigma(self:Corruption, n:int, generator, device:str | torch.device='cpu'):
-    "Noise levels for `n` new observations: those of `n` observations of the data; None: all have one"
-    if not self.noise_differs: return None
-    here = generator.device
-    if here not in self._sigma_on: self._sigma_on[here] = self.sigma.to(here)
-    rows = torch.randint(len(self.sigma), (n,), generator=generator, device=here)
-    return self._sigma_on[here][rows].to(device)
 
 # %% ../../nbs/01b_corruption.ipynb #94a50033
 @patch
