@@ -97,6 +97,7 @@ def _is_tensor(d):
     if not isinstance(d, dict) or [*d] != ['tensor']: return False
     return isinstance(d['tensor'], dict) and 'sha256' in d['tensor']
 
+# %% ../nbs/00a_named.ipynb #fb949317
 def _sized(shape): return f"tensor({'x'.join(map(str, shape))})"
 
 def _shown(v): return _sized(v.shape) if torch.is_tensor(v) else repr(v)
@@ -115,6 +116,7 @@ def _held(v, name=''):
     for key, o in v.items(): found |= _held(o, _dotted(name, key))
     return found
 
+# %% ../nbs/00a_named.ipynb #cdd33461
 def family_of(d):
     "The family of the object that `d` describes; None: it describes none"
     if not isinstance(d, dict): return None
@@ -139,6 +141,7 @@ def from_plain(v,
         return tuple(from_plain(o, tensors, _dotted(name, i)) for i, o in enumerate(v))
     return v
 
+# %% ../nbs/00a_named.ipynb #aab19ad8
 @patch(cls_method=True)
 def from_dict(cls:Named,
     d:dict,                   # what `to_dict` gave

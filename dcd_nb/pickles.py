@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 
 from .errors import BadInput, require
 
@@ -129,6 +130,7 @@ _carried = {
     'BINSTRING', 'SHORT_BINSTRING', 'UNICODE', 'SHORT_BINUNICODE', 'BINUNICODE', 'BINUNICODE8',
     'SHORT_BINBYTES', 'BINBYTES', 'BINBYTES8'}
 
+# %% ../nbs/07a_pickles.ipynb #5ff5670d
 class _Machine:
     "Goes through the instructions of one pickle"
     def __init__(self, functions:dict, storage_of):
@@ -194,40 +196,47 @@ class _Machine:
             case 'BINPERSID': stack.append(self.storage_of(pop()))
             case _: raise BadInput(f"it has the instruction {op}, which no file of weights needs")
 
-    def name_of(self, module, name):
-        require(type(module) is str and type(name) is str, "it asks for a thing without a name")
-        name = f'{module}.{name}'
-        known = name in self.functions or name in _storages or _is_class(name)
-        require(known, f"it asks for {name[:80]!r}, which no file of weights needs")
-        return _Name(name)
+# %% ../nbs/07a_pickles.ipynb #50516505
+@patch
+def name_of(self:_Machine, module, name):
+    require(type(module) is str and type(name) is str, "it asks for a thing without a name")
+    name = f'{module}.{name}'
+    known = name in self.functions or name in _storages or _is_class(name)
+    require(known, f"it asks for {name[:80]!r}, which no file of weights needs")
+    return _Name(name)
 
-    def called(self, op, what, args):
-        require(isinstance(what, _Name) and type(args) is tuple, "it calls what cannot be called")
-        if op == 'NEWOBJ' and _is_class(what.name) and not args: return _object(what.name)
-        require(op == 'REDUCE' and what.name in self.functions, f"it calls {what.name[:80]!r}")
-        return self.functions[what.name](*args)
+@patch
+def called(self:_Machine, op, what, args):
+    require(isinstance(what, _Name) and type(args) is tuple, "it calls what cannot be called")
+    if op == 'NEWOBJ' and _is_class(what.name) and not args: return _object(what.name)
+    require(op == 'REDUCE' and what.name in self.functions, f"it calls {what.name[:80]!r}")
+    return self.functions[what.name](*args)
 
-    def filled(self, found, pairs):
-        "The dictionary, with keys and values in turn"
-        keys = pairs[::2]
-        require(type(found) is dict and len(pairs) % 2 == 0, "it fills what is no dictionary")
-        good = all(type(k) in (str, int) for k in keys)
-        require(good, "it has keys that are neither texts nor numbers")
-        found.update(zip(keys, pairs[1::2]))
-        return found
+# %% ../nbs/07a_pickles.ipynb #8fbea139
+@patch
+def filled(self:_Machine, found, pairs):
+    "The dictionary, with keys and values in turn"
+    keys = pairs[::2]
+    require(type(found) is dict and len(pairs) % 2 == 0, "it fills what is no dictionary")
+    good = all(type(k) in (str, int) for k in keys)
+    require(good, "it has keys that are neither texts nor numbers")
+    found.update(zip(keys, pairs[1::2]))
+    return found
 
-    def listed(self, found):
-        require(type(found) is list, "it extends what is no list")
-        return found
+@patch
+def listed(self:_Machine, found):
+    require(type(found) is list, "it extends what is no list")
+    return found
 
-    def built(self, found, state):
-        "Give an object its values; those of ordered dictionaries and types of numbers are not kept"
-        if isinstance(found, PickledObject) and type(state) is dict: found.state = state
-        elif isinstance(found, _Dtype):
-            require(state[1] in '<|', "it holds numbers of another byte order")
-        else:
-            good = type(found) is dict and type(state) is dict
-            require(good, "it gives a state to what has none")
+@patch
+def built(self:_Machine, found, state):
+    "Give an object its values; those of ordered dictionaries and types of numbers are not kept"
+    if isinstance(found, PickledObject) and type(state) is dict: found.state = state
+    elif isinstance(found, _Dtype):
+        require(state[1] in '<|', "it holds numbers of another byte order")
+    else:
+        good = type(found) is dict and type(state) is dict
+        require(good, "it gives a state to what has none")
 
 # %% ../nbs/07a_pickles.ipynb #faf5a7f1
 _magic = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # the older format begins so

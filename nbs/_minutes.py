@@ -14,7 +14,7 @@ kept = nbs/'_minutes.json'
 paths = { # reading orders, shown by 93_pages.ipynb
     'Newcomer': ['22d_one_page', '01_operator', '01b_corruption', '11_tweedie', '22c_distill', '24_quickstart'],
     'Practitioner': ['02d_data', '02c_loading', '26a_report', '15_objectives', '20e_training', '22c_distill', '22b_monitors', '23b_recipes', '06d_evaluation', '25d_restore', '28_runs', '90d_cli'],
-    'Theorist': ['04_diffusion', '10_objective', '11_tweedie', '13_inpainting', '26_directions', '21_losses', '30_gaussian', '31_eigenspace', '32_kernel', '33_practice', '34_mixtures', '35_theory'],
+    'Theorist': ['04_diffusion', '10_objective', '11_tweedie', '13_inpainting', '26_directions', '21_losses', '30_gaussian', '31_eigenspace', '31a_readings', '32_kernel', '33_practice', '34_mixtures', '35_theory'],
 }
 folded = re.compile(r'<details>.*?</details>|::: *\{[^}]*collapse.*?\n:::|```.*?```', re.S)
 

@@ -260,7 +260,8 @@ def test_every_page_has_a_name_of_its_own_and_one_place_in_the_sidebar():
     assert sorted(following()) == sorted(p.stem for p in notebooks if p.stem != 'index'), 'the sidebar in _quarto.yml must hold every page'
 
 
-method = next(names for above, names in sections() if above == ('The method',))
+chapters = ('Start', 'The method', 'Theory')
+book = [name for above, names in sections() if above[0] in chapters for name in names]
 
 
 def cells(name): return json.loads((nbs/f'{name}.ipynb').read_text(encoding='utf-8'))['cells']
@@ -279,17 +280,24 @@ def words_seen(cell):
     return len(re.sub(r'<div class="column-margin">.*?</div>', ' ', folded.sub(' ', ''.join(cell['source'])), flags=re.S).split())
 
 
-@pytest.mark.parametrize('name', method)
+def has_picture(cell):
+    "A figure, something that a page draws itself, or a picture from a file"
+    if cell['cell_type'] == 'markdown': return '![' in ''.join(cell['source'])
+    shown = [o.get('data', {}) for o in cell.get('outputs', [])]
+    return any('image/png' in d or re.search('<(canvas|svg)', ''.join(d.get('text/html', ''))) for d in shown)
+
+
+@pytest.mark.parametrize('name', book)
 def test_the_first_picture_is_within_a_screen_and_a_half(name):
     "A question, then a picture: 150 words are about 400 pixels, and so are 15 lines of code"
     page = cells(name)
-    first = next(i for i, c in enumerate(page) if any('image/png' in o.get('data', {}) for o in c.get('outputs', [])))
+    first = next(i for i, c in enumerate(page) if has_picture(c))
     words, lines = sum(map(words_seen, page[:first])), sum(map(lines_seen, page[:first]))
     assert words <= 150 and lines <= 15, f'{words} words and {lines} lines of code stand before the first picture: let it follow the question'
     for c in page: assert lines_seen(c) <= 60, f"fold it or shorten it: {''.join(c['source'])[:200]}"
 
 
-@pytest.mark.parametrize('name', method)
+@pytest.mark.parametrize('name', book)
 def test_what_is_folded_on_the_site_is_folded_in_jupyterlab(name):
     for cell in cells(name):
         if cell['cell_type'] != 'code': continue

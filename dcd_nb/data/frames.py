@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from fastcore.basics import patch
 
 from ..errors import choose, number, require
 from ..named import Named
@@ -126,58 +127,63 @@ class Frames:
         "1 where there is a value, (N, 1, H, W)"
         return torch.from_numpy(np.isfinite(self.values).all(1, keepdims=True).astype(np.float32))
 
-    def patches(self,
-        size:int,            # of a patch, in pixels
-        held_out:float=0.,   # share of the places that are held out
-        seed:int=0,          # of the places
-        stride:int | None=None, # between two places for training; None: `size`
-        by:str='place',      # what is held out: places, the same ones in all frames of a file; or 'frame', or 'file'
-    ) -> tuple:
-        "Square patches as two `Frames`, for training and held out, which share no pixel"
-        require(isinstance(size, int) and size > 0,
-                f"size={size!r} must be a positive number of pixels")
-        number('held_out', held_out, lambda v: 0 <= v < 1, 'at least 0 and below 1')
-        choose('by', by, ['place', 'frame', 'file'])
-        out = rng(seed, 0)
-        whole = self._held_files(held_out, out) if by == 'file' else set()
-        train, held = [], []
-        for k, (a, name) in enumerate(zip(self.parts, self.names)):
-            require(min(a.shape[2:]) >= size,
-                    f"size={size} is larger than the frames of {name}, {a.shape[3]}x{a.shape[2]} "
-                    f"pixels")
-            tiles = _places(a.shape[2:], size, size, out)
-            if by == 'place':
-                away = _some(tiles, held_out, out)
-                require(not held_out or 0 < len(away) < len(tiles),
-                        f"held_out={held_out} of {len(tiles)} places in {name} leaves "
-                        "one part empty: hold out more or fewer, take smaller patches, or pass "
-                        "by='frame' or by='file'")
-                held.append(_cut(a, away, size))
-                near = lambda p: any(abs(p[0] - q[0]) < size and abs(p[1] - q[1]) < size for q in away)
-                here = [p for p in _places(a.shape[2:], size, stride or size, tiles[0]) if not near(p)]
-                train.append(_cut(a, here, size))
-                continue
-            rows = range(len(a)) if by == 'frame' else range(len(a)*(k in whole))
-            gone = _some([*rows], held_out, out) if by == 'frame' else [*rows]
-            kept = [i for i in range(len(a)) if i not in set(gone)]
-            held.append(_cut(a[gone], tiles, size))
-            train.append(_cut(a[kept], _places(a.shape[2:], size, stride or size, tiles[0]), size))
-        return self._with(train), self._with(held)
+# %% ../../nbs/02bf_frames.ipynb #4529bbb1
+@patch
+def patches(self:Frames,
+    size:int,            # of a patch, in pixels
+    held_out:float=0.,   # share of the places that are held out
+    seed:int=0,          # of the places
+    stride:int | None=None, # between two places for training; None: `size`
+    by:str='place',      # what is held out: places, the same ones in all frames of a file; or 'frame', or 'file'
+) -> tuple:
+    "Square patches as two `Frames`, for training and held out, which share no pixel"
+    require(isinstance(size, int) and size > 0,
+            f"size={size!r} must be a positive number of pixels")
+    number('held_out', held_out, lambda v: 0 <= v < 1, 'at least 0 and below 1')
+    choose('by', by, ['place', 'frame', 'file'])
+    out = rng(seed, 0)
+    whole = self._held_files(held_out, out) if by == 'file' else set()
+    train, held = [], []
+    for k, (a, name) in enumerate(zip(self.parts, self.names)):
+        require(min(a.shape[2:]) >= size,
+                f"size={size} is larger than the frames of {name}, {a.shape[3]}x{a.shape[2]} "
+                f"pixels")
+        tiles = _places(a.shape[2:], size, size, out)
+        if by == 'place':
+            away = _some(tiles, held_out, out)
+            require(not held_out or 0 < len(away) < len(tiles),
+                    f"held_out={held_out} of {len(tiles)} places in {name} leaves "
+                    "one part empty: hold out more or fewer, take smaller patches, or pass "
+                    "by='frame' or by='file'")
+            held.append(_cut(a, away, size))
+            near = lambda p: any(abs(p[0] - q[0]) < size and abs(p[1] - q[1]) < size for q in away)
+            here = [p for p in _places(a.shape[2:], size, stride or size, tiles[0]) if not near(p)]
+            train.append(_cut(a, here, size))
+            continue
+        rows = range(len(a)) if by == 'frame' else range(len(a)*(k in whole))
+        gone = _some([*rows], held_out, out) if by == 'frame' else [*rows]
+        kept = [i for i in range(len(a)) if i not in set(gone)]
+        held.append(_cut(a[gone], tiles, size))
+        train.append(_cut(a[kept], _places(a.shape[2:], size, stride or size, tiles[0]), size))
+    return self._with(train), self._with(held)
 
-    def _held_files(self, share, generator):
-        "The numbers of the files that are held out"
-        found = _some([*range(len(self.parts))], share, generator)
-        require(not share or 0 < len(found) < len(self.parts),
-                f"held_out={share} of {len(self.parts)} files leaves one part empty: pass "
-                f"by='place' or by='frame'")
-        return {*found}
+@patch
+def _held_files(self:Frames, share, generator):
+    "The numbers of the files that are held out"
+    found = _some([*range(len(self.parts))], share, generator)
+    require(not share or 0 < len(found) < len(self.parts),
+            f"held_out={share} of {len(self.parts)} files leaves one part empty: pass "
+            f"by='place' or by='frame'")
+    return {*found}
 
-    def _with(self, parts):
-        "The same with other frames"
-        found = [(a, n) for a, n in zip(parts, self.names) if len(a)]
-        said = self.about['data'] | dict(lead=[])
-        return Frames([a for a, _ in found], [n for _, n in found], said, self.scaling)
+@patch
+def _with(self:Frames, parts):
+    "The same with other frames"
+    found = [(a, n) for a, n in zip(parts, self.names) if len(a)]
+    said = self.about['data'] | dict(lead=[])
+    return Frames([a for a, _ in found], [n for _, n in found], said, self.scaling)
 
+# %% ../../nbs/02bf_frames.ipynb #43caa9e1
 def _some(items, share, generator):
     "A share of `items`, drawn without replacement, in order"
     n = round(share*len(items))

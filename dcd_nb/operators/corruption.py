@@ -95,6 +95,7 @@ class Batch(namedtuple('Batch', 'y state')):
         "The same with `f` of each tensor"
         return Batch(f(self.y), map_state(f, self.state), map_state(f, self.sigma))
 
+# %% ../../nbs/01b_corruption.ipynb #f6e34636
 class Corruption:
     "y = A(x) + sigma eps"
     def __init__(self,
@@ -122,17 +123,6 @@ class Corruption:
     noise_differs = property(lambda self: torch.is_tensor(self.sigma),
                              doc="Do the observations have different noise levels?")
 
-    @property
-    def lowest_sigma(self):
-        "The lowest level at which an observation is, whose level is that of its noisiest entry"
-        return highest_of_each(self.sigma).min().item() if self.noise_differs else self.sigma
-
-    @property
-    def rms_sigma(self):
-        "The root mean square of all levels; of photons, the level at mid-grey"
-        if self.photons: return self.photons.variance(0.).item()**.5
-        return self.sigma.double().square().mean().sqrt().item() if self.noise_differs else self.sigma
-
     def batch(self,
         x,          # images
         generator,
@@ -143,14 +133,10 @@ class Corruption:
         if sigma is None: sigma = self.draw_sigma(len(x), generator, x.device)
         return Batch(self.noise(self.op(x, state), state, generator, sigma), state, sigma)
 
-    def sigma_of(self, index):
-        "Rows of noise levels of the observations `index`; None: all have one level"
-        if not self.noise_differs: return None
-        most = max(index, default=-1)
-        require(most < len(self.sigma),
-                f"sigma has {len(self.sigma)} levels, but there is an observation {most}: give a "
-                f"level for each")
-        return self.sigma[torch.as_tensor([*index], dtype=torch.long)]
+    def noise(self, y:Tensor, state, generator, sigma:float | Tensor | None=None) -> Tensor:
+        "The noise-free observations `y` with noise; `sigma`: a row of levels for each, where they differ"
+        if self.photons: return self.photons.noise(y, self.op.observed(state), generator)
+        return self.op.noise(y, self.sigma if sigma is None else sigma, state, generator)
 
     def draw_sigma(self, n:int, generator, device:str | torch.device='cpu'):
         "Noise levels for `n` new observations: those of `n` observations of the data; None: all have one"
@@ -160,50 +146,72 @@ class Corruption:
         rows = torch.randint(len(self.sigma), (n,), generator=generator, device=here)
         return self._sigma_on[here][rows].to(device)
 
-    def noise(self, y:Tensor, state, generator, sigma:float | Tensor | None=None) -> Tensor:
-        "The noise-free observations `y` with noise; `sigma`: a row of levels for each, where they differ"
-        if self.photons: return self.photons.noise(y, self.op.observed(state), generator)
-        return self.op.noise(y, self.sigma if sigma is None else sigma, state, generator)
-
-    def recorrupt(self,
-        x,               # images of a generator
-        draws,           # random numbers of a training step
-        noise:bool=True, # with the noise, or A(x) alone?
-    ):
-        "The same in a training step, where the random numbers belong to positions in the batch; differentiable in `x`"
-        state = new_states(self.op.draw, x, draws)
-        clean = Batch(self.op(x, state), state)
-        if not noise: return clean
-        sigma = None
-        if self.noise_differs:
-            sigma = torch.cat(draws.each(lambda g, rows: self.draw_sigma(number_of(rows), g, x.device), len(x)))
-        def noised(g, rows):
-            part = Batch(*clean, sigma).map(lambda t: t[rows])
-            return self.noise(*part, g, part.sigma)
-        on_cpu = torch.device(draws.device).type == 'cpu'
-        one_by_one = self.own_noise and draws.rule == 2 and on_cpu
-        y = self._noised_one_by_one(noised, clean.y, draws) if one_by_one else torch.cat(draws.each(noised, len(x)))
-        return Batch(y, state, sigma)
-
-    def _noised_one_by_one(self, noised, y, draws):
-        "On a CPU, noise that takes more or fewer random numbers by what an image holds needs a generator for each"
-        def seeds(g, rows):
-            return torch.randint(2**31, (number_of(rows),), generator=g, device=g.device)
-        each = torch.cat(draws.each(seeds, len(y))).tolist()
-        one = [noised(rng(seed, device=draws.device), slice(i, i + 1)) for i, seed in enumerate(each)]
-        return torch.cat(one)
-
-    def measure(self,
-        x,          # images (N, C, H, W): floats in [-1, 1], or uint8
-        seed:int=0, # of the experiment
-        index=None, # which image each one is; None: 0 to N-1
-    ):
-        "Observe every image once, as `Measurements`. Observation i depends on seed, index and image alone"
-        from dcd_nb.data.measuring import measure_images# measurements are made of corruptions, so they come later
-        return measure_images(self, x, seed, index)
-
     def __repr__(self):
         return f"Corruption({self.op!r}, sigma={levels_in_words(self.level)})"
+
+# %% ../../nbs/01b_corruption.ipynb #de2aacb9
+@patch(as_prop=True)
+def lowest_sigma(self:Corruption):
+    "The lowest level at which an observation is, whose level is that of its noisiest entry"
+    return highest_of_each(self.sigma).min().item() if self.noise_differs else self.sigma
+
+@patch(as_prop=True)
+def rms_sigma(self:Corruption):
+    "The root mean square of all levels; of photons, the level at mid-grey"
+    if self.photons: return self.photons.variance(0.).item()**.5
+    return self.sigma.double().square().mean().sqrt().item() if self.noise_differs else self.sigma
+
+@patch
+def sigma_of(self:Corruption, index):
+    "Rows of noise levels of the observations `index`; None: all have one level"
+    if not self.noise_differs: return None
+    most = max(index, default=-1)
+    require(most < len(self.sigma),
+            f"sigma has {len(self.sigma)} levels, but there is an observation {most}: give a "
+            f"level for each")
+    return self.sigma[torch.as_tensor([*index], dtype=torch.long)]
+
+# %% ../../nbs/01b_corruption.ipynb #94a50033
+@patch
+def recorrupt(self:Corruption,
+    x,               # images of a generator
+    draws,           # random numbers of a training step
+    noise:bool=True, # with the noise, or A(x) alone?
+):
+    "The same in a training step, where the random numbers belong to positions in the batch; differentiable in `x`"
+    state = new_states(self.op.draw, x, draws)
+    clean = Batch(self.op(x, state), state)
+    if not noise: return clean
+    sigma = None
+    if self.noise_differs:
+        sigma = torch.cat(draws.each(lambda g, rows: self.draw_sigma(number_of(rows), g, x.device), len(x)))
+    def noised(g, rows):
+        part = Batch(*clean, sigma).map(lambda t: t[rows])
+        return self.noise(*part, g, part.sigma)
+    on_cpu = torch.device(draws.device).type == 'cpu'
+    one_by_one = self.own_noise and draws.rule == 2 and on_cpu
+    y = self._noised_one_by_one(noised, clean.y, draws) if one_by_one else torch.cat(draws.each(noised, len(x)))
+    return Batch(y, state, sigma)
+
+@patch
+def _noised_one_by_one(self:Corruption, noised, y, draws):
+    "On a CPU, noise that takes more or fewer random numbers by what an image holds needs a generator for each"
+    def seeds(g, rows):
+        return torch.randint(2**31, (number_of(rows),), generator=g, device=g.device)
+    each = torch.cat(draws.each(seeds, len(y))).tolist()
+    one = [noised(rng(seed, device=draws.device), slice(i, i + 1)) for i, seed in enumerate(each)]
+    return torch.cat(one)
+
+# %% ../../nbs/01b_corruption.ipynb #06695550
+@patch
+def measure(self:Corruption,
+    x,          # images (N, C, H, W): floats in [-1, 1], or uint8
+    seed:int=0, # of the experiment
+    index=None, # which image each one is; None: 0 to N-1
+):
+    "Observe every image once, as `Measurements`. Observation i depends on seed, index and image alone"
+    from dcd_nb.data.measuring import measure_images # measurements are made of corruptions, so they come later
+    return measure_images(self, x, seed, index)
 
 # %% ../../nbs/01b_corruption.ipynb #cc603053
 @patch

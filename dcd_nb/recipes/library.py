@@ -91,18 +91,21 @@ _add_photos('cifar10-noise-0.4', 'CIFAR-10 with noise of sigma 0.4', Identity(),
 _add_photos('ffhq-noise-0.2', 'ffhq at 64x64 with noise of sigma 0.2', Identity(), .2)
 _add_photos('celebahq-noise-0.2', 'celebahq at 64x64 with noise of sigma 0.2', Identity(), .2)
 _add_photos('afhqv2-noise-0.2', 'afhqv2 at 64x64 with noise of sigma 0.2', Identity(), .2)
-_add_photos('celebahq-noise-0.2-tenth', 'the first 3000 images of CelebA-HQ, noise of sigma 0.2', Identity(), .2, n=3000)
+_add_photos('celebahq-noise-0.2-tenth', 'the first 3000 images of CelebA-HQ, noise of sigma 0.2',
+            Identity(), .2, n=3000)
 
 _add_photos('celebahq-blur', 'CelebA-HQ at 64x64, blurred by 9x9 with std 2, sigma 0.0', GaussianBlur())
 _add_photos('celebahq-sr', 'CelebA-HQ, 64x64 seen at 32x32, sigma 0.0', Downsample(2))
-_add_photos('celebahq-blur-noise-0.2', 'CelebA-HQ at 64x64, blurred by 9x9 with std 2, sigma 0.2', GaussianBlur(), .2)
+_add_photos('celebahq-blur-noise-0.2', 'CelebA-HQ at 64x64, blurred by 9x9 with std 2, sigma 0.2',
+            GaussianBlur(), .2)
 _add_photos('celebahq-sr-noise-0.2', 'CelebA-HQ, 64x64 seen at 32x32, sigma 0.2', Downsample(2), .2)
 
 _add_photos('celebahq-mask-0.6', 'CelebA-HQ at 64x64, 60% of the pixels missing', RandomMask(.6))
 _add_photos('celebahq-mask-0.8', 'CelebA-HQ at 64x64, 80% of the pixels missing', RandomMask(.8))
 _add_photos('celebahq-mask-0.9', 'CelebA-HQ at 64x64, 90% of the pixels missing', RandomMask(.9))
 _add_photos('celebahq-mask-0.9-noise-0.2',
-            'CelebA-HQ at 64x64, 90% of the pixels missing, noise of sigma 0.2 on the others', RandomMask(.9), .2)
+            'CelebA-HQ at 64x64, 90% of the pixels missing, noise of sigma 0.2 on the others',
+            RandomMask(.9), .2)
 _add_photos('cifar10-mask-0.6', 'CIFAR-10, 60% of the pixels missing', RandomMask(.6))
 _add_photos('cifar10-mask-0.8', 'CIFAR-10, 80% of the pixels missing', RandomMask(.8))
 
@@ -117,13 +120,14 @@ def _add_scans(*speeds):
     fake = dict(lr=5e-6, eps=1e-6/official_scale(shape), clip=clip)
     for R in speeds:
         add_recipe(Recipe(
-            f'fastmri-R{R}', f'fastMRI brain, 384x320, 4 coils, one line in {R}; measurements made by dcd_fastmri',
+            f'fastmri-R{R}',
+            f'fastMRI brain, 384x320, 4 coils, one line in {R}; measurements made by dcd_fastmri',
             corruption=Corruption(MultiCoilMRI(R)),
-            network=dict(network='UNet', resolution=(384, 320), in_channels=2, channels=128, mult=(1, 1, 1, 1),
-                         blocks=4, attn=(), dropout=.1),
+            network=dict(network='UNet', resolution=(384, 320), in_channels=2, channels=128,
+                         mult=(1, 1, 1, 1), blocks=4, attn=(), dropout=.1),
             train=dict(images=200_000_000, batch=8, lr=2e-4, eps=1e-8/official_scale(shape), clip=clip),
-            distill=dict(images=200_000_000, batch=24, loss=SiD(1.2), dropout=.1, lr=1e-6, betas=(0., .999),
-                         eps=1e-6/official_scale(shape, 100), fake=fake)))
+            distill=dict(images=200_000_000, batch=24, loss=SiD(1.2), dropout=.1, lr=1e-6,
+                         betas=(0., .999), eps=1e-6/official_scale(shape, 100), fake=fake)))
 
 _add_scans(2, 4, 6, 8)
 
@@ -133,17 +137,19 @@ def _add_small(r, network, images, student_images, batch=512, flip=True):
     add_recipe(replace(
         r, name=f'{r.name}-small', title=f'{r.title}; small edition', network=network,
         train=dict(images=images, batch=batch, lr=5e-4, flip=flip),
-        distill=dict(images=student_images, batch=batch//2, loss=SiD(1.), lr=5e-5, betas=(0., .999), fake=dict(lr=1e-4))))
+        distill=dict(images=student_images, batch=batch//2, loss=SiD(1.), lr=5e-5,
+                     betas=(0., .999), fake=dict(lr=1e-4))))
 
 _face = dict(network='UNet', resolution=64, in_channels=3, channels=32, mult=(1, 2, 4, 4), blocks=2)
-_slice = dict(network='UNet', resolution=(384, 320), in_channels=2, channels=32, mult=(1, 1, 2, 2), blocks=1, attn=())
+_slice = dict(network='UNet', resolution=(384, 320), in_channels=2, channels=32, mult=(1, 1, 2, 2),
+              blocks=1, attn=())
 
 def _add_small_editions():
     "One for each recipe so far"
     for name, r in recipes().items():
         if 'fastmri' in name: _add_small(r, _slice, 600_000, 300_000, batch=64, flip=False)
         elif 'cifar10' in name: _add_small(r, 'small', 8_000_000, 6_000_000)
-        elif '-sr' in name: _add_small(r, 'small', 8_000_000, 3_000_000)     # the student works at twice the side
+        elif '-sr' in name: _add_small(r, 'small', 8_000_000, 3_000_000)  # the student has twice the side
         else: _add_small(r, _face, 6_000_000, 3_000_000)
 
 _add_small_editions()
@@ -152,7 +158,8 @@ _add_small_editions()
 _small_train = dict(images=800_000, batch=256, lr=1e-3, halflife=90_000, rampup=.25)
 _small_distill = dict(images=256_000, batch=128, lr=5e-4, betas=(0., .999), fake=dict(lr=2e-3),
                       warmup=.02, decay=.8, halflife=40_000, rampup=.25)
-_fast_distill = _small_distill | dict(lr=1e-3, betas=(0., .99), fake=dict(lr=4e-3, clip=.3), outside_slope=.03, latent_scale=.9)
+_fast_distill = _small_distill | dict(lr=1e-3, betas=(0., .99), fake=dict(lr=4e-3, clip=.3),
+                                      outside_slope=.03, latent_scale=.9)
 
 def _add_digits(
     name,
@@ -167,17 +174,21 @@ def _add_digits(
     "Digits, seen through `op`"
     loss = SiD(.5, levels=LogUniform(lowest or sigma, 5.))
     add_recipe(Recipe(name, title, ImageSource('digits'), Corruption(op, sigma),
-                      network=MLP((1, 8, 8), width=128, dropout=dropout, linear=True), objective=objective or {},
-                      train=_small_train, distill=_fast_distill | dict(loss=loss) | student))
+                      network=MLP((1, 8, 8), width=128, dropout=dropout, linear=True),
+                      objective=objective or {}, train=_small_train,
+                      distill=_fast_distill | dict(loss=loss) | student))
 
-_add_digits('digits-noise', "scikit-learn's digits with noise of sigma 0.5", Identity(), .5, dropout=.2, init_sigma=.7)
-_add_digits('digits-mask', 'digits, half of the pixels missing', RandomMask(.5), lowest=.1, objective=dict(delta=.3))
+_add_digits('digits-noise', "scikit-learn's digits with noise of sigma 0.5", Identity(), .5,
+            dropout=.2, init_sigma=.7)
+_add_digits('digits-mask', 'digits, half of the pixels missing', RandomMask(.5), lowest=.1,
+            objective=dict(delta=.3))
 _add_digits('digits-blur', 'blurred digits with noise of sigma 0.1', GaussianBlur(5, .8), .1)
 _add_digits('digits-saturation',
-            'over-exposed digits with noise of sigma 0.1, by the general route: a plain diffusion of what is seen',
+            'over-exposed digits with noise of sigma 0.1, by the general route: '
+            'a plain diffusion of what is seen',
             Saturation(2.), .1, objective=Standard())
-_add_digits('digits-clean', 'digits as they are: what a teacher could learn if it saw them', Identity(), lowest=.05,
-            objective=Standard())
+_add_digits('digits-clean', 'digits as they are: what a teacher could learn if it saw them',
+            Identity(), lowest=.05, objective=Standard())
 
 # %% ../../nbs/23a_library.ipynb #62e2873a
 _squares = dict(network='UNet', channels=64, mult=(1, 2), blocks=1, attn=(), patch_size=2)
@@ -225,7 +236,8 @@ _add_cpu_editions('cifar10-noise-0.2', 'cifar10-mask-0.6', 'cifar10-sr')
 
 # %% ../../nbs/23a_library.ipynb #0fca1752
 def _add_toy(source):
-    add_recipe(Recipe(f'{source}-noise', f'points of the toy {source!r} with noise of sigma 0.1', ImageSource(source),
+    add_recipe(Recipe(f'{source}-noise', f'points of the toy {source!r} with noise of sigma 0.1',
+                      ImageSource(source),
                       Corruption(Identity(), .1), network=MLP((2, 1, 1), width=64),
                       train=_small_train | dict(images=1_000_000, batch=512)))
 
@@ -256,7 +268,8 @@ _add_heads(64, (2, 4, 6, 8),
            teacher=dict(images=4_000_000, batch=64, lr=2e-4),
            student=dict(images=1_000_000, batch=64, lr=1e-5, fake=dict(lr=5e-5)))
 
-add_recipe(Recipe('own', 'your own measurements; the network follows their size', train=dict(images=20_000_000, batch=256)))
+add_recipe(Recipe('own', 'your own measurements; the network follows their size',
+                  train=dict(images=20_000_000, batch=256)))
 
 # %% ../../nbs/23a_library.ipynb #9ac55521
 def _add_slices(size, R, sigma=0., **student):

@@ -18,10 +18,10 @@ import time
 from .gaussian import closed_forms, exact_check, exact_minimiser, exact_normal, Given
 from .gaussian import holes_minimiser, learned_holes, learned_lines, normal, off
 from .gaussian import shrink, standard_minimiser, tweedie_minimiser, World
-from .eigenspace import angle, b_threshold, denoiser_spectrum, faint, gap, gap_floor
-from .eigenspace import judge, minimise, reading_b, schedule_spectrum, spectrum
-from .eigenspace import student, student_spectrum, three_cases, w2_noisy, w2_student
-from .eigenspace import w2_truncated
+from .eigenspace import angle, faint, gap, gap_floor, judge, minimise
+from .eigenspace import schedule_spectrum, spectrum, student, student_spectrum
+from .eigenspace import three_cases, w2_noisy, w2_student, w2_truncated
+from .readings import b_threshold, denoiser_spectrum, reading_b
 from .kernel import eigenspace_error, plain_student, pooled_student, random_operators
 from .kernel import sampled_students, sampling_sine, row_projection, smallest_student
 from .kernel import three_suffice, transition_sine, twin

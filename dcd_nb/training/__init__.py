@@ -24,10 +24,10 @@ from ..networks import flops, Network, network_of, Precond
 from ..networks.network import require_sizes
 from ..objectives import Objective, objective_for
 from .feed import BatchFeed, EpochOrder
-from .learner import Learner, StepContext, MicroBatch, Step
+from .learner import exploded, Learner, StepContext, MicroBatch, Step
 from .folder import Checkpoints, in_new_words, load_checkpoint, load_weights, not_fatal
 from .folder import read_recipe, RunFolder
-from .loop import exploded, fit, Loop, utilisation
+from .loop import fit, Loop, utilisation
 from .model import check_kept, kept_inside, load_model, save_model, Teacher
 from .callbacks import Callback, callbacks_of, CSVLog, Live, telling, TensorBoardLog
 from .hardware import Hardware, speed_up
