@@ -58,6 +58,7 @@ def interval(self:Restored, level=.9) -> tuple[Tensor, Tensor]:
 # %% ../../nbs/25_method.ipynb #30ac2af3
 class Method(Named, family='method'):
     "How to restore"
+    example = 'Sample(leaps=8)'
     needs = Generator  # the prior it works with
     def prepared(self, prior:Generator | Teacher, ys:Measurements, seed:int) -> 'Method':
         "The method, ready for these measurements"
