@@ -65,9 +65,9 @@ def test_photons(tmp_path, monkeypatch):
 
 
 def test_noisy_scans(tmp_path, monkeypatch):
-    np.save(tmp_path/'phantoms.npy', phantoms(12, 8).numpy())
-    smaller = {'phantoms': 'phantoms.npy', '16': '8'}
-    done = commands_run('45b_noisy_scans', tmp_path, monkeypatch, (2, 8, 8), replaced=smaller)
+    np.save(tmp_path/'phantoms.npy', phantoms(10, 12).numpy())
+    smaller = {'phantoms': 'phantoms.npy', '16': '12'}
+    done = commands_run('45b_noisy_scans', tmp_path, monkeypatch, (2, 12, 12), replaced=smaller)
     assert done == ['dcd_corrupt', 'dcd_train', 'dcd_distill', 'dcd_restore', 'dcd_evaluate']
 
 
