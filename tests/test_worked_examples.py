@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 import dcd_nb.all
-from dcd_nb.data import phantoms
+from dcd_nb.data import Anscombe, phantoms
 from dcd_nb.show.images import save_images
 from dcd_nb.operators import GaussianBlur
 from dcd_nb.distill import Generator
@@ -57,7 +57,6 @@ def commands_run(page, folder, monkeypatch, shape, names=None, replaced={}):
 def test_photons(tmp_path, monkeypatch):
     x = torch.nn.functional.avg_pool2d(torch.randn(12, 1, 24, 24, generator=torch.Generator().manual_seed(0)), 3)*1.5
     np.save(tmp_path/'digits.npy', x.clamp(-1, 1).numpy())
-    from dcd_nb.data import Anscombe
     done = commands_run('41b_photons', tmp_path, monkeypatch, (1, 8, 8), dict(Anscombe=Anscombe, save_images=save_images), dict(digits='digits.npy'))
     assert done == ['dcd_corrupt', 'dcd_train', 'dcd_distill', 'dcd_evaluate', 'dcd_sample', 'dcd_train', 'dcd_distill', 'dcd_evaluate', 'dcd_restore']
     assert Generator.load(tmp_path/'student').corruption['sigma']['gain'] == .07
