@@ -24,6 +24,7 @@ def arguments(make) -> dict:
 class Named:
     "Made from plain values, printed as it is made, kept in files, and found by name"
     families = {}  # the first class of each family
+    example = 'RandomMask(missing=.6)'  # of a text that is understood
     remade = True  # can it be made again from what `to_dict` and `tensors` say? If not, the object itself has to be passed
     def __init_subclass__(cls,
         family=None,    # of the first class of a family: its name
@@ -251,7 +252,7 @@ def parse(cls:Named, text:str):
     family, known = getattr(cls, 'family', 'name'), {}
     for first in Named.families.values(): known |= first.known
     require(isinstance(text, str),
-            f"{family}={text!r} must be a text, as in Python, e.g. 'RandomMask(missing=.6)'")
+            f"{family}={text!r} must be a text, as in Python, e.g. {cls.example!r}")
     try:
         found = _built(ast.parse(text.strip(), mode='eval').body, family,
                        getattr(cls, 'known', known), known)
@@ -259,7 +260,7 @@ def parse(cls:Named, text:str):
     except (SyntaxError, ValueError, _Unreadable) as e:
         why = e.msg if isinstance(e, SyntaxError) else e
         raise BadInput(f"{family}={text!r} cannot be read ({why}): write it as in Python, "
-                       "e.g. 'RandomMask(missing=.6)'") from e
+                       f"e.g. {cls.example!r}") from e
     require(isinstance(found, cls),
-            f"{family}={text!r} is none: write one as in Python, e.g. 'RandomMask(missing=.6)'")
+            f"{family}={text!r} is none: write one as in Python, e.g. {cls.example!r}")
     return found

@@ -13,6 +13,7 @@ from dcd_nb.draws import rng
 from dcd_nb.errors import BadInput
 from dcd_nb.data import Measurements, digits
 from dcd_nb.operators import Compose, Corruption, Downsample, FourierMask, GaussianBlur, Identity, Photons, Poisson, RandomMask
+from dcd_nb.recipes import recipe
 
 x = digits()[:64]
 corruptions = dict(
@@ -138,3 +139,15 @@ def test_nothing_is_unpickled():
     for p in Path(dcd_nb.__file__).parent.rglob('*.py'):
         src = p.read_text(encoding='utf-8')
         assert not re.search(r'import (?!\w+_pickle)\w*pickle|pickle\.|torch\.load\b|joblib|allow_pickle *= *True', src), p
+
+
+@pytest.mark.parametrize('op', [Identity(), RandomMask(.5)], ids=repr)
+def test_levels_that_are_all_alike_change_no_bit_of_a_run(op):
+    "A number, one for each image, one for each pixel"
+    one = Corruption(op, .5).measure(digits()[:64], seed=1)
+    levels = (.5, torch.full((64,), .5), torch.full((64, 1, 8, 8), .5))
+    r, nets = recipe('digits-noise', network__width=16, network__blocks=1, train__batch=32), []
+    for sigma in levels:
+        ys = Measurements(one.y, Corruption(op, sigma), one.state)
+        nets.append([*r.teacher(ys, images=96, monitor=False, quiet=True).net.parameters()])
+    for net in nets[1:]: assert all(torch.equal(p, q) for p, q in zip(nets[0], net, strict=True))

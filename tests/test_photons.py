@@ -1,11 +1,13 @@
 "Photon noise belongs to a corruption like any other: it is kept, changed by name, judged, and refused where it does not fit."
 import json
 
+import numpy as np
 import pytest
 import torch
 
 from dcd_nb.all import BadInput, Compose, Corruption, digits, distill, GaussianBlur, Generator, Identity, lmmse, Measurements, MLP
 from dcd_nb.all import objective_for, photon_noise, Photons, RandomMask, recipe, Recipe, restore, rng, Standard, Teacher, train, two_sample
+from dcd_nb.cli import corrupt, import_arrays
 from dcd_nb.data import Anscombe, check_physics, measure_to
 from dcd_nb.distill import load_pretrained
 from dcd_nb.operators import FourierMask, Poisson
@@ -86,3 +88,32 @@ def test_gain_and_read_noise_from_five_hundred_patches():
     for gain, read in ((.4, .5), (.1, .15), (.02, .04)):
         found = photon_noise(Corruption(Identity(), Photons(gain, read)).batch(levels.expand(-1, 1, 16, 16), rng(1)).y)
         assert abs(found.gain/gain - 1) < .05 and abs(found.read/read - 1) < .05
+
+
+def test_the_commands_take_what_python_prints(tmp_path, capsys):
+    A = Corruption(Identity(), light)
+    np.save(tmp_path/'x.npy', x[:20].numpy())
+    corrupt(str(tmp_path/'x.npy'), str(tmp_path/'ys'), sigma=repr(light), seed=2, json=True)
+    assert json.loads(capsys.readouterr().out)['sigma'] == repr(light)
+    ys = Measurements.load(tmp_path/'ys')
+    assert ys.hash == A.measure(x[:20], seed=2).hash
+    np.save(tmp_path/'y.npy', ys.y.numpy())
+    import_arrays(str(tmp_path/'y.npy'), str(tmp_path/'again'), sigma=repr(light))
+    assert repr(Measurements.load(tmp_path/'again').corruption) == repr(A)
+    np.save(tmp_path/'counts.npy', 500*(ys.y.numpy() + 1) + 50)          # a camera in whose units black is 50 and white 1050
+    camera = Photons(500*light.gain, 500*light.read, offset=500*(light.offset + 1) + 50)
+    import_arrays(str(tmp_path/'counts.npy'), str(tmp_path/'scaled'), sigma=repr(camera), scaling='Limits(50, 1050)')
+    back = Measurements.load(tmp_path/'scaled')
+    assert torch.allclose(back.y, ys.y, atol=1e-4)
+    assert all(getattr(back.corruption.photons, k) == pytest.approx(getattr(light, k)) for k in ('gain', 'read', 'offset'))
+
+
+@pytest.mark.parametrize('text, says', [
+    ('Photons(gain=0)', 'gain=0 must be a positive number'), ('Photon(gain=1)', "sigma='Photon' is not known; did you mean 'Photons'?"),
+    ('Photons(gain=', "'(' was never closed): write it as in Python, e.g. 'Photons(gain=.1, read=.15)'"), ('photons', "sigma='photons' must be a number, the name of a .npy file"),
+    ('Photons(1, gian=2)', "unexpected keyword argument 'gian'"), ('Photons(.1, offset=2)', 'offset=2.0 must be below 1'), ('-1', 'sigma=-1.0 must be a finite number')])
+def test_wrong_text_for_the_noise_is_a_sentence(text, says, tmp_path, capsys):
+    np.save(tmp_path/'x.npy', x[:4].numpy())
+    with pytest.raises(SystemExit): corrupt(str(tmp_path/'x.npy'), str(tmp_path/'ys'), sigma=text)
+    err = capsys.readouterr().err
+    assert err.startswith('error: ') and says in err and err.count('\n') == 1 and not (tmp_path/'ys.json').exists()

@@ -91,8 +91,7 @@ def changes_of(
 ) -> dict:
     "{'train.lr': 1e-4, 'corruption.sigma': .3}"
     found = {}
-    for word in re.split(r'\s+(?=[\w.]+=)', (text or '').strip()):
-        if not word: continue
+    for word in _words((text or '').strip()):
         name, eq, value = word.partition('=')
         require(eq,
                 f"set={text!r} must be NAME=VALUE, several with a space between them, "
@@ -101,6 +100,16 @@ def changes_of(
         except (SyntaxError, ValueError):
             found[name] = Named.parse(value) if '(' in value else value
     return found
+
+def _words(text):
+    "Split before each NAME= that is in no brackets"
+    start = 0
+    for gap in re.finditer(r'\s+(?=[\w.]+=)', text):
+        word = text[start:gap.start()]
+        if all(word.count(a) == word.count(b) for a, b in ('()', '[]', '{}')):
+            yield word
+            start = gap.end()
+    if text[start:]: yield text[start:]
 
 def pixels(text:str | None) -> int | tuple | None:
     "The `size` of images that '64' or '48x40', width and height, means"

@@ -14,7 +14,7 @@ from fastcore.script import call_parse
 
 from ..errors import BadInput, require
 from ..files import file_pair, hidden_path, save_tensors
-from ..operators import Corruption, Operator
+from ..operators import Corruption, Operator, Photons
 from ..data import cache_dir, cache_entries, load_images, measure_to, Measurements, Percentiles, read_frames, Scaling, shrink_cache
 from ..mri import hide_lines, prepare_scans, scan_images
 from ..convert import from_pickle
@@ -42,7 +42,8 @@ def corrupt(
     out:str,         # writes OUT.safetensors and OUT.json
     # the operator, as in Python: 'RandomMask(missing=.6)', 'Compose(GaussianBlur(), RandomMask(.5))'
     op:str='Identity()',
-    sigma:float=0.,  # level of the Gaussian noise, for pixels in [-1, 1]
+    # level of the Gaussian noise, for pixels in [-1, 1]; or photons, as in Python: 'Photons(gain=.1, read=.15)'
+    sigma:str='0',
     seed:int=0,      # of the experiment; keep it secret with the data: it undoes the noise
     size:str=None,   # crop the centre and resize it: 64, to a square; 48x40, to so many pixels in width and height
     channels:int=None, # 1 for grey, 3 for colour
@@ -54,13 +55,26 @@ def corrupt(
 ):
     "Corrupt images once and for all: y = A(x) + sigma eps"
     start = time.monotonic()
-    A = Corruption(Operator.parse(op), sigma)
+    A = Corruption(Operator.parse(op), _noise(sigma))
     _free(out, source, overwrite, resume)
     x = load_images(source, pixels(size), channels, dtype=None, scaling=Scaling.parse(scaling) if scaling else None)
     ys = measure_to(A, x, out, seed, resume)
     report(dict(out=str(file_pair(out)[0]), n=len(ys), image=list(ys.shape),
-                op=repr(A.op), sigma=A.sigma, seed=seed, hash=ys.hash,
-                seconds=round(time.monotonic() - start, 2)), json)
+                **_told(A), seed=seed, hash=ys.hash, seconds=round(time.monotonic() - start, 2)), json)
+
+def _noise(text):
+    "A noise level, photons, or the levels in a file"
+    try: return float(text)
+    except ValueError: pass
+    if text.endswith(('.npy', '.npz')): return _array(text)
+    require('(' in text, f"sigma={text!r} must be a number, the name of a .npy file of levels, "
+                         f"or photons, as in Python: {Photons.example!r}")
+    try: return Photons.parse(text)
+    except BadInput as e: raise BadInput(str(e).replace('noise=', 'sigma=', 1)) from None
+
+def _told(A):
+    "What a command says of a corruption"
+    return dict(op=repr(A.op), sigma=repr(A.photons) if A.photons else A.rms_sigma)
 
 # %% ../../nbs/90a_prepare.ipynb #40f4607a
 @call_parse
@@ -71,7 +85,9 @@ def import_arrays(
     y:str,
     out:str,         # writes OUT.safetensors and OUT.json
     op:str='Identity()', # the operator that made them, as in Python: 'RandomMask(missing=.6)', of missing pixels
-    sigma:str='0',   # level of their Gaussian noise, in the units of y; or .npy: one for each, or for each pixel
+    # level of their Gaussian noise, in the units of y; or .npy: one for each, or for each pixel;
+    # or photons, as in Python, in the units of y, too: 'Photons(gain=2.2, read=3.3, offset=100)'
+    sigma:str='0',
     mask:str=None,   # masks as .npy, 1 = observed: one for all, or one for each; default: 0 where frames have no value
     scaling:str=None, # which values become -1 and 1, as in Python: 'Limits(0, 4095)'; default: arrays as they are, frames by 'Percentiles()'
     dataset:str=None, # the array that is meant, of files that hold several
@@ -88,7 +104,7 @@ def import_arrays(
                        f"'RandomMask(missing={1 - _array(mask).mean():.2g})', or, if the gaps have a shape, "
                        f"--op 'GivenMasks(\"{mask}\")'")
     if y.endswith(('.npy', '.npz')) and not (scaling or patch or dataset):
-        ys = Measurements.from_arrays(_array(y), op, _level(sigma), mask and _array(mask))
+        ys = Measurements.from_arrays(_array(y), op, _noise(sigma), mask and _array(mask))
     else:
         frames = read_frames(y, Scaling.parse(scaling) if scaling else Percentiles(), dataset)
         require(not (patch and mask),
@@ -99,13 +115,7 @@ def import_arrays(
             _free(f'{out}-held', y, overwrite)
             _of_frames(held, op, sigma, None).save(f'{out}-held')
     ys.save(out)
-    report(dict(out=str(file_pair(out)[0]), n=len(ys), image=list(ys.shape), op=repr(ys.op),
-                sigma=ys.corruption.rms_sigma, hash=ys.hash), json)
-
-def _level(sigma):
-    "A noise level, or the levels in a file"
-    try: return float(sigma)
-    except ValueError: return _array(sigma)
+    report(dict(out=str(file_pair(out)[0]), n=len(ys), image=list(ys.shape), **_told(ys.corruption), hash=ys.hash), json)
 
 def _of_frames(frames, op, sigma, mask):
     "Measurements of frames, whose level of noise has their units"
@@ -114,7 +124,7 @@ def _of_frames(frames, op, sigma, mask):
     if state is not None and not Operator.parse(op).random:
         raise BadInput(f"y has pixels without a value, which {op} does not know: pass "
                        f"op='RandomMask(missing={1 - state.mean():.3g})'")
-    return Measurements.from_arrays(frames.y, op, frames.sigma(_level(sigma)), state, frames.about)
+    return Measurements.from_arrays(frames.y, op, frames.sigma(_noise(sigma)), state, frames.about)
 
 def _array(path):
     "The array in a .npy or .npz file"

@@ -19,6 +19,7 @@ from ..errors import choose, number, require
 from ..named import Named
 from ..draws import rng
 from ..files import path_of
+from ..operators import Photons
 from .archives import image_files
 from .formats import Format, read_file, suffix_of, write_file
 from . import datasets, instruments  # their formats are known by their suffixes
@@ -26,6 +27,7 @@ from . import datasets, instruments  # their formats are known by their suffixes
 # %% ../../nbs/02bf_frames.ipynb #104eea48
 class Scaling(Named, family='scaling'):
     "Which values of the data become -1 and 1"
+    example = 'Limits(0, 4095)'
     def fit(self, frames) -> 'Limits':
         "The two values, of `Frames`"
         raise NotImplementedError
@@ -44,9 +46,11 @@ class Limits(Scaling):
     def undo(self, x:Tensor) -> np.ndarray:
         "The inverse of `scale`"
         return (x.detach().cpu().double().numpy() + 1)*((self.high - self.low)/2) + self.low
-    def sigma(self, level:float | Tensor) -> float | Tensor:
-        "A noise level in the units of the data as one for [-1, 1]"
-        return level*(2/(self.high - self.low))
+    def sigma(self, level:float | Tensor | Photons) -> float | Tensor | Photons:
+        "Noise in the units of the data as noise for [-1, 1]"
+        factor = 2/(self.high - self.low)
+        if not isinstance(level, Photons): return level*factor
+        return Photons(factor*level.gain, factor*level.read, factor*(level.offset - self.low) - 1)
 
 class Percentiles(Scaling):
     "Two percentiles of the data, missing values left out"
@@ -105,8 +109,8 @@ class Frames:
         sizes = {'x'.join(map(str, a.shape[1:])) for a in self.parts}
         return f"{len(self)} frames of {' or '.join(sorted(sizes))}, {self.about['data']['dtype']}; {self.scaling.low:g} to {self.scaling.high:g}{unit} become -1 to 1"
 
-    def sigma(self, level:float | Tensor) -> float | Tensor:
-        "A noise level in the units of the data as one of `y`"
+    def sigma(self, level:float | Tensor | Photons) -> float | Tensor | Photons:
+        "Noise in the units of the data as noise of `y`"
         return self.scaling.sigma(level)
 
     @property

@@ -22,6 +22,7 @@ from .operator import Operator
 # %% ../../nbs/01b_corruption.ipynb #c577babc
 class Noise(Named, family='noise'):
     "A law of noise other than the Gaussian one"
+    example = 'Photons(gain=.1, read=.15)'
 
 class Photons(Noise):
     "Noise of counted light: y = offset + gain*k + read*eps with k ~ Poisson((A(x) - offset)/gain)"
@@ -32,7 +33,7 @@ class Photons(Noise):
     ):
         self.gain = number('gain', gain, lambda v: v > 0, 'a positive number')
         self.read = number('read', read, lambda v: v >= 0, 'a finite number, at least 0')
-        self.offset = number('offset', offset, lambda v: v < 1, 'below 1, which is white')
+        self.offset = number('offset', offset)
 
     def counts(self, clean:Tensor) -> Tensor:
         "Photons that are expected at noise-free values; none below the offset"
@@ -112,6 +113,7 @@ class Corruption:
             require(not (op.own_noise or op.in_kspace),
                     f"{sigma} are counted by pixels of a camera, but {op} "
                     + ("has noise of its own" if op.own_noise else "makes Fourier coefficients"))
+            require(sigma.offset < 1, f"{sigma} see no light: offset={sigma.offset} must be below 1, which is white")
             sigma = sigma.read
         self.sigma = noise_levels(sigma)
         self._sigma_on = {}  # by device

@@ -57,6 +57,7 @@ def interval(self:Restored, level=.9) -> tuple[Tensor, Tensor]:
 # %% ../../nbs/25_method.ipynb #30ac2af3
 class Method(Named, family='method'):
     "How to restore"
+    example = 'Sample(leaps=8)'
     needs = Generator  # the prior it works with
     note = ''          # a word of the preparation to the user
     def prepared(self, prior:Generator | Teacher, ys:Measurements, seed:int) -> 'Method':

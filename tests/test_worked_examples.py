@@ -1,0 +1,86 @@
+"""The pages on a camera, on photons and on noisy scans: the commands that they show, run in their order in an empty folder.
+
+What changes is the size: a few small stand-ins for the data, and steps instead of runs.
+"""
+import json
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import dcd_nb.all
+from dcd_nb.data import Anscombe, phantoms
+from dcd_nb.show.images import save_images
+from dcd_nb.operators import GaussianBlur
+from dcd_nb.distill import Generator
+from processes import run
+
+nbs = Path(__file__).parent.parent/'nbs'
+small = dict(
+    dcd_corrupt=[],
+    dcd_train=['--images', '64', '--batch', '32', '--set', 'network=MLP(shape={shape}, width=16, blocks=1)'],
+    dcd_distill=['--images', '64', '--batch', '32'],
+    dcd_restore=['--images', '2', '--n', '4', '--method', 'Sample(0.5, leaps=1, moves=1, last=1)'],
+    dcd_evaluate=['--n', '24'], dcd_sample=['--n', '4'])
+
+
+def cells(page, kind):
+    return [''.join(c['source']) for c in json.loads((nbs/f'{page}.ipynb').read_text())['cells'] if c['cell_type'] == kind]
+
+
+def blocks(page):
+    "(language, text) of what the page shows below its heading on commands"
+    text = '\n'.join(cells(page, 'markdown'))
+    said = re.split(r'^## (?:By|From) commands$', text, flags=re.M)[1].split('\n## ')[0]
+    return re.findall(r'^``` (sh|python)\n(.*?)^```', said, re.S | re.M)
+
+
+def commands_run(page, folder, monkeypatch, shape, names=None, replaced={}):
+    "Run all blocks; returns the names of the commands"
+    monkeypatch.chdir(folder)
+    space, done = {k: getattr(dcd_nb.all, k) for k in dcd_nb.all.__all__} | (names or {}), []
+    for language, text in blocks(page):
+        if language == 'python':
+            exec(text, space)
+            continue
+        for words in map(shlex.split, text.splitlines()):
+            name, *words = [replaced.get(w, w) for w in words]
+            extra = [w.format(shape=shape) for w in small[name]]
+            ended = run(name, *words, *extra, cwd=folder)
+            assert ended.returncode == 0, f'{name} {words}: {ended.stderr[-600:]}'
+            done.append(name)
+    return done
+
+
+def test_photons(tmp_path, monkeypatch):
+    x = torch.nn.functional.avg_pool2d(torch.randn(12, 1, 24, 24, generator=torch.Generator().manual_seed(0)), 3)*1.5
+    np.save(tmp_path/'digits.npy', x.clamp(-1, 1).numpy())
+    done = commands_run('41b_photons', tmp_path, monkeypatch, (1, 8, 8), dict(Anscombe=Anscombe, save_images=save_images), dict(digits='digits.npy'))
+    assert done == ['dcd_corrupt', 'dcd_train', 'dcd_distill', 'dcd_evaluate', 'dcd_sample', 'dcd_train', 'dcd_distill', 'dcd_evaluate', 'dcd_restore']
+    assert Generator.load(tmp_path/'student').corruption['sigma']['gain'] == .07
+    assert (tmp_path/'images.png').stat().st_size > 500
+
+
+def test_noisy_scans(tmp_path, monkeypatch):
+    np.save(tmp_path/'phantoms.npy', phantoms(10, 12).numpy())
+    smaller = {'phantoms': 'phantoms.npy', '16': '12'}
+    done = commands_run('45b_noisy_scans', tmp_path, monkeypatch, (2, 12, 12), replaced=smaller)
+    assert done == ['dcd_corrupt', 'dcd_train', 'dcd_distill', 'dcd_restore', 'dcd_evaluate']
+
+
+def test_a_camera(tmp_path, monkeypatch):
+    "Shots of a stand-in camera, and the class of the page in a file of its own"
+    page, space = cells('41c_camera', 'code'), {}
+    own = next(s for s in page if 'class Whiten' in s)
+    (tmp_path/'whiten.py').write_text('import torch\nfrom dcd_nb.operators import Separable\n\n' + own)
+    for mark in ('%load_ext', 'def camera', 'def grey', 'def flat_patches', 'def levels', 'class Whiten', 'def quarters'):
+        lines = next(s for s in page if mark in s).splitlines()
+        exec('\n'.join(l for l in lines if not l.startswith(('%', 'work = ', 'true = ', 'for i, (one', '    save_images', 'shots, means', 'said, here', 'assert', 'print('))), space)
+    (tmp_path/'shots').mkdir()
+    scenes = GaussianBlur(7, 1.)(space['leaves'](3, 128, 60))
+    for i, shot in enumerate(space['camera'](scenes)): save_images(shot[None], tmp_path/f'shots/{i}.png')
+    monkeypatch.syspath_prepend(tmp_path)
+    done = commands_run('41c_camera', tmp_path, monkeypatch, (1, 16, 16), space)
+    assert done == ['dcd_train', 'dcd_distill', 'dcd_restore', 'dcd_evaluate']
