@@ -29,7 +29,7 @@ from ..recipes import Recipe
 from ..quickstart import ways_to_sample
 from ..runs import Judge, sampled
 from .plain import restore_first, train_on_y
-from .posterior import MMPS, SFBD
+from .posterior import Matheron, MMPS, SFBD
 from .rounds import em
 from .guided import DPS
 from .conditional import as_seen, Conditional
@@ -58,10 +58,11 @@ class Task:
         "`k` times the images of the recipe's teacher"
         return max(256, int(k*self.scale*self.r.train['images']))
 
-    def network(self) -> Network:
-        "A fresh network of the recipe for whole images, without dropout"
+    def network(self, dropout:bool=False) -> Network:
+        "A fresh network of the recipe for whole images; without dropout, if it is not asked for"
         net = self.r.network_for(self.ys.shape)
-        plain = net.to_dict() | ({'dropout': 0.} if 'dropout' in net.to_dict() else {})
+        off = 'dropout' in net.to_dict() and not dropout
+        plain = net.to_dict() | ({'dropout': 0.} if off else {})
         return Recipe('', network=plain, train=dict(seed=self.r.seed)).network_for(self.ys.shape)
 
     def clean(self, n:int) -> Tensor:
@@ -74,6 +75,10 @@ class Task:
         also = dict(lr=1e-3, batch=256, halflife=90_000, rampup=.25)
         own = {k: self.r.train.get(k, v) for k, v in also.items()}
         return own | dict(seed=self.r.seed, quiet=self.quiet)
+
+    def fit(self, share:float, **learn) -> dict:
+        "All settings of `train`, for `share` of the images of the recipe's teacher"
+        return dict(images=self.times(share)) | self.run('fit') | self.fitting() | learn
 
     def run(self, name:str) -> dict:
         "Where a run is kept, and that it goes on"
@@ -101,81 +106,82 @@ def _ours(task):
     G = task.r.student(teacher, task.ys, quiet=task.quiet, images=student, **task.run('student'))
     yield Entry('one', 1, images['images'] + student, lambda n: G.sample(n))
 
-def _teacher(task):
+def _teacher(task, share=2.2):
     "Our teacher alone, for as long as both"
-    kw = dict(images=task.times(2.2), quiet=task.quiet)
+    kw = dict(images=task.times(share), quiet=task.quiet)
     teacher = task.r.teacher(task.ys, **kw, **task.run('teacher'))
     yield _of_teacher(teacher, task.ys)
 
-def _train_on_y(task):
-    kw = dict(images=task.times(2.2)) | task.run('fit') | task.fitting()
-    teacher = train_on_y(task.ys, task.network(), **kw)
+def _train_on_y(task, share=2.2, **learn):
+    teacher = train_on_y(task.ys, task.network(), **task.fit(share, **learn))
     yield Entry('many', teacher.nfe(), teacher.cost['images'], teacher.sample)
 
-def _restore_first(task):
-    restored = lmmse(task.ys)
-    kw = dict(images=task.times(2.2)) | task.run('fit') | task.fitting()
-    teacher = restore_first(task.ys, task.network(), restored, **kw)
+def _restore_first(task, share=2.2, drawn=False, **learn):
+    "Restored by the best linear filter; or a draw of the Gaussian behind each observation"
+    restored = Matheron()(None, task.ys, task.r.seed) if drawn else lmmse(task.ys)
+    teacher = restore_first(task.ys, task.network(), restored, **task.fit(share, **learn))
     yield Entry('restored', 0, 0, lambda n: restored[:n])
     yield Entry('many', teacher.nfe(), teacher.cost['images'], teacher.sample)
 
-def _em(draw, first, each, laps, task, clean=0):
+def _em(task, draw, first=.4, each=.11, laps=8, clean=0, **learn):
     ys, budget = task.ys, (task.times(first), task.times(each))
     more = dict(clean=task.clean(clean)) if clean else {}
     if not ys.op.linear and not clean:              # no Gaussian can begin
         more = dict(start=as_seen(ys.y, ys.op, ys.state, ys.shape).clamp(-1, 1))
-    kw = dict(out=task.out/'laps') | more | task.fitting()
+    kw = dict(out=task.out/'laps') | more | task.fitting() | learn
     found = em(ys, task.network(), draw, laps, budget, **kw)
     images = sum(lap['images'] for lap in found.laps)
     yield Entry('restored', 0, 0, lambda n: found.images[:n], clean)
     yield Entry('many', found.teacher.nfe(), images, found.teacher.sample, clean)
 
-def _scsi(task):
-    settings = task.fitting()
-    flow = scsi(task.ys, task.network(), task.times(.2), **task.run('flow'), **settings | dict(batch=128))
+def _scsi(task, share=.2, then=.9, steps=16, lr=1e-3):
+    "The flow, then a diffusion of what it restored"
+    learn = task.fitting() | dict(batch=128, lr=lr)
+    flow = scsi(task.ys, task.network(), task.times(share), steps=steps, **task.run('flow'), **learn)
     restored = flow.restore(task.ys).clamp(-1, 1)
-    kw = dict(images=task.times(.9)) | task.run('fit') | settings
-    teacher = restore_first(task.ys, task.network(), restored, **kw)
+    teacher = restore_first(task.ys, task.network(), restored, **task.fit(then))
     yield Entry('restored', 0, 0, lambda n: restored[:n])
     yield Entry('many', teacher.nfe(), flow.cost['images'] + teacher.cost['images'], teacher.sample)
 
-def _ambient_gan(task):
+def _ambient_gan(task, share=.36, steps=3, penalty=10., **learn):
     settings = task.fitting()
-    learn = {k: settings[k] for k in ('seed', 'quiet')} | task.run('gan')
-    learn |= dict(lr=1e-3, decay=.5, halflife=40_000, rampup=.25)
-    G = ambient_gan(task.ys, task.network(), task.times(.36), batch=128, steps=3, **learn)
+    own = {k: settings[k] for k in ('seed', 'quiet')} | task.run('gan')
+    own |= dict(lr=1e-3, decay=.5, halflife=40_000, rampup=.25) | learn
+    images = task.times(share)
+    G = ambient_gan(task.ys, task.network(), images, batch=128, steps=steps, penalty=penalty, **own)
     yield Entry('one', 1, G.cost['images'], lambda n: G.sample(n).clamp(-1, 1))
 
-def _miwae(law, task):
+def _miwae(task, law, share=1.2, k=2, **learn):
     settings = task.fitting()
-    learn = {k: settings[k] for k in ('seed', 'quiet')} | task.run('vae')
-    learn |= dict(law=law, k=2, lr=6e-3, halflife=40_000, rampup=.25)
-    model = miwae(task.ys, task.network(), task.times(1.2), **learn)
+    own = {k: settings[k] for k in ('seed', 'quiet')} | task.run('vae')
+    own |= dict(law=law, k=k, lr=6e-3, halflife=40_000, rampup=.25) | learn
+    model = miwae(task.ys, task.network(), task.times(share), **own)
     draws = 100
     restored = model.impute(task.ys, draws)
     yield Entry('restored', draws, model.cost['images'], lambda n: restored[:n].clamp(-1, 1))
     yield Entry('one', 1, model.cost['images'], lambda n: model.sample(n).clamp(-1, 1))
 
-def _by_risk(kind, task):
+def _by_risk(task, kind, share=1.4, dropout=False, weight=None, **learn):
     "GSURE or SURE-score"
     A = task.ys.corruption
     require(kind is GSURE or A.lowest_sigma,
             f"ys are {A}: SURE-score learns from noise, and there is none; take gsure or miwae")
-    known = dict(sigma=A.lowest_sigma)
+    known = dict(sigma=A.lowest_sigma) | (dict(weight=weight) if weight else {})
     if kind is GSURE: known |= dict(missing=getattr(task.ys.op, 'missing', 0.))
-    kw = dict(images=task.times(1.4)) | task.run('fit') | task.fitting()
-    teacher = train(task.ys, task.network(), kind(**known), **kw)
+    net = task.network(dropout)
+    teacher = train(task.ys, net, kind(**known), **task.fit(share, **learn))
     yield _of_teacher(teacher, task.ys)
 
 methods = {
     'ours': _ours, 'teacher': _teacher, 'train-on-y': _train_on_y, 'restore-first': _restore_first,
-    'em-sfbd': partial(_em, SFBD(), .4, .11, 12), 'em-mmps': partial(_em, MMPS(), .4, .11, 8),
-    'em-diffusion': partial(_em, DPS(), .4, .11, 8, clean=50),
-    'diffem': partial(_em, Conditional(), .4, .2, 6), 'scsi': _scsi,
+    'em-sfbd': partial(_em, draw=SFBD(), laps=12), 'em-mmps': partial(_em, draw=MMPS()),
+    'em-diffusion': partial(_em, draw=DPS(), clean=50),
+    'diffem': partial(_em, draw=Conditional(), each=.2, laps=6), 'scsi': _scsi,
     'ambientgan': _ambient_gan,
-    'miwae': partial(_miwae, MIWAE()), 'not-miwae': partial(_miwae, NotMIWAE()),
-    'gsure': partial(_by_risk, GSURE), 'sure-score': partial(_by_risk, SUREScore)}
+    'miwae': partial(_miwae, law=MIWAE()), 'not-miwae': partial(_miwae, law=NotMIWAE()),
+    'gsure': partial(_by_risk, kind=GSURE), 'sure-score': partial(_by_risk, kind=SUREScore)}
 not_built = ['ambientflow']
+
 
 # %% ../../nbs/29f_contest.ipynb #f4d30693
 @contextmanager
@@ -204,6 +210,7 @@ def run_method(
     reference:Tensor | None=None, # clean images to compare with; None: those of the recipe
     rows:str | Path | None=None,  # folder of the rows; None: `out`
     quiet:bool=False,
+    **settings,           # of the method, instead of its own
 ) -> list[dict]:
     "Train by a method on the measurements of a recipe, judge, and write rows; returns them"
     make, out = method_named(method), Path(out)
@@ -211,7 +218,7 @@ def run_method(
     corruption = r.name.split('-', 1)[-1]
     task, found = Task(r, out, scale, quiet), []
     task.out.mkdir(parents=True, exist_ok=True)
-    with processor_time(out/'seconds.json') as seconds: entries = [*make(task)]
+    with processor_time(out/'seconds.json') as seconds: entries = [*make(task, **settings)]
     judge = Judge(to_floats(r.clean_images()) if reference is None else reference)
     for e in entries:
         said = judge(e.make(n))
