@@ -135,10 +135,10 @@ def _em(task, draw, first=.4, each=.11, laps=8, clean=0, **learn):
     yield Entry('restored', 0, 0, lambda n: found.images[:n], clean)
     yield Entry('many', found.teacher.nfe(), images, found.teacher.sample, clean)
 
-def _scsi(task, share=.2, then=.9, lr=1e-3, **flow):
+def _scsi(task, share=.2, then=.9, **learn):
     "The flow, then a diffusion of what it restored"
-    learn = task.fitting() | dict(batch=128, lr=lr)
-    flow = scsi(task.ys, task.network(), task.times(share), **task.run('flow'), **learn, **flow)
+    learn = task.fitting() | dict(batch=128) | learn | task.run('flow')
+    flow = scsi(task.ys, task.network(), task.times(share), **learn)
     restored = flow.restore(task.ys).clamp(-1, 1)
     teacher = restore_first(task.ys, task.network(), restored, **task.fit(then))
     yield Entry('restored', 0, 0, lambda n: restored[:n])

@@ -55,7 +55,7 @@ def em(
     laps:int=8,
     images:tuple=(300_000, 100_000), # budget of the first fit, and of each later one
     draws:int=1,        # images drawn behind each observation
-    most:float=2.,      # where values of draws are cut, as a young network strays; 1: at black and white
+    most:float=2.,      # where values of draws are cut: a young network strays
     refresh:float=1.,   # share of the observations whose draws are renewed in a lap
     start:Tensor | None=None, # images to begin with, one for each observation; None: draws of a Gaussian
     clean:Tensor | None=None, # clean images: the loop begins with them, and they stay in each fit
