@@ -107,7 +107,7 @@ def _ours(task):
     G = task.r.student(teacher, task.ys, quiet=task.quiet, images=student, **task.run('student'))
     yield Entry('one', 1, images['images'] + student, lambda n: G.sample(n))
 
-def _teacher(task, share=2.2):
+def _teacher(task, share=2.3):
     "Our teacher alone, for as long as both"
     kw = dict(images=task.times(share), quiet=task.quiet)
     teacher = task.r.teacher(task.ys, **kw, **task.run('teacher'))
@@ -117,14 +117,14 @@ def _train_on_y(task, share=2.2, **learn):
     teacher = train_on_y(task.ys, task.network(), **task.fit(share, **learn))
     yield Entry('many', teacher.nfe(), teacher.cost['images'], teacher.sample)
 
-def _restore_first(task, share=2.2, drawn=False, **learn):
-    "Restored by the best linear filter; or a draw of the Gaussian behind each observation"
+def _restore_first(task, share=3.1, drawn=True, **learn):
+    "A draw of the Gaussian behind each observation; or the best linear filter"
     restored = Matheron()(None, task.ys, task.r.seed) if drawn else lmmse(task.ys)
     teacher = restore_first(task.ys, task.network(), restored, **task.fit(share, **learn))
     yield Entry('restored', 0, 0, lambda n: restored[:n])
     yield Entry('many', teacher.nfe(), teacher.cost['images'], teacher.sample)
 
-def _em(task, draw, first=.4, each=.11, laps=8, clean=0, **learn):
+def _em(task, draw, first, each, laps=8, clean=0, **learn):
     ys, budget = task.ys, (task.times(first), task.times(each))
     more = dict(clean=task.clean(clean)) if clean else {}
     if not ys.op.linear and not clean:              # no Gaussian can begin
@@ -135,16 +135,16 @@ def _em(task, draw, first=.4, each=.11, laps=8, clean=0, **learn):
     yield Entry('restored', 0, 0, lambda n: found.images[:n], clean)
     yield Entry('many', found.teacher.nfe(), images, found.teacher.sample, clean)
 
-def _scsi(task, share=.2, then=.9, **learn):
+def _scsi(task, share=.22, then=.97, **learn):
     "The flow, then a diffusion of what it restored"
-    learn = task.fitting() | dict(batch=128) | learn | task.run('flow')
+    learn = task.fitting() | dict(batch=64) | learn | task.run('flow')
     flow = scsi(task.ys, task.network(), task.times(share), **learn)
     restored = flow.restore(task.ys).clamp(-1, 1)
     teacher = restore_first(task.ys, task.network(), restored, **task.fit(then))
     yield Entry('restored', 0, 0, lambda n: restored[:n])
     yield Entry('many', teacher.nfe(), flow.cost['images'] + teacher.cost['images'], teacher.sample)
 
-def _ambient_gan(task, share=.36, steps=3, penalty=10., batch=128, **learn):
+def _ambient_gan(task, share=.19, steps=5, penalty=1., batch=64, **learn):
     settings = task.fitting()
     own = {k: settings[k] for k in ('seed', 'quiet')} | task.run('gan')
     own |= dict(lr=1e-3, decay=.5, halflife=40_000, rampup=.25) | learn
@@ -152,17 +152,17 @@ def _ambient_gan(task, share=.36, steps=3, penalty=10., batch=128, **learn):
     G = ambient_gan(task.ys, task.network(), **own)
     yield Entry('one', 1, G.cost['images'], lambda n: G.sample(n).clamp(-1, 1))
 
-def _miwae(task, law, share=1.2, k=2, **learn):
+def _miwae(task, law, share=1., k=2, **learn):
     settings = task.fitting()
     own = {k: settings[k] for k in ('seed', 'quiet')} | task.run('vae')
-    own |= dict(law=law, k=k, lr=6e-3, halflife=40_000, rampup=.25) | learn
+    own |= dict(law=law, k=k, lr=2e-3, halflife=40_000, rampup=.25, outside_slope=.03) | learn
     model = miwae(task.ys, task.network(), task.times(share), **own)
     draws = 100
     restored = model.impute(task.ys, draws)
     yield Entry('restored', draws, model.cost['images'], lambda n: restored[:n].clamp(-1, 1))
     yield Entry('one', 1, model.cost['images'], lambda n: model.sample(n).clamp(-1, 1))
 
-def _by_risk(task, kind, share=1.4, dropout=False, weight=None, **learn):
+def _by_risk(task, kind, share, dropout=True, weight=None, **learn):
     "GSURE or SURE-score"
     A = task.ys.corruption
     require(kind is GSURE or A.lowest_sigma,
@@ -175,12 +175,14 @@ def _by_risk(task, kind, share=1.4, dropout=False, weight=None, **learn):
 
 methods = {
     'ours': _ours, 'teacher': _teacher, 'train-on-y': _train_on_y, 'restore-first': _restore_first,
-    'em-sfbd': partial(_em, draw=SFBD(), laps=12), 'em-mmps': partial(_em, draw=MMPS()),
-    'em-diffusion': partial(_em, draw=DPS(), clean=50),
-    'diffem': partial(_em, draw=Conditional(), each=.2, laps=6), 'scsi': _scsi,
+    'em-sfbd': partial(_em, draw=SFBD(), first=.48, each=.13, laps=12),
+    'em-mmps': partial(_em, draw=MMPS(12, cg=1), first=.61, each=.24),
+    'em-diffusion': partial(_em, draw=DPS(), first=.76, each=.21, clean=50),
+    'diffem': partial(_em, draw=Conditional(), first=.59, each=.3, laps=6), 'scsi': _scsi,
     'ambientgan': _ambient_gan,
     'miwae': partial(_miwae, law=MIWAE()), 'not-miwae': partial(_miwae, law=NotMIWAE()),
-    'gsure': partial(_by_risk, kind=GSURE), 'sure-score': partial(_by_risk, kind=SUREScore)}
+    'gsure': partial(_by_risk, kind=GSURE, share=1.4),
+    'sure-score': partial(_by_risk, kind=SUREScore, share=1.)}
 not_built = ['ambientflow']
 
 
