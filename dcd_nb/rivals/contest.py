@@ -25,7 +25,7 @@ from ..baselines import lmmse
 from ..metrics.evaluation import to_floats
 from ..metrics import Proximal
 from ..networks import Network
-from ..training import train
+from ..training import Checkpoints, train
 from ..recipes import Recipe
 from ..quickstart import ways_to_sample
 from ..runs import Judge, sampled
@@ -163,14 +163,17 @@ def _miwae(task, law, share=1., k=2, **learn):
     yield Entry('one', 1, model.cost['images'], lambda n: model.sample(n).clamp(-1, 1))
 
 def _by_risk(task, kind, share, dropout=True, weight=None, **learn):
-    "GSURE or SURE-score"
+    "GSURE or SURE-score, whose estimate of the risk can be learned by heart: the best checkpoint"
     A = task.ys.corruption
     require(kind is GSURE or A.lowest_sigma,
             f"ys are {A}: SURE-score learns from noise, and there is none; take gsure or miwae")
     known = dict(sigma=A.lowest_sigma) | (dict(weight=weight) if weight else {})
     if kind is GSURE: known |= dict(missing=getattr(task.ys.op, 'missing', 0.))
-    net = task.network(dropout)
-    teacher = train(task.ys, net, kind(**known), **task.fit(share, **learn))
+    judge = Proximal(task.ys)
+    def look_at(teacher):
+        return dict(proximal=judge(teacher.sample(1000, steps=10).clamp(-1, 1))['proximal'])
+    learn |= dict(checkpoints=Checkpoints(grid=0, monitor=look_at, select='proximal'))
+    teacher = train(task.ys, task.network(dropout), kind(**known), **task.fit(share, **learn))
     yield _of_teacher(teacher, task.ys)
 
 methods = {
