@@ -180,7 +180,7 @@ methods = {
     'ours': _ours, 'teacher': _teacher, 'train-on-y': _train_on_y, 'restore-first': _restore_first,
     'em-sfbd': partial(_em, draw=SFBD(), first=.48, each=.13, laps=12),
     'em-mmps': partial(_em, draw=MMPS(12, cg=1), first=.61, each=.24),
-    'em-diffusion': partial(_em, draw=DPS(), first=.76, each=.21, clean=50),
+    'em-diffusion': partial(_em, draw=DPS(), first=.1, each=.3, clean=50),
     'diffem': partial(_em, draw=Conditional(), first=.59, each=.3, laps=6), 'scsi': _scsi,
     'ambientgan': _ambient_gan,
     'miwae': partial(_miwae, law=MIWAE()), 'not-miwae': partial(_miwae, law=NotMIWAE()),
