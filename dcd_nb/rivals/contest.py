@@ -163,7 +163,7 @@ def _miwae(task, law, share=1., k=2, **learn):
     yield Entry('one', 1, model.cost['images'], lambda n: model.sample(n).clamp(-1, 1))
 
 def _by_risk(task, kind, share, dropout=True, weight=None, **learn):
-    "GSURE or SURE-score, whose estimate of the risk can be learned by heart: the best checkpoint"
+    "GSURE; or SURE-score, of which the checkpoint with the least proximal distance is taken"
     A = task.ys.corruption
     require(kind is GSURE or A.lowest_sigma,
             f"ys are {A}: SURE-score learns from noise, and there is none; take gsure or miwae")
@@ -172,7 +172,8 @@ def _by_risk(task, kind, share, dropout=True, weight=None, **learn):
     judge = Proximal(task.ys)
     def look_at(teacher):
         return dict(proximal=judge(teacher.sample(1000, steps=10).clamp(-1, 1))['proximal'])
-    learn |= dict(checkpoints=Checkpoints(grid=0, monitor=look_at, select='proximal'))
+    if kind is SUREScore:
+        learn |= dict(checkpoints=Checkpoints(grid=0, monitor=look_at, select='proximal'))
     teacher = train(task.ys, task.network(dropout), kind(**known), **task.fit(share, **learn))
     yield _of_teacher(teacher, task.ys)
 
