@@ -255,7 +255,7 @@ def test_a_wrong_combination_is_one_sentence(tmp_path, method, more, says, capsy
 
 def small(monkeypatch, name, draw, laps=2):
     "A recipe, and the method of that name with few laps of cheap draws"
-    if draw: monkeypatch.setitem(methods, name, partial(methods[name].func, draw, .4, .2, laps, **methods[name].keywords))
+    if draw: monkeypatch.setitem(methods, name, partial(methods[name], draw=draw, first=.4, each=.2, laps=laps))
     return recipe('digits-mask', network__width=16, network__blocks=1, train__images=1000)
 
 

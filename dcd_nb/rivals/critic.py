@@ -98,6 +98,7 @@ def ambient_gan(
     steps:int=5,               # of the critic for each of the generator
     penalty:float=10.,         # weight of the gradient penalty
     width:int=256,             # of the critic
+    outside_slope:float=.03,   # as of `Student`: hardly anything of an image lies outside [-1, 1]
     select:str | None='proximal', # None: the last weights
     out:str | Path | None=None,
     resume:bool=False,
@@ -124,15 +125,16 @@ def ambient_gan(
                     generator=Learner(G_net, **own))
     work = (steps + 3)*flops(G_net)          # and that of the critic, which is small
     about = dict(corruption=ys.corruption.to_dict())
-    G = Generator(learners['generator'].ema.net, Standard(), about=about)
+    def generator(net): return Generator(net, Standard(), about=about, outside_slope=outside_slope)
+    G = generator(learners['generator'].ema.net)
     plan = dict(kind='ambientgan', corruption=ys.corruption.to_dict(), data=ys.hash, net=G_net.to_dict(),
-                objective=Standard().to_dict(), init_sigma=G.init_sigma, critic=width, steps=steps,
-                penalty=penalty, learn={k: v.settings for k, v in learners.items()})
+                objective=Standard().to_dict(), init_sigma=G.init_sigma, outside_slope=G.outside_slope,
+                critic=width, steps=steps, penalty=penalty, learn={k: v.settings for k, v in learners.items()})
     setup.settle(G_net, work)
     run = setup.folder(plan, ys.corruption)
     G.held, G.rule = run.held, run.rule
     step = AmbientGANStep(BatchFeed(ys.to(device), seed), ys.corruption, *learners.values(),
-                          Generator(G_net, Standard()), steps, penalty)
+                          generator(G_net), steps, penalty)
     def never(means, recent):
         "The losses of a game may have any size"
     setup.fit(step, learners, run, G, look_at, wrong=never, quiet=quiet, main='generator')

@@ -24,8 +24,10 @@ class DPS(PosteriorDraw):
         lo:float=.02,   # the last of them
         hi:float=20.,   # the first of them
         least:float=.02, # noise of the observations, if they have less
+        strength:float=1., # of the guidance; as if the variance of the noise were divided by it
     ):
         self.steps, self.lo, self.hi = steps, lo, hi
+        self.strength = number('strength', strength, lambda v: v > 0, 'a positive number')
         self.least = number('least', least, lambda v: v >= 0, 'at least 0')
         geometric(steps, lo, hi)
 
@@ -40,7 +42,7 @@ class DPS(PosteriorDraw):
         s:float,
     ) -> Tensor:
         "The denoised images, moved towards what was observed"
-        noise = torch.as_tensor(ys.sigma, device=x.device).to(x).clamp(min=self.least)**2
+        noise = torch.as_tensor(ys.sigma, device=x.device).to(x).clamp(min=self.least)**2/self.strength
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             d = denoise(x, s)

@@ -65,14 +65,16 @@ class Transport:
 # %% ../../nbs/29dc_interpolants.ipynb #7d1c566a
 class SelfConsistentStep:
     "One step: carry observations to images, corrupt these anew, fit the velocity between the two"
-    def __init__(self, feed, learner, transport, keep):
-        self.feed, self.learner, self.transport, self.keep = feed, learner, transport, keep
+    def __init__(self, feed, learner, transport, keep, most):
+        self.feed, self.learner, self.transport = feed, learner, transport
+        self.keep, self.most = keep, most
 
     def pairs(self, part):
         "Images, and observations of them; the first ones keep those that they were made from"
         seen, draws = self.feed(part), part.draws
         with inference(self.learner.net):
-            x = self.transport(seen, draws.normal).clamp(-2, 2)   # a young network strays
+            x = self.transport(seen, draws.normal)
+        x = x.clamp(-self.most, self.most)                # a young network strays
         new, k = self.transport.corruption.recorrupt(x, draws), round(self.keep*part.n)
         state = join_states([map_state(lambda t: t[:k], seen.state), map_state(lambda t: t[k:], new.state)])
         return x, Batch(torch.cat([seen.y[:k], new.y[k:]]), state)
@@ -96,6 +98,7 @@ def scsi(
     seed:int=0,
     steps:int=16,              # of Euler
     keep:float=.1,             # share of pairs that keep the observation they came from
+    most:float=2.,             # where values of images are cut; 1: at black and white
     select:str | None='proximal', # None: the last weights
     out:str | Path | None=None,
     resume:bool=False,
@@ -107,6 +110,7 @@ def scsi(
     require(isinstance(ys, Measurements), f"ys must be Measurements, but is {type(ys).__name__}")
     require(isinstance(steps, int) and steps > 0, f"steps={steps!r} must be a positive whole number")
     number('keep', keep, lambda v: 0 <= v < 1, 'at least 0 and below 1')
+    number('most', most, lambda v: v > 0, 'a positive number')
     judge, some = Proximal(ys), ys.select(range(min(2000, len(ys))))
     def look_at(flow): return dict(proximal=judge(flow.restore(some).clamp(-1, 1))['proximal'])
     checkpoints = Checkpoints(grid=0, monitor=look_at, select=select)
@@ -119,9 +123,9 @@ def scsi(
     learner, work = Learner(net, **learn), (steps + 3)*flops(net)
     flow = carried_by(learner.ema.net)
     plan = dict(kind='scsi', corruption=ys.corruption.to_dict(), data=ys.hash, net=net.to_dict(),
-                steps=steps, keep=keep, learn=learner.settings)
+                steps=steps, keep=keep, most=most, learn=learner.settings)
     setup.settle(Precond(net), work)
     run = setup.folder(plan, ys.corruption)
-    step = SelfConsistentStep(BatchFeed(ys.to(device), seed), learner, carried_by(net), keep)
+    step = SelfConsistentStep(BatchFeed(ys.to(device), seed), learner, carried_by(net), keep, most)
     setup.fit(step, dict(flow=learner), run, flow, look_at, flops=work, quiet=quiet)
     return flow

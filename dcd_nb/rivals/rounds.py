@@ -54,6 +54,8 @@ def em(
     draw:PosteriorDraw | None=None, # of an image behind each observation; None: MMPS()
     laps:int=8,
     images:tuple=(300_000, 100_000), # budget of the first fit, and of each later one
+    draws:int=1,        # images drawn behind each observation
+    most:float=2.,      # where values of draws are cut: a young network strays
     refresh:float=1.,   # share of the observations whose draws are renewed in a lap
     start:Tensor | None=None, # images to begin with, one for each observation; None: draws of a Gaussian
     clean:Tensor | None=None, # clean images: the loop begins with them, and they stay in each fit
@@ -64,8 +66,10 @@ def em(
 ) -> EM:
     "A diffusion model of clean images by expectation-maximisation, selected by the proximal distance"
     draw = MMPS() if draw is None else draw
-    _check(ys, draw, laps, images, refresh, start, clean)
+    _check(ys, draw, laps, images, draws, most, refresh, start, clean)
     judge, objective = Proximal(ys), draw.objective(ys)
+    n, ys = len(ys), ys if draws == 1 else ys.select([*range(len(ys))]*draws)
+    if start is not None: start = start.repeat(draws, 1, 1, 1)
     shown = objective.extra_channels > 0   # is the network shown y? Then its draws are judged
     first, x, best, told = net, None, None, []
     for lap in range(laps):
@@ -73,7 +77,7 @@ def em(
         def drawn():
             "The draws of this lap"
             if lap == 0: return _begin(ys, start, clean, seed)
-            new = draw(teacher, ys, hash32(seed, lap)).clamp(-2, 2)  # a young network strays
+            new = draw(teacher, ys, hash32(seed, lap)).clamp(-most, most)
             if lap == 1 and clean is not None: return new
             kept = torch.rand(len(ys), generator=rng(seed, lap, 7)) >= refresh
             return torch.where(kept.view(-1, 1, 1, 1), x, new)
@@ -91,7 +95,7 @@ def em(
         told.append(dict(lap=lap, proximal=best[2], spread=x.std().item(), draw_seconds=seconds,
                          images=teacher.cost['images']))
         if not quiet: print(f'lap {lap}: proximal distance {best[2]:.4f}, draws of spread {x.std():.3f}')
-    return EM(teacher, best[1], told) if shown else EM(best[1], x, told)
+    return EM(teacher, best[1][:n], told) if shown else EM(best[1], x[:n], told)
 
 def _better(best, distance, found):
     "The least distance so far, what had it, and this distance"
@@ -103,7 +107,7 @@ def _begin(ys, start, clean, seed):
     if start is not None: return start
     return Matheron()(None, ys, seed) if clean is None else clean
 
-def _check(ys, draw, laps, images, refresh, start, clean):
+def _check(ys, draw, laps, images, draws, most, refresh, start, clean):
     require(isinstance(ys, Measurements), f"ys must be Measurements, but is {type(ys).__name__}")
     good = isinstance(draw, PosteriorDraw) and not isinstance(draw, Matheron)
     require(good, f"draw={draw!r} must be a draw by a network, e.g. MMPS()")
@@ -113,6 +117,9 @@ def _check(ys, draw, laps, images, refresh, start, clean):
     require(good, f"laps={laps!r} must be a whole number, at least {least}")
     pair = isinstance(images, (tuple, list)) and len(images) == 2
     require(pair, f"images={images!r} must be two numbers: of the first fit, and of each later one")
+    good = isinstance(draws, int) and draws > 0
+    require(good, f"draws={draws!r} must be a positive whole number of images for each observation")
+    number('most', most, lambda v: v > 0, 'a positive number')
     number('refresh', refresh, lambda v: 0 < v <= 1, 'above 0 and at most 1')
     for name, x, rows in (('start', start, len(ys)), ('clean', clean, None)):
         good = x is None or torch.is_tensor(x) and x.dtype == torch.float32 \

@@ -64,8 +64,10 @@ class VAE(nn.Module):
         encoder:nn.Module, # what the critic is shown -> (B, 2d), mean and width of z
         corruption:Corruption,
         scale:float=.3,    # at the beginning
+        outside_slope:float=1., # as of `Generator`
     ):
         super().__init__()
+        self.outside_slope = outside_slope
         self.decoder, self.encoder, self.corruption = decoder, encoder, corruption
         self.raw_scale = nn.Parameter(torch.full(tuple(decoder.shape), math.log(math.expm1(scale))))
 
@@ -76,10 +78,14 @@ class VAE(nn.Module):
         mean, width = self.encoder(shown_to_critic(batch, self.corruption)).chunk(2, 1)
         return mean, F.softplus(width + .54) + 1e-3                       # begins near 1
 
+    def generator(self, about:dict | None=None) -> Generator:
+        "Its decoder, which can be saved and exported"
+        return Generator(self.decoder, Standard(), about=about, outside_slope=self.outside_slope)
+
     def images(self, z:Tensor) -> Tensor:
         "The decoder's images of z (B, K, d)"
         shape = tuple(self.decoder.shape)
-        return Generator(self.decoder, Standard())(z.reshape(-1, *shape)).view(*z.shape[:2], *shape)
+        return self.generator()(z.reshape(-1, *shape)).view(*z.shape[:2], *shape)
 
 # %% ../../nbs/29ea_vae.ipynb #a0580abd
 def log_weights(
@@ -145,7 +151,7 @@ class LatentModel:
         about:dict | None=None, # plain values worth remembering
     ):
         self.vae, self.law = vae, law
-        self.G = Generator(vae.decoder, Standard(), about=about)  # which saves and exports
+        self.G = vae.generator(about)
         self.noise = False      # sample pixels around the decoder's image?
         self.cost, self.history = {}, ()
 
@@ -190,6 +196,7 @@ def miwae(
     batch:int=128,
     seed:int=0,
     width:int=256,             # of the encoder
+    outside_slope:float=1.,    # as of `Student`; .03: hardly anything of an image lies outside [-1, 1]
     select:str | None='proximal', # None: the last weights
     out:str | Path | None=None,
     resume:bool=False,
@@ -210,11 +217,12 @@ def miwae(
     with seeded(seed):
         decoder = Precond(network_of(net, ys.shape), data_scale(ys, ys.shape))
         encoder = Critic(tuple(seen.shape[1:]), width, 2*d)
-        vae = VAE(decoder, encoder, ys.corruption).to(setup.device)
+        vae = VAE(decoder, encoder, ys.corruption, outside_slope=outside_slope).to(setup.device)
     learner = Learner(vae, **dict(lr=3e-3, clip=None, decay=.5) | learn)
     model = LatentModel(learner.ema.net, law, dict(corruption=ys.corruption.to_dict()))
     plan = dict(kind='miwae', law=type(law).__name__, corruption=ys.corruption.to_dict(), data=ys.hash,
-                net=decoder.to_dict(), encoder=width, draws_of_z=k, learn=learner.settings)
+                net=decoder.to_dict(), encoder=width, draws_of_z=k, outside_slope=outside_slope,
+                learn=learner.settings)
     work = 3*k*flops(decoder)                       # and that of the encoder, which is small
     setup.settle(decoder, work)
     run = setup.folder(plan, ys.corruption)
