@@ -415,6 +415,36 @@ def test_live_generator_is_the_one_of_torch(page, tmp_path):
     assert not errors and not page.outside
 
 
+def test_handwriting_in_the_browser_is_that_of_torch(page, tmp_path):
+    import torch
+    from dcd_nb.draws import latents
+    from dcd_nb.show.images import to_uint8
+    from dcd_nb.distill import Generator
+    G = Generator.load(root/'nbs/runs/live/handwriting/generator')
+    pixels = '''at => { const c = new OffscreenCanvas(28, 28).getContext('2d'); c.drawImage([...document.querySelectorAll('#dcd-writing canvas')].at(at), 0, 0)
+        return [...c.getImageData(0, 0, 28, 28).data].filter((_, i) => i % 4 == 0) }'''
+    with shown(page, tmp_path, '28c_writing'):
+        z, want = latents((16, *G.shape), seed=1, rule=G.rule).flatten(1).tolist(), G.sample(16, 1)
+        for v, x in zip(z[:4], want):
+            torch.testing.assert_close(torch.tensor(page.evaluate('z => dcd_writing.generate(z)', v)), x.flatten(), rtol=0, atol=1e-4)
+        page.evaluate('zs => dcd_writing.show(zs)', z)
+        page.wait_for_function('dcd_writing.taken().length == 17')              # sixteen small images and the large one
+        drawn = torch.tensor([page.evaluate(pixels, i) for i in range(17)]).float()
+        assert (drawn[:16] - torch.from_numpy(to_uint8(want)).flatten(1)).abs().max() <= 1 and torch.equal(drawn[0], drawn[16]) and drawn.std() > 30
+        knob = page.get_by_label('from one image to the next').last
+        for value, like in ((50, 1), (750, 15), (800, 0)):                      # it walks through all of them, and back to the first
+            knob.fill(str(value))
+            assert (torch.tensor(page.evaluate(pixels, 16)) - drawn[like]).abs().max() <= 1
+        knob.fill('25')
+        assert min((torch.tensor(page.evaluate(pixels, 16)) - d).abs().max() for d in drawn) > 20
+        page.get_by_role('button', name='new sample').click()
+        page.wait_for_function('dcd_writing.taken().length == 17')
+        assert (torch.tensor([page.evaluate(pixels, i) for i in range(16)]) - drawn[:16]).abs().amax(1).min() > 20
+        assert page.locator('[name=time]').inner_text().endswith(' ms') and page.get_by_role('img', name='sixteen noisy images').evaluate('i => i.naturalWidth') == 112
+        print('milliseconds', page.evaluate('dcd_writing.taken()'))
+        shot(page, 'writing')
+
+
 def test_pages_are_measured_and_what_is_wrong_is_named(tmp_path):
     "benchmarks/pages.py, on a page whose measures are known and on one that is too wide and asks another server"
     html = '<!doctype html><html lang="en"><link rel="icon" href="data:,"><title>t</title><body style="margin: 0"><main>{}</main></body></html>'

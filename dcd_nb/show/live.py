@@ -15,6 +15,7 @@ from ..diffusion import karras_grid
 from ..networks import MLP, Precond
 from ..training import Teacher
 from ..distill import Generator
+from .unet_script import half_js, latents_js
 
 # %% ../../nbs/29_live.ipynb #68653a60
 def _base64(t, dtype): return base64.b64encode(t.numpy().astype(dtype).tobytes()).decode()
@@ -54,14 +55,7 @@ def packed(
         outside_slope=outside_slope, latent_scale=latent_scale)
 
 # %% ../../nbs/29_live.ipynb #09acac4d
-_weights_js = """
-function half(u) {  // 16 bits as a number
-    const exponent = u >> 10 & 31, fraction = u & 1023
-    const size = exponent ? (1 + fraction/1024)*2**(exponent - 15) : fraction*2**-24
-    return u >> 15 ? -size : size
-}
-const bytes = text => Uint8Array.from(atob(text), c => c.charCodeAt(0)).buffer
-function unpack(net) {
+_weights_js = half_js + """function unpack(net) {
     const all = Float64Array.from(new Uint16Array(bytes(net.weights)), half)
     const v = new Float32Array(bytes(net.vectors)), each = net.blocks + 1
     const n = v.length/net.levels.length/each, part = i => v.subarray(i*n, i*n + n)
@@ -101,13 +95,7 @@ function denoise(net, x, k) {
 """
 
 # %% ../../nbs/29_live.ipynb #3e22b830
-_sampling_js = """
-const inside = v => Math.min(1, Math.max(-1, v))
-function generate(net, z) {
-    const x = denoise(net, z.map(v => v*net.levels[0].s*net.latent_scale), 0)
-    return x.map(v => inside(v) + net.outside_slope*(v - inside(v)))
-}
-function path(net, z) {
+_sampling_js = latents_js + """function path(net, z) {
     const s = net.levels.map(l => l.s), visited = []
     let x = z.map(v => v*s[0])
     for (let k = 0; k < s.length; k++) {
@@ -123,23 +111,10 @@ function path(net, z) {
     }
     return [...visited, {level: 0, x, a: x, calls: 2*s.length - 1}]
 }
-function gaussian() {
-    const radius = Math.sqrt(-2*Math.log(1 - Math.random()))
-    return radius*Math.cos(2*Math.PI*Math.random())
-}
-const noise = n => Float64Array.from({length: n}, gaussian)
-const between = (a, b, t) => a.map((v, i) => v*Math.cos(t*Math.PI/2) + b[i]*Math.sin(t*Math.PI/2))
 """
 
 # %% ../../nbs/29_live.ipynb #b28de9fc
 _show_js = """
-function draw(canvas, x) {
-    const side = Math.sqrt(x.length), c = canvas.getContext('2d')
-    const image = c.createImageData(side, side)
-    x.forEach((v, i) => image.data.set([0, 1, 2].map(() => (inside(v) + 1)*127.5).concat(255), 4*i))
-    canvas.width = canvas.height = side
-    c.putImageData(image, 0, 0)
-}
 const root = document.getElementById('dcd-live')
 const get = name => root.querySelector('[name=' + name + ']')
 const timed = f => { const t = performance.now(), v = f(); return [v, performance.now() - t] }
