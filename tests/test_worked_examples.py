@@ -33,7 +33,7 @@ def cells(page, kind):
 def blocks(page):
     "(language, text) of what the page shows below its heading on commands"
     text = '\n'.join(cells(page, 'markdown'))
-    said = re.split(r'^## (?:By|From) commands$', text, flags=re.M)[1].split('\n## ')[0]
+    said = re.split(r'^## (?:By|From|The same by) commands$', text, flags=re.M)[1].split('\n## ')[0]
     return re.findall(r'^``` (sh|python)\n(.*?)^```', said, re.S | re.M)
 
 

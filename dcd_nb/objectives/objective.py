@@ -60,7 +60,7 @@ class Objective(Named, family='objective'):
 
     def draw_levels(self, y, draws, sigma:torch.Tensor | None=None):
         "A level for each image, (B, 1, 1, 1); if the noise of the observations differs, above its own `sigma`"
-        above = () if sigma is None else (highest_of_each(sigma).to(y.device),)
+        above = (highest_of_each(sigma).to(y.device),) if torch.is_tensor(sigma) else ()
         return per_image(self.levels.draw(len(y), draws, *above).to(y), y)
 
 # %% ../../nbs/10_objective.ipynb #c23cdca0
@@ -153,7 +153,7 @@ def fresh(draws, y):
 
 def noise_of(batch, sigma:float) -> torch.Tensor:
     "The noise level of each observation in `batch`, or of its entries; where all have one, `sigma`"
-    return batch.y.new_full((), sigma) if batch.sigma is None else batch.sigma.to(batch.y)
+    return batch.sigma.to(batch.y) if torch.is_tensor(batch.sigma) else batch.y.new_full((), sigma)
 
 # %% ../../nbs/10_objective.ipynb #4a115898
 class Standard(Objective):

@@ -63,7 +63,7 @@ class GSURE(Objective):
         sigma, s = noise_of(batch, self.sigma), self.draw_levels(y, draws, batch.sigma)
         y_s = y + (s**2 - seen*sigma**2).clamp(min=0).sqrt()*draws.normal(y)
         def denoised(x): return self.denoise(net, x, s.flatten())
-        known = batch.sigma is None and self.sigma == 0                  # then no slope counts
+        known = not torch.is_tensor(batch.sigma) and self.sigma == 0                  # then no slope counts
         f, slopes = (denoised(y_s), 0.) if known else with_slopes(denoised, y_s, .05*s, draws)
         error = seen*((f - y)**2 + 2*sigma**2*slopes - sigma**2)/(1 - self.missing)
         return (net.weight(s.flatten())*error).flatten(1).mean(1)
