@@ -2,10 +2,10 @@
 
     python benchmarks/cpu.py [--threads 2] [--steps 12] [--edm FOLDER] [--out FILE]
 
-Whole steps of `Learner` with Ambient Tweedie (noise, loss, gradients, Adam, average of the weights), in float32, in bf16
-and in bf16 with compiled networks; the median over the steps.  With `--edm`, the folder of a clone of EDM's repository,
-whole steps of its own network, loss, Adam and average, on the same images, where it has such a network.  Nothing else
-should run on the machine.
+Whole steps of `Learner` with Ambient Tweedie (noise, loss, gradients, Adam, average of the weights), in float32,
+in bf16 and in bf16 with compiled networks; the median over the steps.  With `--edm`, the folder of a clone of EDM's
+repository, whole steps of its own network, loss, Adam and average, on the same images, where it has such a network.
+Nothing else should run on the machine.
 """
 import argparse
 import copy
@@ -23,11 +23,13 @@ from dcd_nb.objectives import AmbientTweedie
 from dcd_nb.operators import Batch
 from dcd_nb.training import Hardware, Learner, speed_up, StepContext
 
+small, edm = dict(resolution=28, in_channels=1), dict(resolution=32, in_channels=3)
 networks = {  # name: (class, arguments, batch)
-    'U-Net, 28x28': (UNet, dict(resolution=28, in_channels=1, channels=32, mult=(1, 2, 2), blocks=1, attn=()), 128),
-    'U-Net on squares of 2x2 pixels, 28x28': (UNet, dict(resolution=28, in_channels=1, channels=64, mult=(1, 2), blocks=2, patch_size=2), 128),
-    'transformer, 28x28': (Transformer, dict(resolution=28, in_channels=1, patch=4, width=192, depth=6), 128),
-    "EDM's U-Net, 32x32": (UNet, dict(resolution=32, in_channels=3, channels=64, mult=(2, 2, 2), blocks=2, attn=(16,)), 32)}
+    'U-Net, 28x28': (UNet, small | dict(channels=32, mult=(1, 2, 2), blocks=1, attn=()), 128),
+    'U-Net on squares of 2x2 pixels, 28x28': (
+        UNet, small | dict(channels=64, mult=(1, 2), blocks=2, patch_size=2), 128),
+    'transformer, 28x28': (Transformer, small | dict(patch=4, width=192, depth=6), 128),
+    "EDM's U-Net, 32x32": (UNet, edm | dict(channels=64, mult=(2, 2, 2), blocks=2, attn=(16,)), 32)}
 
 
 def rate(step, batch, steps):
@@ -61,10 +63,12 @@ def edms(folder, entries, batch, steps):
     from training.loss import EDMLoss
     from training.networks import EDMPrecond
     torch.manual_seed(0)
-    net = EDMPrecond(entries['resolution'], entries['in_channels'], label_dim=0, model_type='SongUNet', augment_dim=0,
-                     model_channels=entries['channels'], channel_mult=list(entries['mult']), num_blocks=entries['blocks'],
+    net = EDMPrecond(entries['resolution'], entries['in_channels'], label_dim=0,
+                     model_type='SongUNet', augment_dim=0, model_channels=entries['channels'],
+                     channel_mult=list(entries['mult']), num_blocks=entries['blocks'],
                      attn_resolutions=list(entries['attn']), dropout=0.).train()
-    opt, loss, ema = torch.optim.Adam(net.parameters(), 1e-3), EDMLoss(), copy.deepcopy(net).requires_grad_(False)
+    opt, loss = torch.optim.Adam(net.parameters(), 1e-3), EDMLoss()
+    ema = copy.deepcopy(net).requires_grad_(False)
     y = torch.randn(batch, entries['in_channels'], entries['resolution'], entries['resolution'])
 
     def step(k):
@@ -90,17 +94,19 @@ def main():
     found = []
     for name, (kind, entries, batch) in networks.items():
         rates = {}
-        if a.edm and kind is UNet and entries.get('patch_size', 1) == 1:       # the others are not among its networks
+        if a.edm and kind is UNet and entries.get('patch_size', 1) == 1:    # others EDM does not have
             with torch.enable_grad(): rates['EDM, float32'] = edms(a.edm, entries, batch, a.steps)
-        for way, hardware in {'float32': Hardware('cpu', 'fp32', False, a.threads), 'bf16': Hardware('cpu', 'bf16', False, a.threads),
-                               'bf16, compiled': Hardware('cpu', 'bf16', True, a.threads)}.items():
+        ways = {'float32': ('fp32', False), 'bf16': ('bf16', False), 'bf16, compiled': ('bf16', True)}
+        for way, (precision, compiled) in ways.items():
+            hardware = Hardware('cpu', precision, compiled, a.threads)
             rates[way], size = ours(kind, entries, batch, a.steps, hardware)
         found.append(dict(network=name, parameters=size, batch=batch, images_per_second=rates))
         first = next(iter(rates.values()))
         print(f'\n{name}, {size/1e6:.2f} M parameters, batch {batch}')
         for way, r in rates.items(): print(f'    {way:16s} {r:8.1f} images/s   {r/first:5.2f} x', flush=True)
     if a.out:
-        with open(a.out, 'w') as f: json.dump(dict(made_with=made_with(), threads=a.threads, steps=a.steps, networks=found), f, indent=1)
+        said = dict(made_with=made_with(), threads=a.threads, steps=a.steps, networks=found)
+        with open(a.out, 'w') as f: json.dump(said, f, indent=1)
 
 
 if __name__ == '__main__': main()

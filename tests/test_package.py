@@ -32,6 +32,17 @@ def differing(a, b):
     return [*map(str, changed), *map(str, missing)]
 
 
+large = {  # tracked files of more than 2 MB, and why they are there
+    'dcd_nb/weights/cifar10.safetensors': 'judges every record of photographs, trained from data that are not shipped',
+    'nbs/runs/phantoms-16-R4/generator.safetensors': 'dcd_check and the page on heads draw from it'}
+
+
+def test_large_files_have_a_reason():
+    if not (root/'.git').exists(): pytest.skip('no clone')
+    names = subprocess.run(['git', 'ls-files', '-z'], cwd=root, check=True, capture_output=True, text=True).stdout.split('\0')
+    assert {n for n in names if n and (root/n).is_file() and (root/n).stat().st_size > 2*1024**2} == {*large}
+
+
 def test_library_is_exported(tmp_path):
     subprocess.run(['nbdev_export'], cwd=copy_project(tmp_path), check=True)
     assert differing(root/'dcd_nb', tmp_path/'dcd_nb') == [], 'run nbdev_export'
