@@ -90,7 +90,7 @@ def distill(
     if select and monitor is None: choose('select', select, ['proximal', 'spectrum', 'histogram'])
 
     frozen, nets, own = _networks(teacher, ys, student, fake, learn)
-    work = step_flops(flops(frozen.net), flops(nets['generator']), loss, fake_steps)
+    work = step_flops(flops(frozen.net), flops(nets['generator']), loss, fake_steps, 1 + len(student.refine))
     said = setup.hardware.precision or teacher.net.precision
     setup.settle(frozen.net, work)
     speed_up([frozen.net, *nets.values()], setup.device, setup.hardware)
@@ -108,7 +108,7 @@ def distill(
     wrong = distilled_wrong(frozen.net.sigma_d, first=mean_square(compared).sqrt().item())
     if monitor is None: monitor = health_since(G, ys, 5000 if select else 1000)
     step = DistillationStep(frozen, ys.corruption, loss, learners['fake'], learners['generator'],
-                        student.init_sigma, fake_steps, student.outside_slope)
+                        student.init_sigma, fake_steps, student.outside_slope, student.refine)
     setup.fit(step, learners, run, G, monitor, callbacks, wrong=wrong, flops=work, quiet=quiet,
               main='generator')
     if out: G.path = Path(out).resolve()
@@ -119,6 +119,7 @@ def _plan(teacher, G, student, learners, loss, fake_steps, corruption):
     weights = dict(teacher=content_hash(teacher.net.state_dict()), start=None)
     if student.start:
         weights['start'] = content_hash(student.start.net.state_dict())
+    if G.refine: weights['refine'] = G.refine
     return dict(kind='distill', corruption=corruption, objective=teacher.objective.to_dict(), net=G.net.to_dict(),
                 loss=loss.to_dict(), fake_steps=fake_steps, dropout=student.dropout,
                 learn={k: l.settings for k, l in learners.items()}, init_sigma=G.init_sigma,

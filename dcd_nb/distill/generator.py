@@ -30,7 +30,10 @@ class Generator(AroundNetwork):
         G(z) = inside(D(init_sigma*latent_scale*z, init_sigma)),     z ~ N(0, 1)
         inside(x) = clip(x) + outside_slope*(x - clip(x)),           clip(x) in [-1, 1]
 
-    with D the denoiser of network and objective, which may be shown more than the noise, e.g. a mask
+    with D the denoiser of network and objective, which may be shown more than the noise, e.g. a mask.
+    With `refine=(s_1, ...)` there are more calls, each with new noise:
+
+        x = G(z),   then for each k   x <- inside(D(x + s_k*z_k, s_k))
     """
     def __init__(self,
         net,                    # a `Precond`
@@ -39,8 +42,9 @@ class Generator(AroundNetwork):
         about:dict | None=None, # plain values worth remembering
         outside_slope:float=1., # share that stays of what lies outside [-1, 1]
         latent_scale:float=1.,  # of z: below 1, typical images are preferred
+        refine:tuple=(),        # lower levels, at each of which the image is noised and denoised again
     ):
-        _check_generator(init_sigma, outside_slope, latent_scale)
+        _check_generator(init_sigma, outside_slope, latent_scale, refine)
         require(callable(net), f"net={net!r} must be a Precond, e.g. Precond(UNet.named('small'))")
         require(hasattr(objective, 'denoise'),
                 f"objective={objective!r} must be an Objective, e.g. that of the teacher")
@@ -48,30 +52,44 @@ class Generator(AroundNetwork):
         self.init_sigma = float(init_sigma)
         self.outside_slope = float(outside_slope)
         self.latent_scale = float(latent_scale)
+        self.refine = tuple(map(float, refine))
         self.cost, self.history = {}, ()
         self.held = {}      # tensors of the corruption, of which `about` has the hashes
         self.rule = newest_rule  # of its random numbers
         self.path = None         # where it was saved, or loaded from
 
     shape = property(lambda self: self.net.shape, doc="(C, H, W) of its images")
+    calls = property(lambda self: 1 + len(self.refine), doc="of the network, for an image")
+    latent_shape = property(lambda self: (self.calls*self.shape[0], *self.shape[1:]),
+                            doc="Of z without B: the noise of each call, one behind the other")
     corruption = property(lambda self: self.about.get('corruption'), doc="Of the observations, as plain values")
 
     def __call__(self,
-        z,          # normal noise (B, C, H, W)
+        z,          # normal noise (B, C, H, W); of several calls, (B, calls*C, H, W)
         state=None, # what the network is shown beside it
     ):
         "The images of `z`"
-        s = z.new_full((len(z),), self.init_sigma)
-        x = self.objective.denoise(self.net, self.init_sigma*self.latent_scale*z, s, state)
+        z, *more = z.split(self.shape[0], 1)
+        x = self.denoised(self.latent_scale*self.init_sigma*z, self.init_sigma, state)
+        for s, z in zip(self.refine, more):
+            x = self.denoised(x + s*z, s, state)
+        return x
+
+    def denoised(self, x, s:float, state=None):
+        "What one call makes of a noisy image"
+        x = self.objective.denoise(self.net, x, x.new_full((len(x),), s), state)
         return kept_inside(x, self.outside_slope)
 
     conditions = Teacher.conditions
     def __repr__(self): return f"Generator({self.net!r}, {self.objective!r})"
 
-def _check_generator(init_sigma, outside_slope, latent_scale):
+def _check_generator(init_sigma, outside_slope, latent_scale, refine):
     number('init_sigma', init_sigma, lambda v: v > 0, 'a positive number')
     number('outside_slope', outside_slope, lambda v: 0 <= v <= 1, 'a number from 0 to 1')
     number('latent_scale', latent_scale, lambda v: 0 < v <= 1, 'above 0, at most 1')
+    require(isinstance(refine, (tuple, list)), f"refine={refine!r} must be a tuple of levels, e.g. (1., .4)")
+    for above, s in zip((init_sigma, *refine), refine):
+        number('refine', s, lambda v: 0 < v < above, f'a level above 0 and below the one before it, {above}')
 
 # %% ../../nbs/22_generator.ipynb #5ab1e032
 @dataclass(frozen=True)
@@ -83,15 +101,17 @@ class Student:
     * `outside_slope`: share that stays of what its images have outside [-1, 1]; .03: hardly anything
     * `dropout`: of fake and generator while they learn; None: the teacher's
     * `start`: a `Generator` whose weights go on; None: a copy of the teacher
+    * `refine`: lower levels, at each of which the image is noised and denoised again: (1., .4) makes three calls
     """
     init_sigma: float = 2.5
     latent_scale: float = 1.
     outside_slope: float = 1.
     dropout: float | None = None
     start: Generator | None = None
+    refine: tuple = ()
 
     def __post_init__(self):
-        _check_generator(self.init_sigma, self.outside_slope, self.latent_scale)
+        _check_generator(self.init_sigma, self.outside_slope, self.latent_scale, self.refine)
         if self.dropout is not None:
             number('dropout', self.dropout, lambda v: 0 <= v < 1, 'at least 0 and below 1; None: the dropout of the teacher')
         require(self.start is None or isinstance(self.start, Generator),
@@ -102,14 +122,16 @@ class Student:
         "`student` itself; of a `Generator`, that it goes on as it is; None: the usual"
         if student is None: return cls()
         if isinstance(student, Generator):
-            return cls(student.init_sigma, student.latent_scale, student.outside_slope, start=student)
+            return cls(student.init_sigma, student.latent_scale, student.outside_slope, start=student,
+                       refine=student.refine)
         require(isinstance(student, cls),
                 f"student={student!r} must be a Student, or a Generator to go on with")
         return student
 
     def generator(self, net, objective, about:dict | None=None):
         "A `Generator` like this, of a network"
-        return Generator(net, objective, self.init_sigma, about, self.outside_slope, self.latent_scale)
+        return Generator(net, objective, self.init_sigma, about, self.outside_slope, self.latent_scale,
+                         self.refine)
 
 # %% ../../nbs/22_generator.ipynb #54068744
 @patch
@@ -126,7 +148,7 @@ def sample(self:Generator, n:int,
     index = range(n) if index is None else index
     if state is None: state = self.conditions(index, seed)
     self.objective.check_condition(state, n)
-    z = latents((n, *self.shape), seed, index, self.rule)
+    z = latents((n, *self.latent_shape), seed, index, self.rule)
     device = device_of(self.net)
     parts = []
     with inference(self.net):
@@ -142,8 +164,9 @@ def save(self:Generator,
     half:bool=False, # keep 16 of 32 bits of each weight
 ):
     "Write network and objective"
+    more = dict(refine=self.refine) if self.refine else {}
     save_model(path, self, 'generator', half, init_sigma=self.init_sigma,
-               outside_slope=self.outside_slope, latent_scale=self.latent_scale)
+               outside_slope=self.outside_slope, latent_scale=self.latent_scale, **more)
     self.path = Path(path).resolve()
 
 @patch(cls_method=True)
@@ -156,7 +179,8 @@ def load(cls:Generator,
     net, objective, meta, held = load_model(path, 'generator', device, precision)
     about = dict(meta.get('about') or {})
     if 'corruption' in meta: about['corruption'] = meta['corruption']      # a run's recipe.json says it apart
-    G = cls(net, objective, meta['init_sigma'], about, meta.get('outside_slope', 1.), meta.get('latent_scale', 1.))
+    G = cls(net, objective, meta['init_sigma'], about, meta.get('outside_slope', 1.), meta.get('latent_scale', 1.),
+            meta.get('refine', ()))
     G.held = held
     G.rule, G.path = meta.get('draws', 1), Path(path).resolve()
     return G
@@ -210,7 +234,7 @@ def to_onnx(self:Generator,
     require(path.suffix == '.onnx', f"path={str(path)!r} must end in .onnx")
     for name in ('onnx', 'onnxscript'):
         optional(name, 'onnx')
-    z, state = latents((2, *self.shape)), self.conditions(range(2))
+    z, state = latents((2, *self.latent_shape)), self.conditions(range(2))
     require(state is None or torch.is_tensor(state),
             "the generator is shown more than a mask: that cannot be written as ONNX")
     shown = dict(z=z) if state is None else dict(z=z, mask=state)

@@ -9,6 +9,7 @@ __all__ = ['DistillationStep', 'mean_square', 'set_trainable', 'step_flops']
 import torch
 from fastcore.basics import patch
 
+from ..draws import hash32
 from ..operators import new_states
 from ..networks import flops
 from ..training import Step
@@ -25,7 +26,8 @@ class DistillationStep:
                     with a = f_phi(y_s, s),  b = f_psi(y_s, s)
 
     The levels of the fake are s ~ objective.levels, those of the generator s ~ loss.levels.
-    Each of these steps draws z, and so x, anew, with latent_scale = 1: z is standard normal.
+    Each of these steps draws z, and so x, anew, with latent_scale = 1: z is standard normal. Of a generator
+    of several calls, x is what one of them makes, drawn anew each time; the gradient is that of this call.
     What is compared is A(x) for an ambient objective, A(x) with noise for `Standard`, x for one that fills holes
     """
     def __init__(self,
@@ -36,16 +38,25 @@ class DistillationStep:
         init_sigma:float,       # level of the noise that the generator is shown
         fake_steps:int,         # steps of the fake for each step of the generator
         outside_slope:float=1., # share that stays of what its images have outside [-1, 1]
+        refine:tuple=(),        # levels of the further calls of the generator
     ):
         self.teacher_net, self.objective, self.corruption, self.loss = teacher.net, teacher.objective, corruption, loss
         self.fake_learner, self.generator_learner, self.fake_steps = fake, generator, fake_steps
-        self.G = Generator(generator.net, teacher.objective, init_sigma, outside_slope=outside_slope)
+        self.G = Generator(generator.net, teacher.objective, init_sigma, outside_slope=outside_slope,
+                           refine=refine)
 
     def generate(self, micro_batch):
-        "What the generator makes for a `MicroBatch`"
-        device = next(self.G.net.parameters()).device
-        z = micro_batch.draws.normal(torch.empty(micro_batch.n, *self.G.shape, device=device))
-        return self.G(z, new_states(self.objective.draw_condition, z, micro_batch.draws))
+        "What the generator makes for a `MicroBatch`, by one of its calls after those before it"
+        G, draws, device = self.G, micro_batch.draws, next(self.G.net.parameters()).device
+        earlier = hash32(draws.seed, draws.step, 4)%G.calls     # the same in all parts of a batch
+        channels, *size = G.shape
+        z = draws.normal(torch.empty(micro_batch.n, (earlier + 1)*channels, *size, device=device))
+        *before, last = z.split(channels, 1)
+        state = new_states(self.objective.draw_condition, last, draws)
+        if not earlier: return G(last, state)
+        with torch.no_grad(): x = G(torch.cat(before, 1), state)
+        s = G.refine[earlier - 1]
+        return G.denoised(x + s*last, s, state)
 
 # %% ../../nbs/22a_step.ipynb #91dbfe78
 @patch
@@ -113,14 +124,16 @@ def step_flops(
     f:float, g:float, # floating-point operations of a forward pass of the teacher, and of the generator
     loss,             # of the generator
     fake_steps:int=1,
+    calls:int=1,      # of the generator for an image
 ):
     "Floating-point operations for one image of one step of Phase II"
-    learning = fake_steps*(g + 3*f) if loss.needs_fake else 0    # of the fake
+    before = g*(calls - 1)/2                             # calls before the one that learns, on average
+    learning = fake_steps*(before + g + 3*f) if loss.needs_fake else 0    # of the fake
     asked = 2 if loss.needs_fake else 1                  # denoisers that the loss asks
     back = 1 if loss.through else 0                      # and the way back to their input
-    return learning + 3*g + asked*(1 + back)*f
+    return learning + before + 3*g + asked*(1 + back)*f
 
 @patch
 def work(self:DistillationStep):
     "Floating-point operations for one image of one step"
-    return step_flops(flops(self.teacher_net), flops(self.G.net), self.loss, self.fake_steps)
+    return step_flops(flops(self.teacher_net), flops(self.G.net), self.loss, self.fake_steps, self.G.calls)

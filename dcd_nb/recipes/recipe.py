@@ -163,6 +163,7 @@ def _following(r, before):
     if not (old and new) or old == new: return r
     phase_two = raised_levels(r.distill, old, new)
     if 'init_sigma' in phase_two: phase_two['init_sigma'] *= new/old
+    if 'refine' in phase_two: phase_two['refine'] = tuple(s*new/old for s in phase_two['refine'])
     return replace(r, objective=raised_levels(r.objective, old, new), distill=phase_two)
 
 # %% ../../nbs/23_recipe.ipynb #96178045
@@ -293,7 +294,8 @@ def cost(self:Recipe, shape:tuple | None=None) -> dict:
         other = flops(resized_copy(Precond(net, 1.), self.student_shape(shape)))
     student = None
     if images := self.distill.get('images'):
-        work = step_flops(one, other, self.distill.get('loss') or SiD(), self.distill.get('fake_steps', 1))
+        work = step_flops(one, other, self.distill.get('loss') or SiD(), self.distill.get('fake_steps', 1),
+                          1 + len(self.distill.get('refine', ())))
         student = dict(gflop_per_image=work/1e9) | _budget(work, images)
     card = dict(parameters=num_params(net), gflop_per_image=one/1e9)
     return card | _budget(3*one, self.train['images']) | dict(student=student)

@@ -32,7 +32,7 @@ class Pool:
     "Latents with their images, made once and weighed by every measurement"
     def __init__(self, G:Generator, size:int, seed:int):
         device = device_of(G.net)
-        self.z = Draws(seed, step=2, device=device, rule=1).normal(torch.empty(size, *G.shape))
+        self.z = Draws(seed, step=2, device=device, rule=1).normal(torch.empty(size, *G.latent_shape))
         self.states = map_state(lambda t: t.to(device), G.conditions(range(size), seed))
         some = lambda i: map_state(lambda t: t[i:i + 512], self.states)
         with torch.no_grad():
@@ -248,7 +248,7 @@ _kept = {} # key -> (measurements it was learned from, misfit)
 def _key(G, ys):
     "Names a generator and a corruption"
     more = G.objective, G.init_sigma, G.latent_scale, G.outside_slope, ys.corruption.to_dict()
-    said = content_hash(dict(G.net.state_dict())) + repr(more)
+    said = content_hash(dict(G.net.state_dict())) + repr(more + (G.refine,)*bool(G.refine))
     return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 def _file_of(G, key):
