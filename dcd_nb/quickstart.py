@@ -186,7 +186,7 @@ def _results(r, ys, teacher, G, sets, table, longer, seed):
         fd=fd, floor=table['floor'], reference=table['reference'], n=len(sets['student']),
         best_sampler={space: name for space, (_, name) in best.items()}, every_sampler=every,
         equal_compute=equal,
-        nfe=dict(teacher=teacher.nfe(**full), student=1), seconds_per_1000=seconds,
+        nfe=dict(teacher=teacher.nfe(**full), student=G.calls), seconds_per_1000=seconds,
         images=dict(teacher=teacher.cost['images'], student=G.cost['images']),
         seed=seed, corruption=r.name.partition('-')[2], sigma=ys.corruption.rms_sigma,
         made_with=made_with())

@@ -84,11 +84,11 @@ def _reconstructed(ys, n):
     return dict(zero_filled=ys.op.adjoint(y, state), sense=sense(ys.op, y, state, lam=1e-3))
 
 def contestants(ys, teacher, G, n, seed, seconds=None):
-    "Yield name, images, seconds for a thousand, and network calls, one party after the other"
+    "Yield name, images, seconds for a thousand, and network calls, one model after the other"
     if tuple(ys.y.shape[1:]) == tuple(G.shape): yield 'corrupted', ys.y[:n].float().cpu(), None, 0
     for name, x in (baselines_of(ys, n) | _reconstructed(ys, n)).items():
         yield name, x[:n].float(), None, 0
-    yield 'student', *_timed(lambda k: G.sample(k, seed), n), 1
+    yield 'student', *_timed(lambda k: G.sample(k, seed), n), G.calls
     if tuple(teacher.shape) != tuple(G.shape): return           # it lives among smaller images
     ways = ways_to_sample(teacher, n, seed)
     for way in ways:

@@ -22,6 +22,7 @@ from dcd_nb.objectives import AmbientInpainting, AmbientTweedie, Consistency, Ob
 from dcd_nb.operators import Corruption, Downsample, FourierMask, GaussianBlur, Identity, Photons, Poisson, Quantise, RandomMask, Saturation
 from dcd_nb.recipes import Recipe, recipe, recipes
 from dcd_nb.record import Record
+from dcd_nb.restore import restore
 from dcd_nb.training import Checkpoints, Hardware, Learner, Loop, RunFolder, Teacher, train
 
 change = 'loss=SiD(alpha=.5) lr=1e-3 fake.lr=1e-3'
@@ -407,3 +408,76 @@ def test_bad_input_is_one_sentence(kw, says):
     ys, teacher = small(corruptions['noise'])
     with pytest.raises(BadInput, match=says) as e: distill(**dict(teacher=teacher, ys=ys, images=64, batch=32, quiet=True) | (kw() if callable(kw) else kw))
     assert '\n' not in str(e.value)
+
+
+# More than one call
+
+def test_further_calls_noise_the_image_again():
+    torch.manual_seed(0)
+    net = Precond(MLP((1, 8, 8), width=16, blocks=1))
+    one, G = (Generator(net, Standard(), .7, outside_slope=.1, latent_scale=.9, refine=r) for r in ((), (.4, .2)))
+    z = torch.randn(5, 3, 8, 8)
+    assert (G.calls, G.latent_shape) == (3, (3, 8, 8)) and z.shape[1:] == G.latent_shape
+    x = one(z[:, :1])
+    for k, s in enumerate(G.refine): x = one.denoised(x + s*z[:, 1 + k:2 + k], s)
+    torch.testing.assert_close(G(z), x)
+    torch.testing.assert_close(G.sample(3, index=[3, 9, 70])[[0, 2]], G.sample(2, index=[3, 70]))
+
+
+def three_calls():
+    "A step of a generator of three calls, and what the first `n` of them make"
+    teacher = Teacher(Precond(MLP((1, 8, 8), width=16, blocks=1)), AmbientTweedie(.5))
+    learners = [Learner(copy.deepcopy(teacher.net), lr=1e-3) for _ in range(2)]
+    step = DistillationStep(teacher, Corruption(Identity(), .5), SiD(.5), *learners, .7, 1, refine=(.4, .2))
+    def first(n, draws):
+        G = Generator(step.G.net, teacher.objective, .7, refine=step.G.refine[:n - 1])
+        return G(draws.normal(torch.empty(32, n, 8, 8)))
+    return step, first
+
+
+def test_each_call_has_its_turn_and_the_gradient_is_its_own():
+    step, first = three_calls()
+    turns = []
+    for k in range(12):
+        x = step.generate(training.MicroBatch(0, 32, Draws(0, k)))
+        turns += [n for n in (1, 2, 3) if torch.allclose(x, first(n, Draws(0, k)), atol=1e-5)]
+    assert len(turns) == 12 and {*turns} == {1, 2, 3}
+
+    k = turns.index(2)
+    grad = torch.autograd.grad(step.generate(training.MicroBatch(0, 32, Draws(0, k))).sum(), [*step.G.net.parameters()])
+    z = Draws(0, k).normal(torch.empty(32, 2, 8, 8))
+    before = Generator(step.G.net, step.objective, .7)(z[:, :1]).detach()
+    alone = torch.autograd.grad(step.G.denoised(before + .4*z[:, 1:], .4).sum(), [*step.G.net.parameters()])
+    for a, b in zip(grad, alone): torch.testing.assert_close(a, b)
+
+
+def test_further_calls_are_kept_resumed_and_restored_with(tmp_path):
+    ys, teacher = small(corruptions['noise'])
+    def go(out, refine=(.4,), monitor=False, **kw):
+        return distill(teacher, ys, SiD(.5), images=640, batch=32, lr=1e-3, quiet=True, out=tmp_path/out,
+                       student=Student(.7, refine=refine), checkpoints=Checkpoints(320, monitor=monitor), **kw)
+    def stop(G): raise KeyboardInterrupt
+    G = go('whole')
+    with pytest.raises(KeyboardInterrupt): go('parts', monitor=stop)
+    assert go('parts', resume=True).cost['weights_sha256'] == G.cost['weights_sha256']
+    with pytest.raises(BadInput, match='refine'): go('parts', (), resume=True)
+
+    G.save(tmp_path/'G')
+    for path in ('G', 'whole'):
+        same = Generator.load(tmp_path/path)
+        assert same.refine == (.4,) and same.sample(3).equal(G.sample(3))
+    found = restore(G, ys[:2], n=4, quiet=True)
+    assert found.mean.shape == (2, 1, 8, 8)
+
+
+def test_further_calls_in_recipes():
+    r = recipe('digits-noise').override({'distill.refine': (.35,)})
+    assert Recipe.from_dict(json.loads(json.dumps(r.to_dict()))) == r
+    assert r.override({'corruption.sigma': .25}).distill['refine'] == (.175,)
+    work = [r.override({'distill.refine': s}).cost()['student']['gflop_per_image'] for s in ((), (.5, .35, .2))]
+    assert work[1]/work[0] == pytest.approx(14/11)
+
+
+@pytest.mark.parametrize('refine, says', [((.8,), 'refine=0.8'), ((.4, .4), 'refine=0.4'), ((0.,), 'refine=0'), (.4, 'refine=0.4'), (('a',), "refine='a'")])
+def test_levels_of_further_calls_fall(refine, says):
+    with pytest.raises(BadInput, match=says): Student(.7, refine=refine)

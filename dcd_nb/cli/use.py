@@ -64,7 +64,7 @@ def sample(
     else:
         with saving(path/'000000.png'):
             for i, im in enumerate(x.split(1)): save_images(im, path/f'{i:06d}.png')
-    nfe = 1 if isinstance(m, Generator) else m.nfe(steps)
+    nfe = m.calls if isinstance(m, Generator) else m.nfe(steps)
     seconds = round(time.monotonic() - start, 2)
     report(dict(out=str(path), n=n, seed=seed, nfe=nfe, seconds=seconds), json)
 

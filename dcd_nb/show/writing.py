@@ -67,6 +67,7 @@ def writing_page(
 ):
     "A generator as HTML that needs no server: what it learned from, sixteen images, and a walk"
     from IPython.display import HTML
+    require(G.calls == 1, f"G makes an image in {G.calls} calls: the page runs generators of one")
     channels, side, width = G.shape
     require(channels == 1 and side == width, f"G makes images of {G.shape}: they must be grey squares")
     require(tuple(seen.shape) == (16, *G.shape),
