@@ -427,7 +427,7 @@ def test_further_calls_noise_the_image_again():
 def three_calls():
     "A step of a generator of three calls, and what the first `n` of them make"
     teacher = Teacher(Precond(MLP((1, 8, 8), width=16, blocks=1)), AmbientTweedie(.5))
-    learners = [Learner(copy.deepcopy(teacher.net), lr=1e-3) for _ in range(2)]
+    learners = [Learner(copy.deepcopy(teacher.net).requires_grad_(), lr=1e-3) for _ in range(2)]
     step = DistillationStep(teacher, Corruption(Identity(), .5), SiD(.5), *learners, .7, 1, refine=(.4, .2))
     def first(n, draws):
         G = Generator(step.G.net, teacher.objective, .7, refine=step.G.refine[:n - 1])
