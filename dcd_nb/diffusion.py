@@ -129,6 +129,8 @@ def normal_above(
     u,        # uniform numbers in (0, 1), float64
 ):
     "Quantiles `u` of a standard normal number, given that it is above `a`"
+    # z with Q(z) = (1 - u) Q(a), where Q is the upper tail. Q underflows near a = 38: far out, Newton's method on ln Q,
+    # from the quantile of the tail exp(-z^2/2), which is above the root; ln Q is concave, so no step overshoots
     log_Q = lambda z: torch.special.log_ndtr(-z)
     def near(a): return -torch.special.ndtri((1 - u)*log_Q(a).exp())
     def far(a):
@@ -215,14 +217,14 @@ class Churn:
     "Before each step raise the level `s` to (1 + gamma) s with new noise"
     def __init__(self,
         amount=40.,   # gamma is amount/steps, but never above sqrt(2) - 1
-        lo=.05,       # stir between these levels only
+        lo=.05,       # new noise between these levels only
         hi=50.,
         noise=1.003,  # size of the new noise; above 1, as networks remove a little too much
     ):
         self.amount, self.noise = _positive('amount', amount), _positive('noise', noise)
         self.lo, self.hi = _bounds(lo, hi)
     def __call__(self, x, s, steps, normal):
-        "`x` and its level, stirred; `normal()` gives noise like `x`"
+        "`x` with new noise, and its level; `normal()` gives noise like `x`"
         if not self.lo <= s <= self.hi: return x, s
         t = s*(1 + min(self.amount/steps, 2**.5 - 1))
         return x + (t*t - s*s)**.5*self.noise*normal(), t

@@ -119,8 +119,6 @@ def _run(self:Operator, method, x, state, *args):
             raise BadInput(why) from e
 
 # %% ../../nbs/01_operator.ipynb #ec13d210
-#| code-fold: true
-#| code-summary: "Helpers: messages for operators of one's own, and tensors that follow the images"
 @patch
 def _unlike_contract(self:Operator, x, error):
     "What in an operator of one's own led to `error`, in words; None: something else"
