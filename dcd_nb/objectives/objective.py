@@ -103,8 +103,6 @@ def check_condition(self:Objective, state, n:int):
     require_binary(mask)
 
 # %% ../../nbs/10_objective.ipynb #51002f6d
-#| code-fold: true
-#| code-summary: "What others read from an objective"
 @patch
 def output_shape(self:Objective, ys):
     "(C, H, W) of what its network makes of measurements `ys`: the images, or what is seen of them"
