@@ -77,17 +77,20 @@ class Consistency(AmbientTweedie):
                     f"{k}={v!r} must be a whole number, at least {least}")
         self.copies, self.nodes, self.every = copies, nodes, choose('every', every, [1, 2, 4, 8, 16])
 
-    def loss(self, net, batch, draws=None):
-        n, k, draws = len(batch.y), self.every, fresh(draws, batch.y)
-        loss = super().loss(net, batch, draws)
-        low = self.low.draw(n, draws)
-        some = batch.map(lambda t: t[::k])
-        def walk_noise(g, rows):
-            size = (-(-number_of(rows)//k), self.copies, self.nodes - 1, *some.y.shape[1:])
-            return torch.randn(size, generator=g, device=g.device, dtype=some.y.dtype)
-        noise = torch.cat(draws.each(walk_noise, n, every=k)).flatten(0, 1)
-        loss[::k] += self.weight*self.penalty(net, some, low[::k].to(some.y), noise.transpose(0, 1))
-        return loss
+# %% ../../nbs/12_consistency.ipynb #a82aacc3
+@patch
+def loss(self:Consistency, net, batch, draws=None):
+    "Ambient Tweedie for all images, and the penalty for every k-th"
+    n, k, draws = len(batch.y), self.every, fresh(draws, batch.y)
+    loss = AmbientTweedie.loss(self, net, batch, draws)
+    low = self.low.draw(n, draws)
+    some = batch.map(lambda t: t[::k])
+    def walk_noise(g, rows):
+        size = (-(-number_of(rows)//k), self.copies, self.nodes - 1, *some.y.shape[1:])
+        return torch.randn(size, generator=g, device=g.device, dtype=some.y.dtype)
+    noise = torch.cat(draws.each(walk_noise, n, every=k)).flatten(0, 1)
+    loss[::k] += self.weight*self.penalty(net, some, low[::k].to(some.y), noise.transpose(0, 1))
+    return loss
 
 # %% ../../nbs/12_consistency.ipynb #a8d1398a
 @patch

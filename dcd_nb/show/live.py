@@ -35,6 +35,7 @@ def _is_packed(name):
     "Does the script need these weights? The others have become shifts and gains"
     return not name.startswith(('map_', 'gain')) and '.affine.' not in name
 
+# %% ../../nbs/29_live.ipynb #61864ee6
 def packed(
     net:Precond,      # a `Precond` around an MLP with a linear path
     levels:list,      # noise levels at which it will be called
@@ -166,6 +167,7 @@ def _range(name, label, most, output):
             f'<input type="range" name="{name}" min="0" max="{most}" value="0" '
             f'style="vertical-align:middle;width:45%"> <output name="{output}"></output></label>')
 
+# %% ../../nbs/29_live.ipynb #9a25c7f4
 def live_page(
     student:Generator, # a `Generator` with an MLP
     teacher:Teacher,   # a `Teacher` with one, of the same images
