@@ -15,7 +15,7 @@ from .diffusion import KarrasLevels, Levels, per_image
 
 # %% ../nbs/21_losses.ipynb #805001d7
 class Loss(Named, family='loss'):
-    "What is asked of a generator, given a teacher and a fake"
+    "How the images of a generator should change, given a teacher and a fake"
     needs_fake = True  # is the fake used at all?
     through = True     # do gradients pass through the networks?
 
@@ -97,7 +97,7 @@ class DMD(Loss):
         return d*(y - y.detach()) + d**2/2          # its value is half the gap, its gradient d
 
 class SDS(DMD):
-    """Score distillation sampling: the teacher alone, whose favourite image it seeks.
+    """Score distillation sampling: the teacher alone, without a fake; it seeks the likeliest image.
 
         dl/dy = (y - a) / w:     DMD with y itself in place of the fake
     """

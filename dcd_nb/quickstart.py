@@ -142,6 +142,7 @@ def _recipe(corruption, sigma, images, seed, data):
         changes['distill.images'] = max(128, images*r.distill['images']//r.train['images'])
     return r.override(changes)
 
+# %% ../nbs/24_quickstart.ipynb #7196d9a4
 def _silent(*words): pass
 
 def _preview(path):

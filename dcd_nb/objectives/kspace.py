@@ -59,26 +59,31 @@ class AmbientFourier(Objective):
         return state if noise is None else state | dict(noise=self.sigma*noise)
     def whole_condition(self, condition): return self.op.unhidden(condition)
 
-    def through_lines(self, x, state):
-        "What the lines say of images"
-        return self.op.gram(x, state)
+# %% ../../nbs/14_kspace.ipynb #4423b4a1
+@patch
+def through_lines(self:AmbientFourier, x, state):
+    "What the lines say of images"
+    return self.op.gram(x, state)
 
-    def given(self, z, state):
-        "What the network is given if the lines say `z`"
-        require(state is not None,
-                "state=None: this objective needs the lines that the network sees")
-        lines = self.op.observed(state).to(z)
-        return dict(x=z, mask=partial(self.through_lines, state=state), extra=lines.expand(len(z), 1, *z.shape[2:]))
+@patch
+def given(self:AmbientFourier, z, state):
+    "What the network is given if the lines say `z`"
+    require(state is not None,
+            "state=None: this objective needs the lines that the network sees")
+    lines = self.op.observed(state).to(z)
+    return dict(x=z, mask=partial(self.through_lines, state=state), extra=lines.expand(len(z), 1, *z.shape[2:]))
 
-    def network_inputs(self, x, s, state=None, z=None):
-        if z is not None: return self.given(z, state)
-        z = self.through_lines(x, state)
-        noise = state.get('noise') if isinstance(state, dict) else None
-        return self.given(z if noise is None else z + noise.to(z), state)
+@patch
+def network_inputs(self:AmbientFourier, x, s, state=None, z=None):
+    if z is not None: return self.given(z, state)
+    z = self.through_lines(x, state)
+    noise = state.get('noise') if isinstance(state, dict) else None
+    return self.given(z if noise is None else z + noise.to(z), state)
 
-    def denoise(self, net, x, s, state=None, z=None):
-        "The denoised image of `x`; in training nobody has `x`, only `z`, what its lines say of it"
-        return net(s=s, **self.network_inputs(x, s, state, z))
+@patch
+def denoise(self:AmbientFourier, net, x, s, state=None, z=None):
+    "The denoised image of `x`; in training only `z` is known, what the lines of `x` say"
+    return net(s=s, **self.network_inputs(x, s, state, z))
 
 # %% ../../nbs/14_kspace.ipynb #529a2eba
 @patch

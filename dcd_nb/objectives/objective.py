@@ -102,6 +102,7 @@ def check_condition(self:Objective, state, n:int):
                        f"generator) of the objective makes")
     require_binary(mask)
 
+# %% ../../nbs/10_objective.ipynb #51002f6d
 @patch
 def output_shape(self:Objective, ys):
     "(C, H, W) of what its network makes of measurements `ys`: the images, or what is seen of them"

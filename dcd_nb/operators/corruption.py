@@ -125,31 +125,35 @@ class Corruption:
     noise_differs = property(lambda self: torch.is_tensor(self.sigma),
                              doc="Do the observations have different noise levels?")
 
-    def batch(self,
-        x,          # images
-        generator,
-        sigma:Tensor | None=None, # a row of noise levels for each image; None: drawn from those of the observations
-    ):
-        "Corrupt `x` afresh: new state, new noise; differentiable in `x`"
-        state = map_state(lambda t: t.to(x.device), self.op.draw(len(x), tuple(x.shape[1:]), generator))
-        if sigma is None: sigma = self.draw_sigma(len(x), generator, x.device)
-        return Batch(self.noise(self.op(x, state), state, generator, sigma), state, sigma)
-
-    def noise(self, y:Tensor, state, generator, sigma:float | Tensor | None=None) -> Tensor:
-        "The noise-free observations `y` with noise; `sigma`: a row of levels for each, where they differ"
-        if self.photons: return self.photons.noise(y, self.op.observed(state), generator)
-        return self.op.noise(y, self.sigma if sigma is None else sigma, state, generator)
-
-    def draw_sigma(self, n:int, generator, device:str | torch.device='cpu'):
-        "Noise levels for `n` new observations: those of `n` observations of the data; None: all have one"
-        if not self.noise_differs: return None
-        here = generator.device
-        if here not in self._sigma_on: self._sigma_on[here] = self.sigma.to(here)
-        rows = torch.randint(len(self.sigma), (n,), generator=generator, device=here)
-        return self._sigma_on[here][rows].to(device)
-
     def __repr__(self):
         return f"Corruption({self.op!r}, sigma={levels_in_words(self.level)})"
+
+# %% ../../nbs/01b_corruption.ipynb #dee27552
+@patch
+def batch(self:Corruption,
+    x,          # images
+    generator,
+    sigma:Tensor | None=None, # a row of noise levels for each image; None: drawn from those of the observations
+):
+    "Corrupt `x` afresh: new state, new noise; differentiable in `x`"
+    state = map_state(lambda t: t.to(x.device), self.op.draw(len(x), tuple(x.shape[1:]), generator))
+    if sigma is None: sigma = self.draw_sigma(len(x), generator, x.device)
+    return Batch(self.noise(self.op(x, state), state, generator, sigma), state, sigma)
+
+@patch
+def noise(self:Corruption, y:Tensor, state, generator, sigma:float | Tensor | None=None) -> Tensor:
+    "The noise-free observations `y` with noise; `sigma`: a row of levels for each, where they differ"
+    if self.photons: return self.photons.noise(y, self.op.observed(state), generator)
+    return self.op.noise(y, self.sigma if sigma is None else sigma, state, generator)
+
+@patch
+def draw_sigma(self:Corruption, n:int, generator, device:str | torch.device='cpu'):
+    "Noise levels for `n` new observations: those of `n` observations of the data; None: all have one"
+    if not self.noise_differs: return None
+    here = generator.device
+    if here not in self._sigma_on: self._sigma_on[here] = self.sigma.to(here)
+    rows = torch.randint(len(self.sigma), (n,), generator=generator, device=here)
+    return self._sigma_on[here][rows].to(device)
 
 # %% ../../nbs/01b_corruption.ipynb #de2aacb9
 @patch(as_prop=True)

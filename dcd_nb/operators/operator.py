@@ -118,6 +118,7 @@ def _run(self:Operator, method, x, state, *args):
             if why is None: raise
             raise BadInput(why) from e
 
+# %% ../../nbs/01_operator.ipynb #ec13d210
 @patch
 def _unlike_contract(self:Operator, x, error):
     "What in an operator of one's own led to `error`, in words; None: something else"
@@ -179,7 +180,7 @@ def gram(self:Operator, x, state=None):
 
 @patch
 def null(self:Operator, x, state=None):
-    "The part of x that A cannot see"
+    "The part of x that A loses"
     self.require_linear('null')
     return self._run('invisible', x, state)
 
