@@ -202,6 +202,7 @@ class _Comparison:
         counts = dict(n=self.count['student'], counts=self.count, neighbours=self.judge.neighbours)
         return self.said | counts | dict(nfe=two(self.calls), seconds_50k=two(self.cost))
 
+# %% ../nbs/28_runs.ipynb #e68fa23c
 def _weighed(folder, kind, judge, n, seed, most=6):
     "Distances of `n` images of some of the weights that a phase kept at its checkpoints"
     found, rows = sorted(folder.glob('*.json')), []
@@ -209,6 +210,11 @@ def _weighed(folder, kind, judge, n, seed, most=6):
         x = kind.load(found[i].with_suffix('')).sample(n, seed)
         rows.append(dict(images=int(found[i].stem), n=n, fd=judge(x)['fd']))
     return rows
+
+def _ran(models):
+    "{what: {model: number}}: images, seconds, rollbacks and hash of the weights of each training"
+    return {k: {who: m.cost[k] for who, m in models.items()}
+            for k in ('images', 'seconds', 'rollbacks', 'weights_sha256')}
 
 def _record(r, ys, teacher, G, others, clean, out, n, seconds, warm):
     "Compare, and write everything; results.json comes last and says that it is complete"
@@ -221,9 +227,6 @@ def _record(r, ys, teacher, G, others, clean, out, n, seconds, warm):
     found = _Comparison(judge)
     for row in contestants(ys, teacher, G, n, seed, seconds): found.add(*row)
     for row in _of_other_teachers(others, found.best_ways(), n, seed): found.add(*row)
-    ran = {}
-    for k in ('images', 'seconds', 'rollbacks', 'weights_sha256'):
-        ran[k] = {who: m.cost[k] for who, m in (models | others).items()}
     on_the_way = {}
     for phase, m in models.items():
         rows = _weighed(out/phase/'weights', type(m), judge, min(n, 2000), seed)
@@ -235,7 +238,7 @@ def _record(r, ys, teacher, G, others, clean, out, n, seconds, warm):
     if on_the_way: results['on_the_way'] = on_the_way
     if ys.n_clean: results['n_clean'] = ys.n_clean            # of the measurements, clean images
     shown = {'clean': clean[:16]} | found.shown
-    return _write(out/'record', r, results | ran | found.tables(), judge, models, shown)
+    return _write(out/'record', r, results | _ran(models | others) | found.tables(), judge, models, shown)
 
 # %% ../nbs/28_runs.ipynb #2cf96a0c
 def _write(folder, r, results, judge, models, shown):

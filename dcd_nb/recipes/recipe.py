@@ -117,6 +117,7 @@ class Recipe:
                 shown['network'] = Network.from_dict(self.network)
         return '\n'.join(_lines(shown))
 
+# %% ../../nbs/23_recipe.ipynb #aae8c59e
 _allowed = dict(    # what the fields may be
     name=(str, 'a text'),
     data=(ImageSource, "an ImageSource, e.g. ImageSource('digits')"),
