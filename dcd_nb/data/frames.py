@@ -52,6 +52,7 @@ class Limits(Scaling):
         if not isinstance(level, Photons): return level*factor
         return Photons(factor*level.gain, factor*level.read, factor*(level.offset - self.low) - 1)
 
+# %% ../../nbs/02bf_frames.ipynb #ca40378e
 class Percentiles(Scaling):
     "Two percentiles of the data, missing values left out"
     def __init__(self, low:float=.1, high:float=99.9):
