@@ -104,6 +104,7 @@ def sampled(teacher, way, n, seed, seconds=None):
     calls = teacher.nfe(**{k: v for k, v in kw.items() if k == 'until'})
     return *_timed(make, n, seconds), calls
 
+# %% ../nbs/28_runs.ipynb #012f2726
 def _of_other_teachers(others, best, n, seed):
     "The same as `contestants` for further teachers, sampled in the ways that were `best` for the first"
     for who, teacher in others.items():
