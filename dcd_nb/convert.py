@@ -134,6 +134,7 @@ def _kind(found, key):
     if key == 'G_ema': return 'generator'
     return 'teacher' if 'loss_fn' in found or key == 'net' else None
 
+# %% ../nbs/29a_convert.ipynb #703b3b44
 def from_pickle(
     path:str | Path,        # a network snapshot of EDM, SiD, RSD or Ambient Diffusion
     kind:str | None=None,   # 'teacher' or 'generator'; None: as the file says
@@ -146,13 +147,9 @@ def from_pickle(
     try: return _converted(path, found, kind, recipe and recipe_of(recipe), label, init_sigma)
     except BadInput as e: raise BadInput(f"{path} cannot be converted: {e}") from None
 
-def _converted(path, found, kind, recipe, label, init_sigma):
-    weights, net, key = _network_in(found)
-    kind = kind or _kind(found, key)
-    require(kind, "it does not say whether its network is a teacher or a generator: "
-                  "pass kind (--kind)")
-    choose('kind', kind, ['teacher', 'generator'])
-    objective = _objective(found, recipe)
+# %% ../nbs/29a_convert.ipynb #5ae27832
+def _unet(weights, net, objective, label):
+    "The U-Net with these weights, of one class if `label` says which, checked against the objective"
     if objective.extra_channels: weights = _without_unused(weights)
     arguments = _arguments(weights)
     given = net.state.get('_init_kwargs')
@@ -165,7 +162,19 @@ def _converted(path, found, kind, recipe, label, init_sigma):
             f"its network takes {unet.in_channels} channels and gives {c}, which does not suit "
             f"{type(objective).__name__}: pass the recipe that it learned from, e.g. "
             f"recipe='celebahq-mask-0.6'")
-    D = Precond(unet, net.state.get('sigma_data', .5), per_pixel=not room)
+    return unet
+
+def _converted(path, found, kind, recipe, label, init_sigma):
+    "The same of the contents of a file"
+    weights, net, key = _network_in(found)
+    kind = kind or _kind(found, key)
+    require(kind, "it does not say whether its network is a teacher or a generator: "
+                  "pass kind (--kind)")
+    choose('kind', kind, ['teacher', 'generator'])
+    objective = _objective(found, recipe)
+    unet = _unet(weights, net, objective, label)
+    masks = objective.extra_channels > 0
+    D = Precond(unet, net.state.get('sigma_data', .5), per_pixel=not masks)
     about = dict(source=_source(path, found, net))
     if recipe is not None:
         shape = recipe.teacher_shape()

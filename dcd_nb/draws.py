@@ -122,6 +122,7 @@ class Draws:
             return torch.rand(number_of(rows), generator=g, device=g.device, dtype=torch.float64)
         return torch.cat(self.each(draw, n))
 
+# %% ../nbs/00b_draws.ipynb #7a6c00c2
 def number_of(rows:slice | Tensor) -> int:
     "How many positions `rows` are"
     return len(rows) if torch.is_tensor(rows) else rows.stop - rows.start

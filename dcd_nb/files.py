@@ -139,6 +139,7 @@ def file_pair(path:str | Path) -> tuple[Path, Path]:
 
 def _checksum(d): return hashlib.sha256(json.dumps(d, sort_keys=True).encode()).hexdigest()
 
+# %% ../nbs/00d_files.ipynb #f24c8f0f
 def commit(
     tmp:str | Path,  # a finished safetensors file
     path:str | Path, # where it goes: path.safetensors, with path.json beside it
@@ -167,6 +168,7 @@ def commit(
     finally:
         if waiting != data: _forget_waiting(data, info)
 
+# %% ../nbs/00d_files.ipynb #b0520db6
 def _waiting(data, sha256):
     "The hidden name of new tensors while the old ones have the name of both"
     return hidden_path(data, sha256[:16])

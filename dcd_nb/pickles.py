@@ -74,6 +74,7 @@ class _Numbers:
         require(inside, "it describes a tensor beyond its storage")
         return storage.values.as_strided(size, stride, offset)
 
+# %% ../nbs/07a_pickles.ipynb #cf8e073e
 @dataclass
 class _Dtype:
     "A type of NumPy's numbers, for single ones"
@@ -254,6 +255,7 @@ def _fill(row, raw):
     require(len(raw) == len(into), "a storage was cut short")
     into[:] = np.frombuffer(raw, np.uint8)
 
+# %% ../nbs/07a_pickles.ipynb #6472ba85
 def _older(raw, numbers, functions):
     "The value in the older format: pickles one after the other, then numbers"
     f, rows = io.BytesIO(raw), {}
@@ -285,6 +287,7 @@ def _newer(raw, numbers, functions):
         return rows[pid[2]]
     return _Machine(functions, storage_of).run(io.BytesIO(content(main)))
 
+# %% ../nbs/07a_pickles.ipynb #7176fa62
 def _nowhere(pid): raise BadInput("it refers to something outside of it")
 
 def _value(raw):

@@ -71,7 +71,7 @@ room = {'H200': 141, 'A100': 80, '4090': 24}   # GB
 def footprint(
     net:torch.nn.Module, # a network, or a `Precond` around one
 ) -> dict:
-    "What a plan needs to know of a network"
+    "What a plan needs of a network: parameters, operations, bytes kept for an image"
     return dict(parameters=num_params(net), flops=flops(net), kept=kept(net))
 
 # %% ../nbs/56_planner.ipynb #cce90466

@@ -89,16 +89,22 @@ def curves(self:Record):
     fig.suptitle(self.results['recipe'], fontsize=9)
 
 # %% ../nbs/28a_record.ipynb #4b7763dc
+_row_names = {  # what results.json calls the rows of a picture
+    'corrupted': 'measurements', 'gaussian': 'Gaussian', 'lmmse': 'linear filter (LMMSE)',
+    'zero_filled': 'zero-filled', 'sense': 'SENSE', 'teacher_full': 'teacher, to level 0',
+    'teacher_truncated': 'teacher, stopped at noise', 'teacher_in_range': 'teacher, kept in range'}
+
 @patch
 def grid(self:Record):
-    "Images of every party"
+    "Images of every method"
     im, rows = picture_at(self.folder/'grid.png'), self.results['rows']
     fig, ax = axes(1, .35*len(rows) + .3)
     ax.imshow(im)
     ax.set_title(self.results['recipe'], fontsize=9)
     ax.set_xticks([])
     ax.spines[:].set_visible(False)
-    ax.set_yticks([(i + .5)*len(im)/len(rows) for i in range(len(rows))], rows)
+    names = [_row_names.get(row, row.replace('_', ', ', 1)) for row in rows]
+    ax.set_yticks([(i + .5)*len(im)/len(rows) for i in range(len(rows))], names)
 
 @patch
 def samples(self:Record):

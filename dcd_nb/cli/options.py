@@ -51,6 +51,7 @@ def polite(f:Callable) -> Callable:
     wrapped.__signature__ = signature(f).replace(parameters=[*own, *_common_options()])
     return wrapped
 
+# %% ../../nbs/90_options.ipynb #67526e52
 def _common_options():
     "What every command takes"
     about = 'import modules first that define classes of your own: my_module, or several with commas'
@@ -80,6 +81,7 @@ def import_modules(names:str | None):
         except ImportError as e: raise BadInput(f"import={name!r} cannot be imported ({e}): give "
                                                 "a module in this folder, or one that is installed") from e
 
+# %% ../../nbs/90_options.ipynb #21d2b75f
 def report(result:dict, json:bool):
     "Print a result for people, or as one line of JSON"
     if json: print(jsonlib.dumps(result), flush=True)

@@ -35,6 +35,7 @@ def _free(out, source, overwrite, resume=False):
     is_source = any(p.resolve() == Path(source).resolve() for p in there)
     require(not is_source, f"out={out!r} would replace the source: choose another name")
 
+# %% ../../nbs/90a_prepare.ipynb #a6043d70
 @call_parse
 @polite
 def corrupt(
@@ -62,6 +63,7 @@ def corrupt(
     report(dict(out=str(file_pair(out)[0]), n=len(ys), image=list(ys.shape),
                 **_told(A), seed=seed, hash=ys.hash, seconds=round(time.monotonic() - start, 2)), json)
 
+# %% ../../nbs/90a_prepare.ipynb #1213847d
 def _noise(text):
     "A noise level, photons, or the levels in a file"
     try: return float(text)

@@ -106,6 +106,19 @@ def _without_clean(model, source, path, other, n, seed, device):
     pair = load_pretrained(other, pick_device(device)) if other else None
     return judge_without_clean(model, ys, pair, n, seed=seed)
 
+def _clean_images_of(model, size, channels):
+    "The images that the recipe of a model began with: source, size and channels"
+    data = (model.about.get('recipe') or {}).get('data') or {}
+    return data.get('source'), size or data.get('size'), channels or data.get('channels')
+
+@contextmanager
+def _warnings_as_lines():
+    "Within, each warning becomes one line of standard error, printed at the end"
+    with warnings.catch_warnings(record=True, action='always') as said: yield
+    for text in {str(w.message) for w in said if w.category is UserWarning}:
+        print(f'warning: {text}', file=sys.stderr)
+
+# %% ../../nbs/90c_use.ipynb #9575bb86
 @call_parse
 @polite
 def evaluate(
@@ -138,23 +151,18 @@ def evaluate(
         if json: report(found | dict(source=source), json)
         else: print(found)
         return
-    if reference is None and model is not None:
-        data = (model.about.get('recipe') or {}).get('data') or {}
-        reference = data.get('source')
-        size, channels = size or data.get('size'), channels or data.get('channels')
+    if reference is None and model is not None: reference, size, channels = _clean_images_of(model, size, channels)
     require(reference or measurements,
             f"reference is missing: {source!r} does not say "
             "which clean images it should be compared with; "
             "without any, pass --measurements")
     x = load_images(source, size, channels, None) if model is None else model.sample(n, seed)
     found = metrics.Evaluation()
-    with warnings.catch_warnings(record=True, action='always') as said:
+    with _warnings_as_lines():
         if reference:
             known = load_images(reference, size, channels, None)
             found = metrics.evaluate(x, known, extractor, reps, find_copies, seed)
         if measurements: found = _in_y(found, x, measurements, seed)
-    for text in {str(w.message) for w in said if w.category is UserWarning}:
-        print(f'warning: {text}', file=sys.stderr)
     if json: report(found | dict(source=source), json)
     else: print(found)
 

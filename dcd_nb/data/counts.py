@@ -146,6 +146,7 @@ def _root_moments(lam, s, noise=401):
     mean = law@first
     return mean, (law@second - mean**2).clamp(min=0).sqrt()
 
+# %% ../../nbs/02cc_counts.ipynb #f8ffbf44
 class Anscombe:
     """The generalised Anscombe transform: photon noise becomes nearly Gaussian noise of one level.
 

@@ -18,6 +18,7 @@ def with_channels(a:np.ndarray) -> np.ndarray:
     if a.ndim > 2 and a.shape[-1] <= 4 < min(a.shape[-3:-1]): return np.moveaxis(a, -1, -3)
     return a if a.ndim > 3 and a.shape[-3] <= 4 else a[..., None, :, :]
 
+# %% ../../nbs/02bda_datasets.ipynb #13edfb6b
 def _only(found, dataset, name):
     "The dataset that is meant"
     require(found, f"{name} holds no array of numbers with two axes or more")
@@ -34,6 +35,15 @@ def _arrays_of(h):
     h.visititems(look)
     return found
 
+# %% ../../nbs/02bda_datasets.ipynb #3224bcde
+def _attributes_of(dataset):
+    "Texts and short rows of numbers among the attributes of an HDF5 dataset, as plain values"
+    plain = {}
+    for k, v in dataset.attrs.items():
+        if isinstance(v, (bytes, str)): plain[k] = v.decode() if isinstance(v, bytes) else v
+        elif np.asarray(v).dtype.kind in 'iuf' and np.size(v) < 100: plain[k] = np.asarray(v).tolist()
+    return plain
+
 class HDF5(Format, suffixes=('.h5', '.hdf5', '.hdf', '.nc')):
     "HDF5 and netCDF-4: datasets by name, with the calibration that their attributes tell"
     package, extra, calibrated = 'h5py', 'mri', True
@@ -42,9 +52,8 @@ class HDF5(Format, suffixes=('.h5', '.hdf5', '.hdf', '.nc')):
         with cls.library().File(f, 'r') as h:
             found = _arrays_of(h)
             key = _only(found, dataset and str(dataset).strip('/'), name)
-            said = {k: v.decode() if isinstance(v, bytes) else np.asarray(v).tolist() for k, v in found[key].attrs.items()
-                    if isinstance(v, (bytes, str)) or np.asarray(v).dtype.kind in 'iuf' and np.size(v) < 100}
-            one = lambda k, default: float(np.ravel(said.pop(k))[0]) if k in said else default
+            said = _attributes_of(found[key])
+            def one(k, default): return float(np.ravel(said.pop(k))[0]) if k in said else default
             fill = one('_FillValue', one('missing_value', None))
             return Raw(with_channels(found[key][()]), one('scale_factor', 1.), one('add_offset', 0.), fill,
                        str(said.pop('units', '')), said.get('valid_range'), dict(dataset=key, attributes=said))
@@ -59,31 +68,42 @@ class HDF5(Format, suffixes=('.h5', '.hdf5', '.hdf', '.nc')):
             if (about['slope'], about['intercept']) != (1, 0):
                 d.attrs.update(scale_factor=about['slope'], add_offset=about['intercept'])
 
+# %% ../../nbs/02bda_datasets.ipynb #251c0e43
 class MATLAB(Format, suffixes=('.mat',)):
     "MATLAB files: variables by name, axes in the order of MATLAB"
     package, extra = 'scipy.io', 'mri'
     @classmethod
     def read(cls, f, name, dataset):
-        if f.read(128).startswith(b'MATLAB 7.3'):
-            f.seek(0)
-            with optional('h5py', 'mri').File(f, 'r') as h:
-                found = _arrays_of(h)
-                key = _only(found, dataset, name)
-                a = found[key][()]
-        else:
-            f.seek(0)
-            found = {k: v for k, v in cls.library().loadmat(f).items() if isinstance(v, np.ndarray) and v.dtype.kind in 'iufcb' and min(v.shape) > 1}
-            key = _only(found, dataset, name)
-            a = found[key].T
+        is_hdf5 = f.read(128).startswith(b'MATLAB 7.3')
+        f.seek(0)
+        key, a = (cls._from_hdf5 if is_hdf5 else cls._from_variables)(f, name, dataset)
         a = a.swapaxes(-1, -2)                                      # (rest, H, W)
-        a = a if a.ndim == 3 and len(a) == 3 or a.ndim > 3 and a.shape[-3] <= 4 else a[..., None, :, :]
+        has_channels = a.ndim == 3 and len(a) == 3 or a.ndim > 3 and a.shape[-3] <= 4
+        if not has_channels: a = a[..., None, :, :]
         return Raw(np.ascontiguousarray(a), header=dict(dataset=key))
+
+    @classmethod
+    def _from_hdf5(cls, f, name, dataset):
+        "Name and array of a file of version 7.3, whose axes are reversed already"
+        with optional('h5py', 'mri').File(f, 'r') as h:
+            found = _arrays_of(h)
+            key = _only(found, dataset, name)
+            return key, found[key][()]
+
+    @classmethod
+    def _from_variables(cls, f, name, dataset):
+        "Name and array of an older file, with its axes reversed"
+        def is_image(v): return isinstance(v, np.ndarray) and v.dtype.kind in 'iufcb' and min(v.shape) > 1
+        found = {k: v for k, v in cls.library().loadmat(f).items() if is_image(v)}
+        key = _only(found, dataset, name)
+        return key, found[key].T
 
     @classmethod
     def write(cls, path, a, about):
         a = a[..., 0, :, :] if a.shape[-3] == 1 else a
         with open(path, 'wb') as f: cls.library().savemat(f, {about['header'].get('dataset', 'images'): a.swapaxes(-1, -2).T})
 
+# %% ../../nbs/02bda_datasets.ipynb #e5288ce8
 class NumPy(Format, suffixes=('.npy', '.npz')):
     "NumPy arrays, alone or several by name"
     @classmethod

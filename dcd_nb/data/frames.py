@@ -52,6 +52,7 @@ class Limits(Scaling):
         if not isinstance(level, Photons): return level*factor
         return Photons(factor*level.gain, factor*level.read, factor*(level.offset - self.low) - 1)
 
+# %% ../../nbs/02bf_frames.ipynb #ca40378e
 class Percentiles(Scaling):
     "Two percentiles of the data, missing values left out"
     def __init__(self, low:float=.1, high:float=99.9):
@@ -232,6 +233,16 @@ def _read(name, data, dataset):
 
 _alike = ('format', 'dtype', 'slope', 'intercept', 'unit')
 
+def _common(first, said, name_of_first, name):
+    "The header for all files so far; complains if the file `name` cannot be read together with the first"
+    differ = [k for k in _alike if said[k] != first[k]]
+    if not differ: return first
+    require({*differ} <= {'slope', 'intercept'},                 # as in PET, where each slice has its own
+            f"{name} has {differ[0]} {said[differ[0]]}, but {name_of_first} has "
+            f"{first[differ[0]]}: read them apart, by a pattern or a list")
+    return first | dict(slope=1., intercept=0., blank=None, dtype='float32')     # results are floats
+
+# %% ../../nbs/02bf_frames.ipynb #d4442683
 def read_frames(
     source:str | Path | Iterable, # a file, a folder, a zip, a tar, a pattern such as 'run7/*.tif', or a list of files
     scaling:Scaling | tuple=Percentiles(), # which values become -1 and 1; two numbers: those
@@ -241,14 +252,7 @@ def read_frames(
     parts, names, first = [], [], None
     for name, data in _files(source):
         a, said = _read(name, data, dataset)
-        first = first or said
-        differ = [k for k in _alike if said[k] != first[k]]
-        if {*differ} <= {'slope', 'intercept'}:                  # as in PET, where each slice has its own: results are floats
-            if differ: first = first | dict(slope=1., intercept=0., blank=None, dtype='float32')
-        else:
-            require(False,
-                    f"{name} has {differ[0]} {said[differ[0]]}, but {names[0]} has "
-                    f"{first[differ[0]]}: read them apart, by a pattern or a list")
+        first = _common(first or said, said, names[0] if names else name, name)
         require(not parts or a.shape[1] == parts[0].shape[1],
                 f"{name} has {a.shape[1]} channels, but {names[0] if names else ''} has "
                 f"{parts[0].shape[1] if parts else 0}: read them apart")
@@ -260,6 +264,7 @@ def read_frames(
     if len(parts) > 1: first = first | dict(lead=[])
     return Frames(parts, names, first, scaling)
 
+# %% ../../nbs/02bf_frames.ipynb #8e2a1dfd
 def write_frames(
     path:str | Path, # its suffix says the format
     x:Tensor,        # images (N, C, H, W) in [-1, 1], e.g. samples or restorations

@@ -161,6 +161,7 @@ def _of_torchvision(name, part, root=None):
     a = torch.as_tensor(d.data)
     return a[:, None] if a.ndim == 3 else a.permute(0, 3, 1, 2)
 
+# %% ../../nbs/02c_loading.ipynb #0de324d1
 _folders = {  # as torchvision calls them
     'cifar-10-batches-py': 'cifar10', 'cifar-100-python': 'cifar100',
     'MNIST/raw': 'mnist', 'FashionMNIST/raw': 'fashion-mnist'}
@@ -186,6 +187,7 @@ def _is_frames(source, path):
 def _are_paths(source): return all(isinstance(p, (str, Path)) for p in source)
 def _are_pictures(files): return all(Path(p).suffix.lower() in image_suffixes for p in files)
 
+# %% ../../nbs/02c_loading.ipynb #371f4b49
 def _from_frames(source, size, scaling):
     "Frames in [-1, 1]: the scaling of 16 bits or floats is said if nobody chose it"
     frames = read_frames(source, scaling or Percentiles(0, 100))
@@ -206,6 +208,7 @@ def _from_frames(source, size, scaling):
         y = F.interpolate(y[..., top:top+h, left:left+w], sides_of(size), mode='bilinear', antialias=True)
     return y.clamp(-1, 1)
 
+# %% ../../nbs/02c_loading.ipynb #7213608c
 def _smaller(a, size):
     "An array of images, averaged over squares of pixels if `size` is smaller by a whole factor"
     h, w = a.shape[2:]
@@ -220,6 +223,49 @@ def bytes_to_floats(a:Tensor) -> Tensor:
     for to, part in zip(x.split(256), a.split(256)): torch.sub(part.float().div_(127.5), 1, out=to)
     return x
 
+# %% ../../nbs/02c_loading.ipynb #2ee6cfe2
+def _named(source):
+    "What error messages call the source"
+    return repr(source) if isinstance(source, str) else type(source).__name__
+
+def _checked(source, size, channels, dtype, part):
+    "Check the arguments of `load_images`; the size, a single number if it is a square"
+    require(dtype in (torch.float32, torch.uint8, None),
+            f"dtype={dtype} must be torch.float32, torch.uint8 or None")
+    require(channels is None or isinstance(channels, int) and channels in (1, 3),
+            f"channels={channels!r} must be 1, 3 or None")
+    whole = size is None or all(isinstance(v, int) and v > 0 for v in sides_of(size))
+    require(whole and len(sides_of(size)) == 2,
+            f"size={size!r} must be a positive number of pixels, (height, width), or None")
+    require(_is_source(source),
+            f"source={_named(source)} must be a path, a list of files or pictures, a data set, or a name; images "
+            "in memory need no loading: pass a float tensor (N, C, H, W) in [-1, 1] to measure, or "
+            "observations to Measurements.from_arrays")
+    choose('part', part, ['train', 'test'])
+    return sides_of(size)[0] if size and len({*sides_of(size)}) == 1 else size
+
+def _is_source(source):
+    "Is it a path or a name, or something with items that is not an array, and is it not empty?"
+    if isinstance(source, (str, Path)): return bool(str(source))
+    if isinstance(source, (np.ndarray, Tensor, dict, set, bytes)): return False
+    many = hasattr(source, '__iter__') or hasattr(source, '__getitem__')
+    return many and bool(getattr(source, '__len__', lambda: 1)())
+
+def _located(source):
+    "A text and its path; or, for lists, data sets and patterns of pictures, these and no path"
+    if not isinstance(source, (str, Path)): return source, None
+    source, path = str(source), path_of(source).expanduser()
+    files = [] if path.exists() else sorted(glob.glob(str(path), recursive=True))
+    return (files, None) if files and _are_pictures(files) else (source, path)
+
+def _found(source, path, size, part):
+    "What has this name or stands at this path: an array, or what `_decoded` takes"
+    if path is None: return source
+    if source in _made: return _made[source](size)
+    if source in _torchvision: return _of_torchvision(source, part)
+    if path.exists(): return _of_path(path, part)
+    return choose('source', source, [*known_images, 'or the path of a folder or file that exists'])
+
 # %% ../../nbs/02c_loading.ipynb #e2990899
 def load_images(
     # a folder, zip, tar, npy, npz, safetensors; a name: 'digits', ...; a pattern; a list of files, PIL images or
@@ -232,42 +278,18 @@ def load_images(
     scaling:Scaling | tuple | None=None, # of 16 bits or floats: the values that become -1 and 1; None: lowest and highest, and a warning
 ) -> Tensor:
     "Images (N, C, H, W): floats in [-1, 1], sorted by file name"
-    require(dtype in (torch.float32, torch.uint8, None),
-            f"dtype={dtype} must be torch.float32, torch.uint8 or None")
-    require(channels is None or isinstance(channels, int) and channels in (1, 3),
-            f"channels={channels!r} must be 1, 3 or None")
-    whole = size is None or all(isinstance(v, int) and v > 0 for v in sides_of(size))
-    require(whole and len(sides_of(size)) == 2,
-            f"size={size!r} must be a positive number of pixels, (height, width), or None")
-    if size and len({*sides_of(size)}) == 1: size = sides_of(size)[0]
-    given = repr(source) if isinstance(source, str) else type(source).__name__
-    many = hasattr(source, '__iter__') or hasattr(source, '__getitem__')
-    good = many and not isinstance(source, (np.ndarray, Tensor, dict, set, bytes)) or isinstance(source, Path)
-    require(good and (str(source) if isinstance(source, (str, Path)) else getattr(source, '__len__', lambda: 1)()),
-            f"source={given} must be a path, a list of files or pictures, a data set, or a name; images "
-            "in memory need no loading: pass a float tensor (N, C, H, W) in [-1, 1] to measure, or "
-            "observations to Measurements.from_arrays")
-    choose('part', part, ['train', 'test'])
-    if isinstance(source, (str, Path)): source, path = str(source), path_of(source).expanduser()
-    else: path = None
-    found = sorted(glob.glob(str(path), recursive=True)) if path and not path.exists() else []
-    if found and _are_pictures(found): source, path = found, None
+    size = _checked(source, size, channels, dtype, part)
+    source, path = _located(source)
     if scaling is not None or _is_frames(source, path): a = _from_frames(source, size, scaling)
-    elif path is None: a = source
-    elif source in _made: a = _made[source](size)
-    elif source in _torchvision: a = _of_torchvision(source, part)
-    elif path.exists(): a = _of_path(path, part)
-    else:
-        a = choose('source', source, [*known_images, 'or the path of a folder or file that exists'])
+    else: a = _found(source, path, size, part)
     try: a = _smaller(a, size) if torch.is_tensor(a) else _decoded(a, size, channels)
     except NotBytes as e:
         if path is None and not _are_paths(source): raise
         try: a = _from_frames(source, size, None)
         except BadInput as why: raise (e if 'holds no file' in str(why) else why) from None
     fits = channels in (None, a.shape[1]) and (size is None or tuple(a.shape[2:]) == sides_of(size))
-    require(fits,
-            f"source={given} has shape {tuple(a.shape)}, and arrays become smaller by whole factors alone: "
-                  f"leave out size={size}, channels={channels}")
+    require(fits, f"source={_named(source)} has shape {tuple(a.shape)}, and arrays become smaller by whole factors "
+                  f"alone: leave out size={size}, channels={channels}")
     if dtype in (None, a.dtype): return a
     if dtype == torch.uint8: return (a*127.5 + 128).clamp(0, 255).to(torch.uint8)
     return bytes_to_floats(a) if a.dtype == torch.uint8 else a.float()

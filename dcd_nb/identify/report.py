@@ -143,7 +143,7 @@ def _(op:FourierMask, M, n):
 
 # %% ../../nbs/26a_report.ipynb #c67754fc
 def _hides(op):
-    "Is anything registered that says what a mask of `op` sees?"
+    "Is `coverage` registered for this kind of operator?"
     return coverage.dispatch(type(op)) is not coverage.dispatch(object)
 
 def _states(op, shape, seed, ys):

@@ -83,31 +83,6 @@ class Recipe:
         "Of the corruption, of the first weights, and of Phase I"
         return self.train.get('seed', 0)
 
-    def to_dict(self) -> dict:
-        "The same in plain values, as recipe.json holds it"
-        corruption = self.corruption and self.corruption.to_dict()
-        return dict(name=self.name, title=self.title, data=asdict(self.data), corruption=corruption,
-                    network=self.network, objective=to_plain(self.objective),
-                    train=to_plain(self.train), distill=to_plain(self.distill))
-
-    @classmethod
-    def from_dict(cls,
-        d:dict,                   # what `to_dict` gave, of this version or an older one
-        tensors:dict | None=None, # of the corruption, if it has any
-    ) -> 'Recipe':
-        "The recipe that `to_dict` described"
-        names = [f.name for f in fields(cls)]
-        if isinstance(d, dict): d = in_new_words(d)
-        require(isinstance(d, dict) and {*names} <= {*d},
-                f"{d!r} describes no recipe, which has {', '.join(names)}")
-        for k in ('data', 'objective', 'train', 'distill'):
-            require(isinstance(d[k], dict), f"{k}={d[k]!r} must be a dict")
-        for k in d['data']: choose('data', k, [f.name for f in fields(ImageSource)])
-        corruption = d['corruption'] and Corruption.from_dict(d['corruption'], tensors)
-        settings = [{k: from_plain(v) for k, v in d[phase].items()} for phase in ('train', 'distill')]
-        return cls(d['name'], d['title'], ImageSource(**d['data']), corruption, d['network'],
-                   from_plain(d['objective']), *settings)
-
     def __eq__(self, other): return isinstance(other, Recipe) and self.to_dict() == other.to_dict()
 
     def __repr__(self):
@@ -117,6 +92,7 @@ class Recipe:
                 shown['network'] = Network.from_dict(self.network)
         return '\n'.join(_lines(shown))
 
+# %% ../../nbs/23_recipe.ipynb #aae8c59e
 _allowed = dict(    # what the fields may be
     name=(str, 'a text'),
     data=(ImageSource, "an ImageSource, e.g. ImageSource('digits')"),
@@ -138,6 +114,33 @@ def _lines(entries, indent=''):
             yield from _lines(v, indent + '    ')
         else:
             yield f'{indent}{k:{18 - len(indent)}s} ' + (f'{v:_}' if type(v) is int else str(v))
+
+# %% ../../nbs/23_recipe.ipynb #3cbfb6fb
+@patch
+def to_dict(self:Recipe) -> dict:
+    "The same in plain values, as recipe.json holds it"
+    corruption = self.corruption and self.corruption.to_dict()
+    return dict(name=self.name, title=self.title, data=asdict(self.data), corruption=corruption,
+                network=self.network, objective=to_plain(self.objective),
+                train=to_plain(self.train), distill=to_plain(self.distill))
+
+@patch(cls_method=True)
+def from_dict(cls:Recipe,
+    d:dict,                   # what `to_dict` gave, of this version or an older one
+    tensors:dict | None=None, # of the corruption, if it has any
+) -> 'Recipe':
+    "The recipe that `to_dict` described"
+    names = [f.name for f in fields(cls)]
+    if isinstance(d, dict): d = in_new_words(d)
+    require(isinstance(d, dict) and {*names} <= {*d},
+            f"{d!r} describes no recipe, which has {', '.join(names)}")
+    for k in ('data', 'objective', 'train', 'distill'):
+        require(isinstance(d[k], dict), f"{k}={d[k]!r} must be a dict")
+    for k in d['data']: choose('data', k, [f.name for f in fields(ImageSource)])
+    corruption = d['corruption'] and Corruption.from_dict(d['corruption'], tensors)
+    settings = [{k: from_plain(v) for k, v in d[phase].items()} for phase in ('train', 'distill')]
+    return cls(d['name'], d['title'], ImageSource(**d['data']), corruption, d['network'],
+               from_plain(d['objective']), *settings)
 
 # %% ../../nbs/23_recipe.ipynb #23aa0005
 @patch

@@ -78,9 +78,8 @@ def em(
             "The draws of this lap"
             if lap == 0: return _begin(ys, start, clean, seed)
             new = draw(teacher, ys, hash32(seed, lap)).clamp(-most, most)
-            if lap == 1 and clean is not None: return new
-            kept = torch.rand(len(ys), generator=rng(seed, lap, 7)) >= refresh
-            return torch.where(kept.view(-1, 1, 1, 1), x, new)
+            all_new = lap == 1 and clean is not None
+            return new if all_new else _renewed(x, new, refresh, rng(seed, lap, 7))
         x, seconds = _kept(folder, drawn)
         if shown: best = _better(best, judge(x.clamp(-1, 1))['proximal'], x)
         budget, seen = images[min(lap, 1)], x
@@ -97,16 +96,23 @@ def em(
         if not quiet: print(f'lap {lap}: proximal distance {best[2]:.4f}, draws of spread {x.std():.3f}')
     return EM(teacher, best[1][:n], told) if shown else EM(best[1], x[:n], told)
 
+# %% ../../nbs/29d_rounds.ipynb #ca2ebdff
 def _better(best, distance, found):
     "The least distance so far, what had it, and this distance"
     if best is None or distance < best[0]: return distance, found, distance
     return *best[:2], distance
+
+def _renewed(x, new, share, generator):
+    "`x`, of which a random share of the rows is replaced by `new`"
+    kept = torch.rand(len(x), generator=generator) >= share
+    return torch.where(kept.view(-1, 1, 1, 1), x, new)
 
 def _begin(ys, start, clean, seed):
     "What the first model is fitted to"
     if start is not None: return start
     return Matheron()(None, ys, seed) if clean is None else clean
 
+# %% ../../nbs/29d_rounds.ipynb #aefd0ab5
 def _check(ys, draw, laps, images, draws, most, refresh, start, clean):
     require(isinstance(ys, Measurements), f"ys must be Measurements, but is {type(ys).__name__}")
     good = isinstance(draw, PosteriorDraw) and not isinstance(draw, Matheron)

@@ -213,11 +213,8 @@ def miwae(
     monitor = look_at if select else False
     checkpoints = Checkpoints(grid=0, monitor=monitor, select=select)
     setup = RunSetup(images, minutes, batch, seed, out, resume, hardware, checkpoints)
-    d, seen = math.prod(ys.shape), shown_to_critic(ys[:1], ys.corruption)
-    with seeded(seed):
-        decoder = Precond(network_of(net, ys.shape), data_scale(ys, ys.shape))
-        encoder = Critic(tuple(seen.shape[1:]), width, 2*d)
-        vae = VAE(decoder, encoder, ys.corruption, outside_slope=outside_slope).to(setup.device)
+    vae, decoder = _vae_of(ys, net, width, outside_slope, seed)
+    vae, d = vae.to(setup.device), math.prod(ys.shape)
     learner = Learner(vae, **dict(lr=3e-3, clip=None, decay=.5) | learn)
     model = LatentModel(learner.ema.net, law, dict(corruption=ys.corruption.to_dict()))
     plan = dict(kind='miwae', law=type(law).__name__, corruption=ys.corruption.to_dict(), data=ys.hash,
@@ -238,6 +235,15 @@ def miwae(
     found = look_at(model)
     model.noise = found['speckled'] < found['smooth']
     return model
+
+# %% ../../nbs/29ea_vae.ipynb #f59abb3a
+def _vae_of(ys, net, width, outside_slope, seed):
+    "The autoencoder for these measurements, and its decoder"
+    seen = shown_to_critic(ys[:1], ys.corruption)
+    with seeded(seed):
+        decoder = Precond(network_of(net, ys.shape), data_scale(ys, ys.shape))
+        encoder = Critic(tuple(seen.shape[1:]), width, 2*math.prod(ys.shape))
+        return VAE(decoder, encoder, ys.corruption, outside_slope=outside_slope), decoder
 
 def _checked_law(ys, law, k):
     "What `ys` ask for, or `law`, if it can be used for them"

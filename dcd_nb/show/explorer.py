@@ -143,6 +143,7 @@ _kinds = {  # name: (how the values of the sliders make the operator, which of t
     'Fourier mask':  (lambda v: FourierMask(v['R']), ('R',)),
 }
 
+# %% ../../nbs/02e_explorer.ipynb #cbe1c343
 def tidy_number(v:float | int | str) -> float | int | str:
     "Four digits of a number: a browser's .65 is 0.6500000000000001"
     return float(f'{v:.4g}') if isinstance(v, float) else v
@@ -171,6 +172,7 @@ def caption(text:str) -> str:
     style = 'max-width:700px;margin:0;line-height:1.4'
     return f'<p role="status" style="{style}">{html.escape(text)}</p>'
 
+# %% ../../nbs/02e_explorer.ipynb #1f5f8b5e
 def _controls(factors):
     "The widgets by name"
     import ipywidgets as w

@@ -28,6 +28,7 @@ def scan_once(
         'SENSE': sense(A.op, y, m, lam=max((sigma/.25)**2, 1e-4))}
     return images, int(m['mask'].sum())
 
+# %% ../../nbs/03d_scan.ipynb #50431728
 def scan_view(R=4, acs=6, coils=4, lines='random', sigma=.01, x:Tensor | None=None, seed=0):
     "A figure: the image, its k-space as measured, zero-filled, SENSE, and where SENSE is wrong"
     images, _ = scan_once(R, acs, coils, lines, sigma, x, seed)
@@ -39,6 +40,7 @@ def scan_view(R=4, acs=6, coils=4, lines='random', sigma=.01, x:Tensor | None=No
         ax.axis('off')
     return fig
 
+# %% ../../nbs/03d_scan.ipynb #8e7f05f1
 def scan_in_words(
     R=4, acs=6, coils=4, lines='random', sigma=.01, x:Tensor | None=None, seed=0,
 ) -> str:

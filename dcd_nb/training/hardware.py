@@ -56,11 +56,7 @@ class Hardware:
     ):
         "The same with nothing left open: as said, or as the run in `begun` has it, or the usual"
         kept = agreed(lambda: _hardware_of(begun, device))
-        for name, v in self.to_dict().items():
-            same = v in (None, 'auto', kept.get(name, v))
-            require(same,
-                    f"out={str(begun)!r} was begun with {name}={kept.get(name)!r}, not {v!r}: "
-                          "leave it out, or choose another folder")
+        self._check_against(kept, begun)
         precision = self.precision or kept.get('precision') or net.precision or net.net.precision
         images, minutes = settings['images'], settings['minutes']
         long = images*work > worth_compiling[device.type] if images else minutes >= 30
@@ -69,6 +65,13 @@ class Hardware:
         return replace(self, precision=precision or usual_precision(device), compile=compile,
                        threads=(self.threads or _that_fit(kept.get('threads'))
                                 or torch.get_num_threads()))
+
+    def _check_against(self, kept, begun):
+        "Complain if the run in `begun` was begun with other settings"
+        for name, v in self.to_dict().items():
+            same = v in (None, 'auto', kept.get(name, v))
+            require(same, f"out={str(begun)!r} was begun with {name}={kept.get(name)!r}, not {v!r}: "
+                          "leave it out, or choose another folder")
 
     def to_dict(self):
         "What recipe.json says of it"
@@ -83,6 +86,7 @@ class Hardware:
         require(isinstance(hardware, cls), message)
         return hardware
 
+# %% ../../nbs/20da_hardware.ipynb #4cb1f530
 def _that_fit(threads):
     "As many threads as a run was begun with, or as many as this machine has cores"
     cores = available_cores()
