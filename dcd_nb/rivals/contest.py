@@ -21,6 +21,8 @@ from ..errors import choose, require, number
 from ..draws import rng
 from ..files import atomic
 from ..machine import made_with
+from ..operators import Corruption, Identity
+from ..data import Measurements
 from ..baselines import lmmse
 from ..metrics.evaluation import to_floats
 from ..metrics import Proximal
@@ -88,7 +90,9 @@ class Task:
 # %% ../../nbs/29f_contest.ipynb #6f011fef
 def _of_teacher(teacher, ys):
     "Entries of the ways to sample from a teacher; the proximal distance chooses"
-    judge, seed = Proximal(ys), 0
+    if teacher.objective.predicts_images: judge = Proximal(ys)
+    else: judge = Proximal(Measurements(ys.y, Corruption(Identity(), ys.sigma), None))  # its images are A(x)
+    seed = 0
     ways = ways_to_sample(teacher, 2000, seed)
     if len(ways) > 1:
         whole = {k: sampled(teacher, k, 2000, seed)[0] for k in ways if tuple(teacher.shape) == tuple(ys.shape)}
@@ -248,11 +252,11 @@ def read_rows(folder:str | Path) -> list[dict]:
     return sorted(found, key=lambda row: (row['corruption'], order.index(row['method']), row['seed']))
 
 def over_seeds(rows:list[dict]) -> list[dict]:
-    "One row for each corruption, group and method: means over the seeds, and the `range` of the distances"
-    kinds, found = {}, []
-    for row in rows: kinds.setdefault((row['corruption'], row['group'], row['method']), []).append(row)
+    "Means of each method over the seeds, and the `range` of the distances"
+    kinds, found, names = {}, [], ('corruption', 'group', 'method', 'clean_images')
+    for row in rows: kinds.setdefault(tuple(row[k] for k in names), []).append(row)
     for same in kinds.values():
-        one = {k: same[0][k] for k in ('corruption', 'group', 'method', 'clean_images', 'scale')}
+        one = {k: same[0][k] for k in (*names, 'scale')}
         one |= {k: _mean([row[k] for row in same]) for k in ('calls', 'seconds', 'images', 'fd', 'precision', 'recall')}
         one['range'] = {s: [f([row['fd'][s] for row in same]) for f in (min, max)] for s in one['fd']}
         found.append(one | dict(seeds=[row['seed'] for row in same]))
