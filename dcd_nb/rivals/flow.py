@@ -268,13 +268,13 @@ def check_flow(ys:Measurements):
                   "which y has no density given the image; take miwae for masks, ambient_gan for others")
     require(math.prod(ys.shape) > 1, f"ys are of images {ys.shape}: a flow needs two entries or more")
 
-# %% ../../nbs/29ec_flow.ipynb #a0b8a14d
+# %% ../../nbs/29ec_flow.ipynb #83acd588
 def ambient_flow(
     ys:Measurements,
     images:int | None=None,    # the budget; or
     minutes:float | None=None, # ... the time it may take
-    k:int=4,                   # draws of q in the bound
-    batch:int=128,
+    k:int=16,                  # draws of q in the bound
+    batch:int=64,
     seed:int=0,
     layers:int=6,              # couplings of the density
     width:int=64,              # of their networks
