@@ -163,7 +163,7 @@ def _miwae(task, law, share=1., k=2, **learn):
     yield Entry('restored', draws, model.cost['images'], lambda n: restored[:n].clamp(-1, 1))
     yield Entry('one', 1, model.cost['images'], lambda n: model.sample(n).clamp(-1, 1))
 
-def _ambient_flow(task, share=.4, k=4, **learn):
+def _ambient_flow(task, share=.25, k=4, **learn):
     settings = task.fitting()
     own = {k: settings[k] for k in ('seed', 'quiet')} | task.run('flow')
     own |= dict(k=k, batch=128, layers=8, width=128, bins=0, lr=2e-3, halflife=40_000, rampup=.25) | learn
