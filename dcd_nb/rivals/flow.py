@@ -27,8 +27,6 @@ from .critic import Critic, shown_to_critic
 from .vae import bound, log_normal
 
 # %% ../../nbs/29ec_flow.ipynb #4319e881
-#| code-fold: true
-#| code-summary: "The spline: knots, and one rational function between two of them"
 def _knots(raw, edge):
     "Where knots lie, from -edge to edge, and the gaps between them"
     gaps = 2*edge*(.001 + (1 - .001*raw.shape[-1])*raw.softmax(-1))
