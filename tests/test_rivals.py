@@ -6,20 +6,24 @@ from functools import partial
 import pytest
 import torch
 from processes import run as command
+from torch.autograd.functional import jacobian
 
 from dcd_nb.baselines import lmmse, moments
 from dcd_nb.cli import run
 from dcd_nb.data import Measurements
-from dcd_nb.draws import rng
+from dcd_nb.draws import rng, seeded
 from dcd_nb.errors import BadInput
-from dcd_nb.operators import Batch, Corruption, GaussianBlur, Identity, RandomMask, Saturation
+from dcd_nb.operators import Batch, Corruption, GaussianBlur, Identity, Photons, RandomMask, Saturation
 from dcd_nb.recipes import recipe
 from dcd_nb.rivals.conditional import Conditional
 from dcd_nb.rivals.contest import methods, run_method
+from dcd_nb.rivals.flow import ambient_flow, Flow, FlowModel, FlowPair
+from dcd_nb.rivals.flow import log_weights as flow_weights
 from dcd_nb.rivals.guided import DPS, dps_in_gaussian
 from dcd_nb.rivals.interpolants import Transport
 from dcd_nb.rivals.posterior import Matheron, matheron, MMPS, SFBD
 from dcd_nb.rivals.vae import bound, LatentModel, log_weights, MIWAE, NotMIWAE, VAE
+from dcd_nb.training import Learner
 
 d, shape = 4, (1, 2, 2)
 L = torch.randn(d, d, generator=rng(3), dtype=torch.float64)*.6
@@ -247,9 +251,9 @@ def test_a_corruption_that_a_method_cannot_take_is_one_sentence(tmp_path, method
     assert says in str(e.value) and '\n' not in str(e.value) and len(str(e.value)) < 320
 
 
-@pytest.mark.parametrize('method, more, says', [('ambientflow', {}, 'not built yet'), ('ambientgan', dict(minutes=1.), 'minutes cannot stand'), ('em-sfbd', dict(), 'MMPS')])
-def test_a_wrong_combination_is_one_sentence(tmp_path, method, more, says, capsys):
-    with pytest.raises((SystemExit, BadInput)) as e: run('digits-blur', str(tmp_path), method=method, **more)
+@pytest.mark.parametrize('kind, method, more, says', [('mask', 'ambientflow', {}, 'AmbientFlow needs Gaussian noise of one known level'), ('blur', 'ambientgan', dict(minutes=1.), 'minutes cannot stand'), ('blur', 'em-sfbd', {}, 'MMPS')])
+def test_a_wrong_combination_is_one_sentence(tmp_path, kind, method, more, says, capsys):
+    with pytest.raises((SystemExit, BadInput)) as e: run(f'digits-{kind}', str(tmp_path), method=method, **more)
     assert says in str(e.value) + capsys.readouterr().err
 
 
@@ -279,3 +283,79 @@ def test_a_killed_run_of_laps_ends_as_if_it_had_not_been(monkeypatch, tmp_path):
         run_method(r, name, tmp_path/'run', n=200, quiet=True)
     again = run_method(r, name, tmp_path/'run', n=200, quiet=True)
     assert [row['fd'] for row in again] == [row['fd'] for row in whole]
+
+
+def shaken(net, by, seed=0):
+    "In float64, with random numbers added to the weights"
+    for i, p in enumerate(net.double().parameters()): p.data += by*torch.randn(p.shape, generator=rng(seed, i), dtype=p.dtype)/max(1, p[0].numel())**.5
+    return net.requires_grad_(False)
+
+
+@pytest.mark.parametrize('bins', [0, 5])
+def test_a_flow_leads_back_and_tells_its_determinant(bins):
+    "For as many entries as an image has, inside and outside of the range of the splines"
+    flow = shaken(Flow(9, 4, 12, 3, bins), .5)
+    z, seen = 3*torch.randn(40, 9, generator=rng(1), dtype=torch.float64), torch.randn(40, 3, generator=rng(2), dtype=torch.float64)
+    x, log_det = flow(z, seen)
+    again, minus = flow.back(x, seen)
+    slopes = torch.stack([jacobian(lambda v: flow(v[None], c[None])[0][0], one) for one, c in zip(z, seen)])
+    assert torch.allclose(again, z, atol=1e-8) and torch.allclose(minus, -log_det, atol=1e-8)
+    assert torch.allclose(log_det, slopes.slogdet()[1], atol=1e-8) and (z.abs() > 4).any() and (x - z).abs().max() > .5
+
+
+@pytest.mark.parametrize('kind', corruptions)
+def test_the_weights_of_flows_have_the_likelihood_as_their_mean(kind):
+    "log p(y) of a Gaussian flow in closed form, with draws from a posterior that is wrong, through noise, masks and a blur"
+    A = corruptions[kind]
+    batch = world(A, 6)[1]
+    with seeded(0):
+        flows = FlowPair(shape, (2 if kind == 'mask' else 1, 2, 2), A, .6, 2, 8, 0)
+        for coupling in flows.prior.layers: coupling.net = torch.nn.Linear(2, 4)   # linear couplings: a Gaussian
+    flows = shaken(flows, .1)
+    for coupling in flows.prior.layers: coupling.net.weight.data[::2] = 0.
+    flows.encoder.layers[-1].bias[d:2*d] += .8 if kind == 'noise' else 1.2             # wide: no weight is huge
+    J = jacobian(lambda z: flows.prior(z[None])[0][0], torch.zeros(d, dtype=torch.float64))
+    mean, cov = flows.prior(torch.zeros(1, d, dtype=torch.float64))[0][0], J@J.T
+    assert (cov - cov.diagonal().diag()).abs().max() > .02
+    ys = batch[torch.arange(6)].map(lambda t: t.double())
+    truth = []
+    for i in range(6):
+        M = A.op.matrix(shape, None if ys.state is None else ys.state[i:i+1])
+        o = torch.ones(d, dtype=bool) if ys.state is None else ys.state[i].flatten() != 0
+        S = (M@cov@M.T + A.sigma**2*I)[o][:, o]
+        r = (ys.y[i].flatten() - M@mean)[o]
+        truth.append(torch.distributions.MultivariateNormal(torch.zeros(len(r), dtype=torch.float64), S).log_prob(r) if len(r) else torch.zeros(()))
+    share = (flow_weights(flows, ys, torch.randn(6, 80_000, d, generator=rng(4), dtype=torch.float64))[0] - torch.stack(truth)[:, None]).exp()
+    error = share.std(1)/80_000**.5
+    assert error.max() < .1 and ((share.mean(1) - 1).abs() < 5*error).all(), (share.mean(1), error)
+
+
+def test_a_killed_flow_goes_on_and_is_kept(monkeypatch, tmp_path):
+    "The same weights as without the kill, and the same samples and densities from the file"
+    _, ys = world(corruptions['mask'], 200)
+    kw = dict(images=1280, batch=64, k=2, layers=2, width=8, select=None, quiet=True)
+    whole = ambient_flow(ys, **kw)
+    usual, count = Learner.apply_gradients, []
+    def dies(self, *args):
+        count.append(0)
+        if len(count) == 12: raise KeyboardInterrupt
+        return usual(self, *args)
+    with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
+        m.setattr(Learner, 'apply_gradients', dies)
+        ambient_flow(ys, out=tmp_path/'run', **kw)
+    again = ambient_flow(ys, out=tmp_path/'run', resume=True, **kw)
+    assert again.cost['resumed_at'] > 0 and again.cost['weights_sha256'] == whole.cost['weights_sha256']
+    whole.save(tmp_path/'kept')
+    kept, x = FlowModel.load(tmp_path/'kept'), whole.sample(20)
+    assert kept.sample(20).equal(x) and kept.log_density(x).equal(whole.log_density(x))
+    assert kept.impute(ys, 5).equal(whole.impute(ys, 5)) and kept.sample(30, 1)[:20].allclose(kept.sample(20, 1), atol=1e-6)
+
+
+@pytest.mark.parametrize('kind, sigma, more, says', [
+    ('noise', 0., {}, 'Gaussian noise of one known level above 0'), ('mask', 0., {}, 'take miwae for masks'),
+    ('blur', 0., {}, 'ambient_gan for others'), ('noise', Photons(.1), {}, 'Gaussian noise of one known level above 0'),
+    ('noise', .5, dict(k=0), 'k=0 must be a positive whole number'), ('noise', .5, dict(bins=-1), 'bins=')])
+def test_a_flow_says_what_it_needs(kind, sigma, more, says):
+    ys = Corruption(corruptions[kind].op, sigma).measure(torch.full((8, *shape), -.5))
+    with pytest.raises(BadInput, match=says) as e: ambient_flow(ys, images=64, **more)
+    assert '\n' not in str(e.value) and len(str(e.value)) < 320
