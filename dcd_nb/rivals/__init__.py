@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['as_images', 'restore_first', 'train_on_y', 'Matheron', 'MMPS', 'PosteriorDraw', 'SFBD', 'EM', 'em', 'DPS',
            'dps_in_gaussian', 'Conditional', 'ShownObservation', 'scsi', 'Transport', 'ambient_gan', 'Critic',
-           'LatentModel', 'MIWAE', 'miwae', 'NotMIWAE', 'GSURE', 'SUREScore', 'ambient_flow', 'as_table', 'over_seeds',
-           'read_rows', 'run_method']
+           'LatentModel', 'MIWAE', 'miwae', 'NotMIWAE', 'GSURE', 'SUREScore', 'ambient_flow', 'FlowModel', 'as_table',
+           'over_seeds', 'read_rows', 'run_method']
 
 # %% ../../nbs/29g_rivals.ipynb #366916e1
 from .plain import as_images, restore_first, train_on_y
@@ -18,10 +18,10 @@ from .interpolants import scsi, Transport
 from .critic import ambient_gan, Critic
 from .vae import LatentModel, MIWAE, miwae, NotMIWAE
 from .sure import GSURE, SUREScore
-from .flow import ambient_flow
+from .flow import ambient_flow, FlowModel
 from .contest import as_table, over_seeds, read_rows, run_method
 
 _all_ = ['as_images', 'restore_first', 'train_on_y', 'Matheron', 'MMPS', 'PosteriorDraw', 'SFBD', 'EM', 'em',
          'DPS', 'dps_in_gaussian', 'Conditional', 'ShownObservation', 'scsi', 'Transport',
-         'ambient_gan', 'Critic', 'LatentModel', 'MIWAE', 'miwae', 'NotMIWAE', 'GSURE', 'SUREScore', 'ambient_flow',
+         'ambient_gan', 'Critic', 'LatentModel', 'MIWAE', 'miwae', 'NotMIWAE', 'GSURE', 'SUREScore', 'ambient_flow', 'FlowModel',
          'as_table', 'over_seeds', 'read_rows', 'run_method']
