@@ -3,7 +3,8 @@ import gc
 import os
 from importlib import import_module
 
-os.environ.setdefault('OMP_NUM_THREADS', '1')       # before torch is imported, and for the processes that tests start
+# before torch is imported, and for the processes that tests start
+os.environ.setdefault('OMP_NUM_THREADS', '1')
 os.environ.setdefault('DCD_PRECISION', 'fp32')      # what tests compare must not depend on the processor
 
 
@@ -14,6 +15,7 @@ def pytest_configure(config):
 def pytest_collection_finish(session):
     "Objects that stay are not looked at each time garbage is collected: in a whole run that took a tenth of the time"
     if len(session.items) > 500:
-        for name in ('torch._dynamo', 'matplotlib.pyplot', 'scipy.stats', 'torchvision', 'dcd_nb.all'): import_module(name)
+        for name in ('torch._dynamo', 'matplotlib.pyplot', 'scipy.stats', 'torchvision', 'dcd_nb.all'):
+            import_module(name)
     gc.collect()
     gc.freeze()

@@ -15,16 +15,20 @@ from dcd_nb.recipes import ImageSource, recipe, recipes
 def shrunken(r):
     "The description of the recipe's network, as small as it can be"
     net = r.network_for(r.teacher_shape()).to_dict() if isinstance(r.network, str) else r.network
-    return net | (dict(channels=4, mult=(1,), blocks=1, attn=()) if net['network'] == 'UNet' else dict(width=8, blocks=1))
+    return net | (dict(channels=4, mult=(1,), blocks=1, attn=()) if net['network'] == 'UNet'
+                  else dict(width=8, blocks=1))
 
 
 def kinds():
     "(name, recipe, names) for each kind of recipe in the library: those that differ in sizes and numbers alone make the same steps"
     found = {}
     for name, r in recipes().items():
-        if r.corruption is None: r = replace(r, corruption=Corruption(RandomMask(.5), .1), data=ImageSource(None, 16, 3), network='small')
+        if r.corruption is None:
+            r = replace(r, corruption=Corruption(RandomMask(.5), .1), data=ImageSource(None, 16, 3),
+                        network='small')
         r = replace(r, network=shrunken(r))
-        if max(r.image_shape()) > 100: r = replace(r, data=replace(r.data, size=(48, 40)), network=r.network | dict(resolution=[48, 40]))
+        if max(r.image_shape()) > 100:
+            r = replace(r, data=replace(r.data, size=(48, 40)), network=r.network | dict(resolution=[48, 40]))
         net = r.network['network'], r.network.get('patch_size', 1), r.network.get('masked', False)
         key = type(r.corruption.op), r.corruption.sigma > 0, type(r.objective_for()), r.student_shape()[0], net, type(r.distill.get('loss'))
         found.setdefault(repr(key), (name, r, []))[2].append(name)
@@ -34,7 +38,8 @@ def kinds():
 def small(name, corruption=None, objective=None, **changes):
     "The recipe with a small network, and one step of each phase"
     r, changes = recipe(name), {k.replace('__', '.'): v for k, v in changes.items()}
-    sizes = {f'{phase}.{k}': v for phase in ('train', 'distill') for k, v in dict(images=32, batch=32).items()}
+    sizes = {f'{phase}.{k}': v for phase in ('train', 'distill')
+             for k, v in dict(images=32, batch=32).items()}
     r = r.override({'network': shrunken(r)} | sizes | changes)
     return replace(r, corruption=corruption or r.corruption, objective=objective or r.objective)
 

@@ -25,7 +25,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 
 reads = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.item.default)
-indexing = (torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default)      # rows may be named on the host
+# rows may be named on the host
+indexing = (torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default)
 
 
 class HostWaits(AssertionError):
@@ -66,14 +67,17 @@ class Pretend(TorchDispatchMode):
         if func is torch.ops.aten.copy_.default and not isinstance(args[0], FakeTensor):
             with unset_fake_temporarily(): return args[0].copy_(self.read(args[1]))
         if func is torch.ops.aten._to_copy.default and not there: self.wait('send a tensor there')
-        if func in indexing and any(torch.is_tensor(i) and not isinstance(i, FakeTensor) for i in args[1]): self.wait('send rows there')
+        if func in indexing and any(torch.is_tensor(i) and not isinstance(i, FakeTensor) for i in args[1]):
+            self.wait('send rows there')
         device = torch.device(to or there[0].device).type
-        return func(*tree_map(lambda v: self.without_data(v, device), args), **{k: tree_map(lambda v: self.without_data(v, device), v) for k, v in kwargs.items()})
+        return func(*tree_map(lambda v: self.without_data(v, device), args),
+                    **{k: tree_map(lambda v: self.without_data(v, device), v) for k, v in kwargs.items()})
 
     def without_data(self, v, device):
         "An argument as an operation on the device is given it"
         if isinstance(v, torch.Generator):
-            if v.device.type != device: raise RuntimeError(f"a generator on {v.device} cannot draw on device {device}")
+            if v.device.type != device:
+                raise RuntimeError(f"a generator on {v.device} cannot draw on device {device}")
             return None
         return self.fake.from_tensor(v.detach()) if torch.is_tensor(v) and not isinstance(v, FakeTensor) else v
 
@@ -108,14 +112,19 @@ class Shapes(Pretend):
         to = torch.device(kwargs.get('device') or next(iter(found), 'cpu')).type
         if to != 'meta' and 'meta' not in found: return func(*args, **kwargs)
         if func in reads: return self.read(found['meta'], number=True)
-        if to == 'cpu' and 'device' in kwargs and kwargs['device'] is not None: return self.read(found['meta'], kwargs.get('dtype'))
-        if func is torch.ops.aten.copy_.default and args[0].device.type == 'cpu': return args[0].copy_(self.read(args[1]))
-        if 'cpu' in found and (func in indexing or func is torch.ops.aten._to_copy.default): self.wait('send a tensor there')
-        elif len({t.device.type for t in leaves if torch.is_tensor(t) and t.ndim}) > 1: raise RuntimeError(f'{function_here()}: {func} is given tensors of two devices')
+        if to == 'cpu' and 'device' in kwargs and kwargs['device'] is not None:
+            return self.read(found['meta'], kwargs.get('dtype'))
+        if func is torch.ops.aten.copy_.default and args[0].device.type == 'cpu':
+            return args[0].copy_(self.read(args[1]))
+        if 'cpu' in found and (func in indexing or func is torch.ops.aten._to_copy.default):
+            self.wait('send a tensor there')
+        elif len({t.device.type for t in leaves if torch.is_tensor(t) and t.ndim}) > 1:
+            raise RuntimeError(f'{function_here()}: {func} is given tensors of two devices')
         if func is torch.ops.aten._fused_adam_.default: return None       # has no kernel there
         def checked(v):
             if not isinstance(v, torch.Generator): return v
-            if v.device.type != 'meta': raise RuntimeError(f'{function_here()}: a generator on {v.device} cannot draw on device meta')
+            if v.device.type != 'meta':
+                raise RuntimeError(f'{function_here()}: a generator on {v.device} cannot draw on device meta')
             return None
         return shapes_of(func, tree_map(checked, args), tree_map(checked, kwargs))
 
@@ -142,7 +151,8 @@ def shapes_of(func, args, kwargs):
     key = func, outline(args), tuple((k, outline(v)) for k, v in kwargs.items())
     if key not in found_shapes:
         found = func(*args, **kwargs)
-        found_shapes[key] = tree_map(lambda t: functools.partial(torch.empty_strided, t.shape, t.stride(), dtype=t.dtype, device=t.device) if torch.is_tensor(t) else t, found)
+        found_shapes[key] = tree_map(lambda t: functools.partial(torch.empty_strided, t.shape, t.stride(),
+            dtype=t.dtype, device=t.device) if torch.is_tensor(t) else t, found)
         return found
     return tree_map(lambda v: v() if isinstance(v, functools.partial) else v, found_shapes[key])
 
@@ -156,10 +166,14 @@ def without_values(
     mode = Shapes(allowed, answer)
     fused = sys.modules['torch.optim.optimizer']._get_fused_kernels_supported_devices
     with contextlib.ExitStack() as here:
-        here.enter_context(mock.patch.object(sys.modules['torch.optim.optimizer'], '_get_fused_kernels_supported_devices', lambda: [*fused(), 'meta']))
+        here.enter_context(mock.patch.object(sys.modules['torch.optim.optimizer'],
+                                             '_get_fused_kernels_supported_devices',
+                                             lambda: [*fused(), 'meta']))
         here.enter_context(mock.patch.object(torch, 'Generator', PretendGenerator))
-        here.enter_context(mock.patch.object(sys.modules['dcd_nb.diffusion'], 'pick_device', torch.device))                    # nor does the library
-        here.enter_context(mock.patch.object(torch, 'autocast', lambda *args, **kw: contextlib.nullcontext()))      # knows no such device
+        # nor does the library
+        here.enter_context(mock.patch.object(sys.modules['dcd_nb.diffusion'], 'pick_device', torch.device))
+        # knows no such device
+        here.enter_context(mock.patch.object(torch, 'autocast', lambda *args, **kw: contextlib.nullcontext()))
         here.enter_context(mode)
         yield mode
 
@@ -199,7 +213,8 @@ def grad(outputs, inputs, grad_outputs=None, create_graph=False, **kw):
     "Zeros for `inputs`, on which `outputs` must depend"
     outputs, inputs = ([t] if torch.is_tensor(t) else [*t] for t in (outputs, inputs))
     reached = depends_on(outputs)
-    for t in inputs: assert torch.autograd.graph.get_gradient_edge(t).node in reached, 'nothing depends on what the gradient is taken for'
+    for t in inputs:
+        assert torch.autograd.graph.get_gradient_edge(t).node in reached, 'nothing depends on what the gradient is taken for'
     rest = sum(t.sum()*0 for t in [grad_outputs] if torch.is_tensor(t)) if create_graph else 0
     return tuple(torch.zeros_like(t) + rest for t in inputs)
 
@@ -227,17 +242,22 @@ def pretended(
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     mode = Pretend(fake, allowed, answer)
     nothing = lambda *args, **kw: None
-    cuda = dict(is_available=lambda: True, device_count=lambda: 1, get_device_name=lambda device=None: 'a GPU that is not there',
-                manual_seed=nothing, synchronize=nothing, set_device=nothing, get_rng_state=lambda device=None: torch.zeros(1, dtype=torch.uint8),
-                set_rng_state=nothing, max_memory_allocated=lambda device=None: 0, is_bf16_supported=lambda including_emulation=True: True,
+    cuda = dict(is_available=lambda: True, device_count=lambda: 1,
+                get_device_name=lambda device=None: 'a GPU that is not there',
+                manual_seed=nothing, synchronize=nothing, set_device=nothing,
+                get_rng_state=lambda device=None: torch.zeros(1, dtype=torch.uint8),
+                set_rng_state=nothing, max_memory_allocated=lambda device=None: 0,
+                is_bf16_supported=lambda including_emulation=True: True,
                 device=lambda device: contextlib.nullcontext())
     here = contextlib.ExitStack()
-    own = dict(backward=backward, tolist=lambda t: mode.read(t).tolist(), numpy=lambda t, **kw: mode.read(t).numpy())
+    own = dict(backward=backward, tolist=lambda t: mode.read(t).tolist(), numpy=lambda t,
+               **kw: mode.read(t).numpy())
     with here, fake:
         for k, v in cuda.items(): here.enter_context(mock.patch.object(torch.cuda, k, v))
         for k, v in own.items(): here.enter_context(mock.patch.object(FakeTensor, k, v))
         here.enter_context(mock.patch.object(torch.autograd, 'grad', for_fakes(grad, torch.autograd.grad)))
-        here.enter_context(mock.patch.object(torch.utils, 'swap_tensors', for_fakes(swap, torch.utils.swap_tensors)))
+        here.enter_context(mock.patch.object(torch.utils, 'swap_tensors',
+                                             for_fakes(swap, torch.utils.swap_tensors)))
         here.enter_context(mock.patch.object(torch, 'Generator', PretendGenerator))
         here.enter_context(mode)
         yield mode

@@ -40,7 +40,8 @@ class Server:
     def __init__(self):
         mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         env = os.environ | dict(OMP_NUM_THREADS='1')
-        self.process = subprocess.Popen([sys.executable, '-P', __file__, str(its.fileno())], env=env, pass_fds=[its.fileno()], start_new_session=True)
+        self.process = subprocess.Popen([sys.executable, '-P', __file__, str(its.fileno())], env=env,
+                                        pass_fds=[its.fileno()], start_new_session=True)
         self.socket = mine
         its.close()
         atexit.register(self.close)
@@ -67,7 +68,8 @@ class Command:
         self.args, self.returncode = [str(a) for a in args], None
         self.files = [tempfile.TemporaryFile('w+') for _ in range(2)]
         self.status, theirs = socket.socketpair()
-        request = dict(args=self.args, cwd=str(cwd), env=dict(os.environ if env is None else env), file_size=file_size, fate=fate)
+        request = dict(args=self.args, cwd=str(cwd), env=dict(os.environ if env is None else env),
+                       file_size=file_size, fate=fate)
         fds = [*(f.fileno() for f in self.files), theirs.fileno()]
         socket.send_fds(Server.get().socket, [json.dumps(request).encode()], fds)
         theirs.close()
@@ -120,11 +122,15 @@ def run(*args, timeout=120, **kw):
 def start_together(n, *args, env=None, fates={}, **kw):
     "The same command in `n` processes that meet each other, as torchrun starts them; `fates` by rank"
     from torch.distributed import TCPStore
-    store = TCPStore('127.0.0.1', 0, is_master=True, wait_for_workers=False)       # as torchrun's agent: no port has to be guessed
-    meet = dict(WORLD_SIZE=n, LOCAL_WORLD_SIZE=n, MASTER_ADDR='127.0.0.1', MASTER_PORT=store.port, TORCHELASTIC_USE_AGENT_STORE=True)
+    # as torchrun's agent: no port has to be guessed
+    store = TCPStore('127.0.0.1', 0, is_master=True, wait_for_workers=False)
+    meet = dict(WORLD_SIZE=n, LOCAL_WORLD_SIZE=n, MASTER_ADDR='127.0.0.1', MASTER_PORT=store.port,
+                TORCHELASTIC_USE_AGENT_STORE=True)
     own = [meet | dict(RANK=i, LOCAL_RANK=i) for i in range(n)]
-    found = [Command(*args, env=(os.environ if env is None else env) | {k: str(v) for k, v in own[i].items()}, fate=fates.get(i), **kw) for i in range(n)]
-    for p in found: p.store = store                                                # it lives as long as they do
+    found = [Command(*args, env=(os.environ if env is None else env) | {k: str(v) for k, v in own[i].items()},
+                     fate=fates.get(i), **kw) for i in range(n)]
+    for p in found:
+        p.store = store                                                # it lives as long as they do
     return found
 
 
@@ -183,7 +189,8 @@ def become(request, fds):
     os.chdir(request['cwd'])
     os.environ.clear()
     os.environ.update(request['env'])
-    signal.signal(signal.SIGINT, signal.default_int_handler)   # whoever runs the tests in the background ignores it
+    # whoever runs the tests in the background ignores it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if request['file_size']:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (request['file_size'],)*2)
@@ -227,13 +234,15 @@ def leave(code):
 
 
 # Whatever a command may load late.  The server imports and does nothing else: a process with threads must not be forked
-preload = ['dcd_nb.all', 'dcd_nb.cli', 'torch._dynamo', 'torch.distributed', 'torch.utils.flop_counter', 'torchvision', 'sklearn.datasets', 'scipy.stats',
+preload = ['dcd_nb.all', 'dcd_nb.cli', 'torch._dynamo', 'torch.distributed', 'torch.utils.flop_counter',
+           'torchvision', 'sklearn.datasets', 'scipy.stats',
            'scipy.optimize', 'PIL.Image', 'PIL.PngImagePlugin']
 
 if __name__ == '__main__':
     for name in preload: import_module(name)
     gc.collect()
-    gc.freeze()            # otherwise the garbage collector of each command looks at all of this, and copies it
+    # otherwise the garbage collector of each command looks at all of this, and copies it
+    gc.freeze()
     task = serve(socket.socket(fileno=int(sys.argv[1])))
     if task is not None:
         become(*task)

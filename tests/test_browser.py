@@ -23,12 +23,14 @@ from pathlib import Path
 
 import pytest
 
-sync_api = pytest.importorskip('playwright.sync_api', reason="the package playwright is not installed: pip install -e '.[dev]'")
+sync_api = pytest.importorskip('playwright.sync_api',
+                               reason="the package playwright is not installed: pip install -e '.[dev]'")
 pytest.importorskip('jupyterlab', reason="the package jupyterlab is not installed: pip install -e '.[dev]'")
 root = Path(__file__).parent.parent
 names = ('chromium', 'chromium-browser', 'google-chrome')
 chromium = os.getenv('DCD_CHROMIUM') or next(filter(None, map(shutil.which, names)), None)
-pytestmark = pytest.mark.skipif(not chromium, reason='chromium is not installed: apt-get install chromium, or set DCD_CHROMIUM')
+pytestmark = pytest.mark.skipif(not chromium,
+                                reason='chromium is not installed: apt-get install chromium, or set DCD_CHROMIUM')
 flags = '--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync'
 
 
@@ -36,7 +38,8 @@ flags = '--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-back
 def browser(tmp_path_factory):
     "One browser for all tests"
     with sync_api.sync_playwright() as p:
-        home = dict.fromkeys(('HOME', 'XDG_CONFIG_HOME', 'XDG_CACHE_HOME'), str(tmp_path_factory.mktemp('home')))
+        home = dict.fromkeys(('HOME', 'XDG_CONFIG_HOME', 'XDG_CACHE_HOME'),
+                             str(tmp_path_factory.mktemp('home')))
         browser = p.chromium.launch(executable_path=chromium, args=flags.split(), env=os.environ | home)
         try: yield browser
         finally: browser.close()
@@ -66,36 +69,46 @@ def free_port():
 
 def explorer_notebook(path):
     "A notebook with the cells of two explorers as a reader meets them, and the import that they need"
-    cells = [c for name in ('02e_explorer', '03d_scan') for c in json.loads((root/f'nbs/{name}.ipynb').read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
+    cells = [c for name in ('02e_explorer', '03d_scan')
+             for c in json.loads((root/f'nbs/{name}.ipynb').read_text(encoding='utf-8'))['cells']
+             if c['cell_type'] == 'code']
     operators, scan = [src for c in cells if (src := ''.join(c['source'])).startswith('#| eval: false')]
     slides = next(src for c in json.loads((root/'nbs/00g_sliders.ipynb').read_text(encoding='utf-8'))['cells'] if 'sign_js = ' in (src := ''.join(c['source'])))
     code = ['from dcd_nb.show.explorer import *\nfrom dcd_nb.show.scan import *\nfrom dcd_nb.show.sliders import *\nfrom dcd_nb.show.images import colors', slides, operators, scan]
     kernel = dict(name='python3', display_name='python3', language='python')
     path.write_text(json.dumps(dict(nbformat=4, nbformat_minor=5, metadata=dict(kernelspec=kernel), cells=[
-        dict(cell_type='code', id=f'c{i}', metadata={}, outputs=[], execution_count=None, source=src) for i, src in enumerate(code)])))
+        dict(cell_type='code', id=f'c{i}', metadata={}, outputs=[], execution_count=None, source=src)
+        for i, src in enumerate(code)])))
 
 
 @pytest.fixture(scope='module')
 def lab(tmp_path_factory):
     "One JupyterLab for all tests, on a folder `work`; gives the folder, and the address of a notebook in it"
     tmp_path = tmp_path_factory.mktemp('lab')
-    dirs = {k: tmp_path/k.lower() for k in ('HOME', 'JUPYTER_CONFIG_DIR', 'JUPYTER_DATA_DIR', 'JUPYTER_RUNTIME_DIR',
-                                            'JUPYTERLAB_SETTINGS_DIR', 'JUPYTERLAB_WORKSPACES_DIR', 'IPYTHONDIR', 'MPLCONFIGDIR')}
+    dirs = {k: tmp_path/k.lower() for k in ('HOME', 'JUPYTER_CONFIG_DIR', 'JUPYTER_DATA_DIR',
+                                            'JUPYTER_RUNTIME_DIR',
+                                            'JUPYTERLAB_SETTINGS_DIR', 'JUPYTERLAB_WORKSPACES_DIR',
+                                            'IPYTHONDIR', 'MPLCONFIGDIR')}
     spec, work, news = dirs['JUPYTER_DATA_DIR']/'kernels/python3', tmp_path/'work', dirs['JUPYTERLAB_SETTINGS_DIR']/'@jupyterlab/apputils-extension'
     whole = dirs['JUPYTERLAB_SETTINGS_DIR']/'@jupyterlab/notebook-extension'
     for d in (*dirs.values(), spec, work, news, whole): d.mkdir(parents=True)
     news.joinpath('notification.jupyterlab-settings').write_text('{"fetchNews": "false", "checkForUpdates": false}')
-    whole.joinpath('tracker.jupyterlab-settings').write_text('{"windowingMode": "none"}')      # cells out of sight are in the page, too
+    # cells out of sight are in the page, too
+    whole.joinpath('tracker.jupyterlab-settings').write_text('{"windowingMode": "none"}')
     path = os.pathsep.join(filter(None, [str(root), os.getenv('PYTHONPATH')]))
-    spec.joinpath('kernel.json').write_text(json.dumps(dict(display_name='this checkout', language='python', env=dict(PYTHONPATH=path),
+    spec.joinpath('kernel.json').write_text(json.dumps(dict(display_name='this checkout', language='python',
+        env=dict(PYTHONPATH=path),
         argv=[sys.executable, '-m', 'ipykernel_launcher', '-f', '{connection_file}'])))
     token, port, log = secrets.token_hex(16), free_port(), tmp_path/'lab.log'
-    args = ['--no-browser', '--allow-root', '--ServerApp.ip=127.0.0.1', f'--ServerApp.port={port}', '--ServerApp.port_retries=0',
+    args = ['--no-browser', '--allow-root', '--ServerApp.ip=127.0.0.1', f'--ServerApp.port={port}',
+            '--ServerApp.port_retries=0',
             f'--ServerApp.root_dir={work}', '--LabApp.extension_manager=readonly',
             '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate']
-    env = os.environ | {k: str(v) for k, v in dirs.items()} | dict(JUPYTER_TOKEN=token, JUPYTER_PREFER_ENV_PATH='0')
+    env = os.environ | {k: str(v) for k, v in dirs.items()} | dict(JUPYTER_TOKEN=token,
+        JUPYTER_PREFER_ENV_PATH='0')
     with open(log, 'w') as out:
-        server = subprocess.Popen([sys.executable, '-m', 'jupyterlab', *args], env=env, stdout=out, stderr=out, start_new_session=True)
+        server = subprocess.Popen([sys.executable, '-m', 'jupyterlab', *args], env=env, stdout=out,
+                                  stderr=out, start_new_session=True)
     url = f'http://127.0.0.1:{port}'
     try:
         for _ in range(300):
@@ -125,10 +138,14 @@ def run_all(page, url):
 
 def test_slow_cells_show_what_is_stored(lab, page):
     "*Run All Cells* must not train for an hour, nor lose what the page shows"
-    cell = lambda source, *outputs: dict(cell_type='code', id=f'c{len(source)}', metadata={}, outputs=list(outputs), execution_count=None, source=source)
+    cell = lambda source, *outputs: dict(cell_type='code', id=f'c{len(source)}', metadata={},
+                                         outputs=list(outputs), execution_count=None, source=source)
     (work, at), kernel = lab, dict(name='python3', display_name='python3', language='python')
-    cells = [cell('%load_ext dcd_nb'), cell("#| slow\nprint('ran')\n1/0", dict(output_type='stream', name='stdout', text=['an old result\n'])), cell('print(2 + 3)')]
-    (work/'slow.ipynb').write_text(json.dumps(dict(nbformat=4, nbformat_minor=5, metadata=dict(kernelspec=kernel), cells=cells)))
+    cells = [cell('%load_ext dcd_nb'), cell("#| slow\nprint('ran')\n1/0",
+                                            dict(output_type='stream', name='stdout',
+                                                 text=['an old result\n'])), cell('print(2 + 3)')]
+    (work/'slow.ipynb').write_text(json.dumps(dict(nbformat=4, nbformat_minor=5,
+                                                   metadata=dict(kernelspec=kernel), cells=cells)))
     run_all(page, at('slow'))
     page.locator('.jp-OutputArea-output pre', has_text='5').last.wait_for(timeout=120_000)
     shown = ''.join(page.locator('.jp-OutputArea-output').all_inner_texts())
@@ -142,7 +159,8 @@ def test_the_live_curve_follows_a_run_in_jupyterlab(lab, page):
               "t = train(ys, dict(network='MLP', shape=(1, 8, 8), width=8, blocks=1), images=960, batch=32, quiet=True, callbacks='live', "
               "checkpoints=Checkpoints(every=240))\nprint(t.cost['images'], 'images were seen')")
     cell = dict(cell_type='code', id='live', metadata={}, outputs=[], execution_count=None, source=source)
-    (work/'live.ipynb').write_text(json.dumps(dict(nbformat=4, nbformat_minor=5, metadata=dict(kernelspec=kernel), cells=[cell])))
+    (work/'live.ipynb').write_text(json.dumps(dict(nbformat=4, nbformat_minor=5,
+                                                   metadata=dict(kernelspec=kernel), cells=[cell])))
     page.add_init_script("""window.curves = []; new MutationObserver(() => { const p = document.querySelector('.jp-OutputArea img[alt^="loss after"]');
         if (p && curves.at(-1) !== p.alt) curves.push(p.alt) }).observe(document, {subtree: true, childList: true, attributes: true})""")
     run_all(page, at('live'))
@@ -161,12 +179,14 @@ def test_a_page_of_the_path_runs_in_jupyterlab(lab, page):
     (work, at), name = lab, '01_operator'
     shutil.copy(root/f'nbs/{name}.ipynb', work)
     run_all(page, at(name))
-    cells = [c for c in json.loads((root/f'nbs/{name}.ipynb').read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
+    cells = [c for c in json.loads((root/f'nbs/{name}.ipynb').read_text(encoding='utf-8'))['cells']
+             if c['cell_type'] == 'code']
     hidden = sum('jupyter' in c['metadata'] for c in cells)
     count = len(cells) - hidden             # three dots stand in the place of the others, and no number
     prompts = lambda: page.locator('.jp-CodeCell .jp-InputPrompt').all_inner_texts()
     for _ in range(600):
-        done, failed = [p for p in prompts() if p.strip('[]:').isdigit()], page.locator('[data-mime-type$="jupyter.error"], [data-mime-type$="jupyter.stderr"]')
+        done, failed = [p for p in prompts()
+                        if p.strip('[]:').isdigit()], page.locator('[data-mime-type$="jupyter.error"], [data-mime-type$="jupyter.stderr"]')
         if failed.count() or len(done) == count: break
         time.sleep(.2)
     page.get_by_text('this checkout | Idle').wait_for()
@@ -191,7 +211,8 @@ def test_sliders_move_the_picture_in_jupyterlab(lab, page):
     assert picture.evaluate('p => p.decode().then(() => p.naturalWidth)') >= 600
     shot(page, 'blur')
     # A knob that does not apply is not shown; one that applies answers to the keyboard
-    knob = lambda label: page.locator('.widget-slider', has=page.get_by_text(label, exact=True)).get_by_role('slider')
+    knob = lambda label: page.locator('.widget-slider',
+                                      has=page.get_by_text(label, exact=True)).get_by_role('slider')
     assert not knob('mask rate').is_visible() and knob('rcond of A^+').is_visible()
     before = picture.get_attribute('src')
     for _ in range(14): knob('rcond of A^+').press('ArrowRight')
@@ -243,7 +264,8 @@ def test_slider_moves_on_a_page_without_python(page, tmp_path):
     with served(tmp_path/'site') as site:
         for url in (f'{site}/page.html', (tmp_path/'site/page.html').as_uri()):
             page.goto(url)
-            seen = lambda: [(i.get_attribute('alt'), i.evaluate('i => i.naturalWidth > 0')) for i in page.locator('img').all() if i.is_visible()]
+            seen = lambda: [(i.get_attribute('alt'), i.evaluate('i => i.naturalWidth > 0'))
+                            for i in page.locator('img').all() if i.is_visible()]
             assert seen() == [('grey -1', True)]
             knob = page.get_by_role('slider', name='grey')
             knob.press('ArrowRight')
@@ -259,7 +281,8 @@ def test_slider_moves_on_a_page_without_python(page, tmp_path):
 def shown(page, tmp_path, notebook, only=''):
     "The stored HTML of a notebook on a page of its own, from a server, where nothing may go wrong"
     cells = json.loads((root/f'nbs/{notebook}.ipynb').read_text(encoding='utf-8'))['cells']
-    html = [''.join(o['data']['text/html']) for c in cells for o in c.get('outputs', []) if 'text/html' in o.get('data', {})]
+    html = [''.join(o['data']['text/html']) for c in cells for o in c.get('outputs', [])
+            if 'text/html' in o.get('data', {})]
     body, asked, wrong = '\n'.join(h for h in html if only in h), [], []
     (tmp_path/'site').mkdir()
     (tmp_path/'site/page.html').write_text(f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>page</title><link rel="icon" href="data:,"><body>{body}</body></html>', encoding='utf-8')
@@ -294,14 +317,16 @@ def test_sliders_compute_what_python_computes(page, tmp_path):
     with shown(page, tmp_path, '00g_sliders'):
         lines = page.locator('polyline')
         before = lines.last.get_attribute('points')
-        for s in (.25, .5, 2.): assert moved(page, 's', s)['value'] == pytest.approx(math.tanh(.5/s**2), abs=1e-9)
+        for s in (.25, .5, 2.):
+            assert moved(page, 's', s)['value'] == pytest.approx(math.tanh(.5/s**2), abs=1e-9)
         page.get_by_text('A noisy 0.5 at level 2 is denoised to 0.124.').wait_for()
         assert lines.last.get_attribute('points') != before
         # a menu and two sliders together
         moved(page, 'op', 'add'), moved(page, 'a', 3), moved(page, 'b', .1)
         assert page.locator('[name=result]').inner_text() == '3.1'
         # a menu of pictures
-        seen = lambda: [i.get_attribute('alt') for i in page.locator('.dcd-sliders img').all() if i.is_visible()]
+        seen = lambda: [i.get_attribute('alt') for i in page.locator('.dcd-sliders img').all()
+                        if i.is_visible()]
         assert seen() == ['noise 0']
         page.get_by_label('what happens to the photograph').select_option('missing pixels')
         page.get_by_role('slider', name='missing pixels').press('End')
@@ -319,7 +344,8 @@ def test_the_basin_is_that_of_the_theory(page, tmp_path):
             found, c = moved(page, 'start', start), 1/(1 + s*s)
             one = lambda v: torch.tensor([[float(v)]], dtype=torch.float64)
             w = (2/math.pi*((1 - c)**2*start + c*c*s*s))**.5
-            assert found['rate'] == pytest.approx(-4*sid_slope(one(start), one(1), s, alpha).item()/w, rel=1e-9)
+            assert found['rate'] == pytest.approx(-4*sid_slope(one(start), one(1), s, alpha).item()/w,
+                                                  rel=1e-9)
             if alpha > 1: assert found['edge'] == pytest.approx(basin_edge(1., s, alpha), rel=1e-12)
             assert (found['end'] > start) if alpha > 1 and start > found['edge'] else abs(found['end'] - 1) < abs(start - 1)
         assert lines.last.get_attribute('points') != before and page.get_by_text('The basin has no end.').is_visible()
@@ -336,8 +362,10 @@ def test_the_spectrum_is_that_of_the_theory(page, tmp_path):
             want[rank:] = 0
             assert found['student'] == pytest.approx(want.tolist(), abs=1e-12)
             assert found['data'] == pytest.approx(w2_noisy(lam, sigma, 64).item()**.5, rel=1e-9)
-            if rank == 8: assert found['far'] == pytest.approx(w2_student(lam, sigma, assumed).item()**.5, rel=1e-9)
-            assert found['angle'] == pytest.approx([math.degrees(math.asin(transition_sine(m, sigma, 64, n))) for m in lam.tolist()], rel=1e-9)
+            if rank == 8:
+                assert found['far'] == pytest.approx(w2_student(lam, sigma, assumed).item()**.5, rel=1e-9)
+            assert found['angle'] == pytest.approx([math.degrees(math.asin(transition_sine(m, sigma, 64, n)))
+                                                    for m in lam.tolist()], rel=1e-9)
         assert page.locator('rect[fill="#0072B2"]').count() == 8
 
 
@@ -346,19 +374,26 @@ def test_the_planner_plans_as_python_does(page, tmp_path):
     from dcd_nb.networks import UNet
     from dcd_nb.planner import footprint, plan
     with shown(page, tmp_path, '56_planner'):
-        for name, side, I, II, batch, use in (('cifar10', 32, 200, 100, 256, 1/3), ('small', 128, 8, 5, 512, .1)):
+        for name, side, I, II, batch, use in (('cifar10', 32, 200, 100, 256, 1/3),
+                                              ('small', 128, 8, 5, 512, .1)):
             with torch.device('meta'): row = footprint(UNet.named(name, resolution=side))
-            for k, v in dict(network=name, resolution=str(side), teacher=I, student=II, batch=batch).items(): moved(page, k, v)
+            for k, v in dict(network=name, resolution=str(side), teacher=I, student=II, batch=batch).items():
+                moved(page, k, v)
             found = moved(page, 'use', use)
             for phase, images in dict(teacher=I, student=II).items():
                 want = plan(row, phase, images*1e6, batch, use)
                 for k in ('hours', 'memory'): assert found[phase][k] == pytest.approx(want[k], rel=1e-9)
                 assert found[phase]['pflop'] == pytest.approx(want['pflop'], rel=1e-9) and found[phase]['accumulate'] == want['accumulate']
-        cells = [r.locator('td').all_inner_texts() for r in page.get_by_role('row', name='hours on one H200').all()]
-        assert cells == [[f'{v:.3g}' for v in (found['teacher']['hours']['H200'], found['student']['hours']['H200'], sum(found[p]['hours']['H200'] for p in ('teacher', 'student')))]]
+        cells = [r.locator('td').all_inner_texts()
+                 for r in page.get_by_role('row', name='hours on one H200').all()]
+        assert cells == [[f'{v:.3g}' for v in (found['teacher']['hours']['H200'],
+                                               found['student']['hours']['H200'],
+                                               sum(found[p]['hours']['H200']
+                                                   for p in ('teacher', 'student')))]]
 
 
-@pytest.mark.parametrize('notebook, name, end', [('02e_explorer', 'missing rate of a random mask', '0.9'), ('40_toys', 'assumed noise', '1.5 of the true noise')])
+@pytest.mark.parametrize('notebook, name, end', [('02e_explorer', 'missing rate of a random mask', '0.9'),
+                                                 ('40_toys', 'assumed noise', '1.5 of the true noise')])
 def test_pictures_move(page, tmp_path, notebook, name, end):
     with shown(page, tmp_path, notebook):
         if notebook == '02e_explorer': page.get_by_label('what changes').select_option(name)
@@ -385,10 +420,12 @@ def test_live_generator_is_the_one_of_torch(page, tmp_path):
     from dcd_nb.distill import Generator
     from dcd_nb.training import Teacher
     cells = json.loads((root/'nbs/29_live.ipynb').read_text(encoding='utf-8'))['cells']
-    html, = [''.join(o['data']['text/html']) for c in cells for o in c.get('outputs', []) if 'text/html' in o.get('data', {})]
+    html, = [''.join(o['data']['text/html']) for c in cells for o in c.get('outputs', [])
+             if 'text/html' in o.get('data', {})]
     (tmp_path/'site').mkdir()
     (tmp_path/'site/page.html').write_text(f'<!doctype html><html lang="en"><meta charset="utf-8"><title>live</title><body>{html}</body></html>', encoding='utf-8')
-    record, z, errors = root/'nbs/runs/digits-noise', latents((8, 1, 8, 8), seed=1, rule=1), []     # the rule of these weights
+    # the rule of these weights
+    record, z, errors = root/'nbs/runs/digits-noise', latents((8, 1, 8, 8), seed=1, rule=1), []
     G, teacher = Generator.load(record/'generator'), Teacher.load(record/'teacher')
     page.on('pageerror', lambda e: errors.append(e))
     with served(tmp_path/'site') as url:
@@ -426,21 +463,26 @@ def test_handwriting_in_the_browser_is_that_of_torch(page, tmp_path):
     with shown(page, tmp_path, '28c_writing'):
         z, want = latents((16, *G.shape), seed=1, rule=G.rule).flatten(1).tolist(), G.sample(16, 1)
         for v, x in zip(z[:4], want):
-            torch.testing.assert_close(torch.tensor(page.evaluate('z => dcd_writing.generate(z)', v)), x.flatten(), rtol=0, atol=1e-4)
+            torch.testing.assert_close(torch.tensor(page.evaluate('z => dcd_writing.generate(z)', v)),
+                                       x.flatten(), rtol=0, atol=1e-4)
         page.evaluate('zs => dcd_writing.show(zs)', z)
-        page.wait_for_function('dcd_writing.taken().length == 17')              # sixteen small images and the large one
+        # sixteen small images and the large one
+        page.wait_for_function('dcd_writing.taken().length == 17')
         drawn = torch.tensor([page.evaluate(pixels, i) for i in range(17)]).float()
         assert (drawn[:16] - torch.from_numpy(to_uint8(want)).flatten(1)).abs().max() <= 1 and torch.equal(drawn[0], drawn[16]) and drawn.std() > 30
         knob = page.get_by_label('from one image to the next').last
-        for value, like in ((50, 1), (750, 15), (800, 0)):                      # it walks through all of them, and back to the first
+        # it walks through all of them, and back to the first
+        for value, like in ((50, 1), (750, 15), (800, 0)):
             knob.fill(str(value))
             assert (torch.tensor(page.evaluate(pixels, 16)) - drawn[like]).abs().max() <= 1
         knob.fill('25')
         assert min((torch.tensor(page.evaluate(pixels, 16)) - d).abs().max() for d in drawn) > 20
         page.get_by_role('button', name='new sample').click()
         page.wait_for_function('dcd_writing.taken().length == 17')
-        assert (torch.tensor([page.evaluate(pixels, i) for i in range(16)]) - drawn[:16]).abs().amax(1).min() > 20
-        assert page.locator('[name=time]').inner_text().endswith(' ms') and page.get_by_role('img', name='sixteen noisy images').evaluate('i => i.naturalWidth') == 112
+        assert (torch.tensor([page.evaluate(pixels, i) for i in range(16)])
+                - drawn[:16]).abs().amax(1).min() > 20
+        assert page.locator('[name=time]').inner_text().endswith(' ms') and page.get_by_role('img',
+            name='sixteen noisy images').evaluate('i => i.naturalWidth') == 112
         print('milliseconds', page.evaluate('dcd_writing.taken()'))
         shot(page, 'writing')
 
@@ -453,11 +495,14 @@ def test_pages_are_measured_and_what_is_wrong_is_named(tmp_path):
     picture = '<svg style="display: block; height: 500px; width: 200px"></svg>'
     (tmp_path/'good.html').write_text(html.format(code + part.format('', 2500) + picture), encoding='utf-8')
     def measured(*names):
-        done = subprocess.run([sys.executable, root/'benchmarks/pages.py', tmp_path, *names], capture_output=True, text=True, timeout=120)
-        return done.returncode, {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if line}, done.stdout + done.stderr
+        done = subprocess.run([sys.executable, root/'benchmarks/pages.py', tmp_path, *names],
+                              capture_output=True, text=True, timeout=120)
+        return done.returncode, {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines()
+                                 if line}, done.stdout + done.stderr
     status, rows, said = measured('good')
     assert status == 0 and rows['good'] == ['4000', '3500', '25%'] and 'nothing' in rows, said
-    (tmp_path/'bad.html').write_text(html.format(part.format('', 10).replace('200px', '900px') + f'<details>{code}</details><script src="http://127.0.0.1:1/a.js"></script>'), encoding='utf-8')
+    (tmp_path/'bad.html').write_text(html.format(part.format('', 10).replace('200px', '900px')
+                                                 + f'<details>{code}</details><script src="http://127.0.0.1:1/a.js"></script>'), encoding='utf-8')
     status, rows, said = measured()
     assert status == 1 and rows['bad'][1:] == ['none', '0%'], said
     assert 'bad: 900 pixels wide on a screen of 390' in said and 'bad: asks for http://127.0.0.1:1/a.js' in said

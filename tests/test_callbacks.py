@@ -14,7 +14,9 @@ from dcd_nb.training import Callback, callbacks_of, Live
 ys = Corruption(Identity(), .3).measure(digits()[:200], seed=0)
 
 
-def small(**kw): return train(ys, dict(network='MLP', shape=(1, 8, 8), width=8, blocks=1), images=640, batch=64, quiet=True, **kw)
+def small(**kw):
+    return train(ys, dict(network='MLP', shape=(1, 8, 8), width=8, blocks=1), images=640, batch=64,
+                 quiet=True, **kw)
 
 
 class Diary(Callback):
@@ -31,7 +33,8 @@ def test_every_line_is_told_once_and_samples_can_be_asked_for():
     assert diary.told == ['begin', *teacher.history, 'end'] and lines == teacher.history and diary.sample.shape == (4, 1, 8, 8)
     assert diary.run.plan['images'] == 640
     lines.clear()
-    G = distill(teacher, ys, images=128, batch=64, quiet=True, callbacks=lines.append, checkpoints=Checkpoints(monitor=False))
+    G = distill(teacher, ys, images=128, batch=64, quiet=True, callbacks=lines.append,
+                checkpoints=Checkpoints(monitor=False))
     assert lines == G.history
 
 
@@ -42,11 +45,13 @@ def test_callbacks_do_not_change_what_is_learned():
 def test_a_callback_that_fails_is_told_nothing_more_and_training_goes_on():
     told = []
     def fails(line): told.append(line); raise RuntimeError('no network')
-    with pytest.warns(UserWarning, match='no network; it is told nothing more'): teacher = small(callbacks=[fails])
+    with pytest.warns(UserWarning, match='no network; it is told nothing more'):
+        teacher = small(callbacks=[fails])
     assert len(told) == 1 and teacher.cost['images'] == 640
 
 
-def table(path): return [{k: v for k, v in row.items() if v} for row in csv.DictReader(open(path, encoding='utf-8'))]
+def table(path):
+    return [{k: v for k, v in row.items() if v} for row in csv.DictReader(open(path, encoding='utf-8'))]
 
 
 def test_csv_holds_what_metrics_hold(tmp_path):
@@ -62,7 +67,8 @@ def test_tensorboard_shows_the_run(tmp_path):
     found = EventAccumulator(str(tmp_path/'run/tensorboard'), size_guidance=dict(images=0)).Reload()
     losses = {line['images']: line['loss'] for line in teacher.history if 'loss' in line}
     assert {e.step: pytest.approx(e.value, rel=1e-5) for e in found.Scalars('loss')} == losses
-    assert [e.step for e in found.Images('samples')] == [line['images'] for line in teacher.history if line.get('event') == 'checkpoint']
+    assert [e.step for e in found.Images('samples')] == [line['images'] for line in teacher.history
+        if line.get('event') == 'checkpoint']
 
 
 def test_what_is_missing_or_wrong_is_told(monkeypatch):
@@ -82,7 +88,8 @@ def test_the_live_curve_follows_the_run(monkeypatch):
     monkeypatch.setattr('dcd_nb.training.callbacks.in_notebook', lambda: True)
     monkeypatch.setattr(Live, 'show', lambda self: setattr(self, 'box', Box()))
     small(callbacks=[live])
-    assert len(seen) >= 10 and all(html.startswith('<img') for html in seen) and 'loss after 640 images' in seen[-1] and '0 s left' in seen[-1]
+    assert len(seen) >= 10 and all(html.startswith('<img')
+                                   for html in seen) and 'loss after 640 images' in seen[-1] and '0 s left' in seen[-1]
     assert live.picture.shape == (16, 1, 8, 8)
 
 
@@ -95,8 +102,10 @@ def messages_of(code, timeout=120):
             message = client.get_iopub_msg(timeout=timeout)
             found.append(message)
             mine = message['parent_header'].get('msg_id') == sent
-            if mine and message['msg_type'] == 'error': raise AssertionError('\n'.join(message['content']['traceback']))
-            if mine and message['msg_type'] == 'status' and message['content']['execution_state'] == 'idle': return found
+            if mine and message['msg_type'] == 'error':
+                raise AssertionError('\n'.join(message['content']['traceback']))
+            if mine and message['msg_type'] == 'status' and message['content']['execution_state'] == 'idle':
+                return found
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
@@ -111,11 +120,15 @@ def test_the_live_curve_in_a_real_kernel():
         train(ys, net, images=960, batch=32, quiet=True, callbacks='live', checkpoints=Checkpoints(every=320))
         print('trained')
     '''))
-    made = {m['content']['comm_id']: m['content']['data']['state'] for m in said if m['msg_type'] == 'comm_open'}
+    made = {m['content']['comm_id']: m['content']['data']['state'] for m in said
+            if m['msg_type'] == 'comm_open'}
     box, = (k for k, state in made.items() if state.get('_model_name') == 'HTMLModel')
-    shown = [m['content']['data'].get('application/vnd.jupyter.widget-view+json', {}).get('model_id') for m in said if m['msg_type'] == 'display_data']
+    shown = [m['content']['data'].get('application/vnd.jupyter.widget-view+json', {}).get('model_id')
+             for m in said if m['msg_type'] == 'display_data']
     assert shown == [box]
-    updates = [(i, m['content']['data']['state']['value']) for i, m in enumerate(said) if m['msg_type'] == 'comm_msg' and m['content']['comm_id'] == box and 'value' in m['content']['data'].get('state', {})]
+    updates = [(i, m['content']['data']['state']['value']) for i, m in enumerate(said)
+               if m['msg_type'] == 'comm_msg' and m['content']['comm_id'] == box
+               and 'value' in m['content']['data'].get('state', {})]
     end, = (i for i, m in enumerate(said) if m['msg_type'] == 'stream' and 'trained' in m['content']['text'])
     seen = [int(re.search(r'loss after (\d+) images', html)[1]) for _, html in updates]
     assert seen == sorted(seen) and {320, 640, 960} <= set(seen) and seen[-1] == 960, seen
@@ -140,8 +153,10 @@ def test_commands_know_classes_of_ones_own_and_distil_runs_made_in_python(tmp_pa
         ys.save(tmp_path/'ys')
         train(ys, MLP((1, 8, 8), width=8, blocks=1), images=128, batch=64, out=tmp_path/'run', quiet=True)
     finally: sys.path.remove(str(tmp_path))
-    without = run('dcd_distill', 'run', '--data', 'ys', '--images', '128', '--batch', '64', '--out', 'g', cwd=tmp_path)
+    without = run('dcd_distill', 'run', '--data', 'ys', '--images', '128', '--batch', '64', '--out', 'g',
+                  cwd=tmp_path)
     assert 'import' in without.stderr
-    done = run('dcd_distill', 'run', '--data', 'ys', '--images', '128', '--batch', '64', '--out', 'g', '--import', 'mine', '--log', 'csv', cwd=tmp_path)
+    done = run('dcd_distill', 'run', '--data', 'ys', '--images', '128', '--batch', '64', '--out', 'g',
+               '--import', 'mine', '--log', 'csv', cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert table(tmp_path/'g/metrics.csv')

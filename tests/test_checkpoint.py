@@ -22,7 +22,9 @@ from dcd_nb.objectives import Standard
 package = Path(checkpoint.__file__).parent
 
 
-def tensors(k): return {'net.w': torch.arange(12.).view(3, 4)*k, 'adam.step': torch.tensor(float(k)), 'ema.w': torch.full((7,), 1/k).double()}
+def tensors(k):
+    return {'net.w': torch.arange(12.).view(3, 4)*k, 'adam.step': torch.tensor(float(k)),
+            'ema.w': torch.full((7,), 1/k).double()}
 
 
 def same(a, b): return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
@@ -51,7 +53,8 @@ def test_a_thousand_damaged_checkpoints(tmp_path):
             warnings.simplefilter('always')
             got, meta = checkpoint.load(tmp_path)
         assert same(got, tensors(meta['step'])), trial
-        if meta['step'] == 1:                                   # the damage was seen: the one before was taken
+        # the damage was seen: the one before was taken
+        if meta['step'] == 1:
             found += 1
             assert len(said) == 1 and 'going on from checkpoint-000000000100' in str(said[0].message)
             with pytest.raises(BadInput, match='checkpoint-000000000200'): load_tensors(pair[0])
@@ -99,7 +102,8 @@ def test_after_going_back_the_good_checkpoint_stays(tmp_path):
     "A damaged checkpoint of a later image does not count among those that stay, and goes"
     for images in (10, 20, 30): checkpoint.save(tmp_path, images, dict(w=torch.ones(3)), {})
     (tmp_path/'checkpoint-000000000030.safetensors').write_bytes(b'')
-    with pytest.warns(UserWarning, match='going on from checkpoint-000000000020'): assert checkpoint.load(tmp_path)[1]['images'] == 20
+    with pytest.warns(UserWarning, match='going on from checkpoint-000000000020'):
+        assert checkpoint.load(tmp_path)[1]['images'] == 20
     checkpoint.save(tmp_path, 25, dict(w=torch.ones(3)), {})
     assert checkpoint.committed(tmp_path) == [25, 20]
 
@@ -112,7 +116,8 @@ def test_files_of_ones_own_stay(tmp_path):
 
 # A kill while new files replace old ones
 
-kill_points = ['dcd_nb.files:save_file', 'os.chmod', 'os.fsync', 'os.replace', 'pathlib:Path.write_text', 'pathlib:Path.unlink', 'json.dumps']
+kill_points = ['dcd_nb.files:save_file', 'os.chmod', 'os.fsync', 'os.replace', 'pathlib:Path.write_text',
+               'pathlib:Path.unlink', 'json.dumps']
 
 
 def deaths(script, folder, again):
@@ -140,7 +145,8 @@ def test_saving_over_old_tensors_never_loses_both(tmp_path):
         got, meta = load_tensors(folder/'mine')
         assert torch.equal(got['w'], torch.full((1000,), float(meta['k']))), (place, k)
         found.add((meta['k'], torch.equal(got['w'], got['w'].new_tensor(2.).expand(1000))))
-        for value in (3, 4):                                              # nor does a second or a third save, one of them killed again
+        # nor does a second or a third save, one of them killed again
+        for value in (3, 4):
             save_tensors(folder/'mine', {'w': torch.full((1000,), float(value))}, dict(k=value))
             assert load_tensors(folder/'mine')[1] == dict(k=value)
         left = {p.name for p in folder.iterdir()}
@@ -175,7 +181,8 @@ def test_weights_without_json_are_said_alike(tmp_path):
     (tmp_path/'h.json').unlink()
     said = []
     for load in (Generator.load, load_pretrained, Generator.from_pretrained):
-        with pytest.raises(BadInput, match='h.json is missing: h.safetensors was not committed') as e: load(tmp_path/'h')
+        with pytest.raises(BadInput, match='h.json is missing: h.safetensors was not committed') as e:
+            load(tmp_path/'h')
         said.append(str(e.value))
     assert len({*said}) == 1
     with pytest.raises(BadInput, match='is no file'): load_pretrained(tmp_path/'i')
@@ -189,7 +196,8 @@ def test_a_first_pair_is_there_or_not(tmp_path):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
     for place, k in deaths(script, folder, again):
-        if (folder/'mine.json').exists(): assert torch.equal(load_tensors(folder/'mine')[0]['w'], torch.ones(9))
+        if (folder/'mine.json').exists():
+            assert torch.equal(load_tensors(folder/'mine')[0]['w'], torch.ones(9))
         else:
             with pytest.raises(BadInput): load_tensors(folder/'mine')
 

@@ -20,13 +20,15 @@ from dcd_nb.training import Teacher
 small_disk = 50_000          # bytes of the largest file that can be written
 
 
-@pytest.mark.parametrize('args, code', [("digits ys --op 'RandomMask(missing=.5)' --json", 0), ('digtis a', 2), ('--help', 0)])
+@pytest.mark.parametrize('args, code', [("digits ys --op 'RandomMask(missing=.5)' --json", 0),
+                                        ('digtis a', 2), ('--help', 0)])
 def test_a_fork_is_the_installed_script(tmp_path, monkeypatch, args, code):
     "Most tests run commands in forks of one process: what they print, write and return is what the script does"
     monkeypatch.setenv('COLUMNS', '100')                # a terminal would be asked otherwise
     (tmp_path/'fork').mkdir(), (tmp_path/'own').mkdir()
     forked = run('dcd_corrupt', *shlex.split(args), cwd=tmp_path/'fork')
-    own = subprocess.run([scripts/'dcd_corrupt', *shlex.split(args)], cwd=tmp_path/'own', capture_output=True, text=True)
+    own = subprocess.run([scripts/'dcd_corrupt', *shlex.split(args)], cwd=tmp_path/'own', capture_output=True,
+                         text=True)
     said = [re.sub(r'"seconds": [\d.]+', '', p.stdout) for p in (forked, own)]
     assert said[0] == said[1] and forked.stderr == own.stderr and forked.returncode == own.returncode == code
     files = [{p.name: p.read_bytes() for p in (tmp_path/where).iterdir()} for where in ('fork', 'own')]
@@ -34,13 +36,15 @@ def test_a_fork_is_the_installed_script(tmp_path, monkeypatch, args, code):
 
 
 def test_a_fork_has_its_own_folder_environment_and_end(tmp_path):
-    assert run('dcd_corrupt', 'digits', 'ys', cwd=tmp_path, fate=('os.replace', 1)).returncode == -signal.SIGKILL
+    assert run('dcd_corrupt', 'digits', 'ys', cwd=tmp_path,
+               fate=('os.replace', 1)).returncode == -signal.SIGKILL
     p = Command('dcd_corrupt', 'roll', 'zs', cwd=tmp_path)
     while not (tmp_path/'.zs.safetensors.lock').exists() and p.poll() is None: time.sleep(.01)
     assert p.poll() is None and os.readlink(f'/proc/{p.pid}/cwd') == str(tmp_path)
     p.kill()
     assert p.wait() == -signal.SIGKILL and not list(tmp_path.glob('[yz]s*'))
-    inside = run('dcd_corrupt', 'mine', 'ys', cwd=tmp_path, env=os.environ | dict(DCD_CACHE=str(tmp_path/'cache')))
+    inside = run('dcd_corrupt', 'mine', 'ys', cwd=tmp_path,
+                 env=os.environ | dict(DCD_CACHE=str(tmp_path/'cache')))
     assert inside.returncode == 2 and not (tmp_path/'cache').exists() and 'DCD_CACHE' not in os.environ
 
 
@@ -48,7 +52,8 @@ def test_kill_and_resume_gives_the_same_bits(tmp_path):
     "Killed as it notes how far it is, as it flushes, and between its two files"
     want = Corruption(Identity(), .1).measure(load_images('roll'), seed=1).hash
     command, note = 'dcd_corrupt roll ys --sigma .1 --seed 1 --resume --json'.split(), tmp_path/'.ys.safetensors.part.json'
-    for fate, done in ((('os.replace', 3), 2000), (('os.fsync', 7), 4000), (('dcd_nb.files:_checksum', 1), 20_000)):
+    for fate, done in ((('os.replace', 3), 2000), (('os.fsync', 7), 4000),
+                       (('dcd_nb.files:_checksum', 1), 20_000)):
         assert run(*command, cwd=tmp_path, fate=fate).returncode == -signal.SIGKILL
         assert json.loads(note.read_text())['done'] == done and not (tmp_path/'ys.json').exists()
     p = run(*command, cwd=tmp_path)
@@ -76,7 +81,8 @@ def test_a_full_cache_disk_is_one_sentence_and_leaves_nothing(tmp_path):
     import numpy as np
     (tmp_path/'in').mkdir()
     for i in range(30): Image.fromarray(np.full((64, 64, 3), i, np.uint8)).save(tmp_path/f'in/{i}.png')
-    done = run('dcd_corrupt', 'in', 'ys', cwd=tmp_path, file_size=small_disk, env=os.environ | dict(DCD_CACHE=str(tmp_path/'cache')))
+    done = run('dcd_corrupt', 'in', 'ys', cwd=tmp_path, file_size=small_disk,
+               env=os.environ | dict(DCD_CACHE=str(tmp_path/'cache')))
     assert done.returncode == 2 and 'could not be written' in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
     assert not list((tmp_path/'cache').iterdir()) and not list(tmp_path.glob('*ys*'))
 
@@ -84,7 +90,8 @@ def test_a_full_cache_disk_is_one_sentence_and_leaves_nothing(tmp_path):
 def test_interrupt_is_polite(tmp_path):
     p = Command('dcd_corrupt', 'roll', 'ys', cwd=tmp_path)
     while not (tmp_path/'.ys.safetensors.part.json').exists() and p.poll() is None: time.sleep(.02)
-    while p.poll() is None:                       # Python drops an interrupt that falls into a destructor; people press again
+    # Python drops an interrupt that falls into a destructor; people press again
+    while p.poll() is None:
         p.send_signal(signal.SIGINT)
         try: _, err = p.communicate(timeout=20)
         except subprocess.TimeoutExpired: pass
@@ -102,9 +109,12 @@ def test_a_reader_who_has_seen_enough_is_no_error():
 
 
 @pytest.mark.parametrize('line', [
-    "dcd_corrupt digits a --op 'RandomMask(missing=2)'", "dcd_corrupt digits a --sigma -1", "dcd_corrupt digits /proc/nowhere/a",
-    "dcd_train digits-nose", "dcd_train digits-noise --out a --set train.lrr=1", "dcd_train own --out a", "dcd_distill nowhere", "dcd_sample nothing a.png",
-    "dcd_evaluate digtis --reference digits", "dcd_restore digits-mask nowhere a.npz", "dcd_run digits-nose a", "dcd_check nowhere", "dcd_recipes digits-nose"])
+    "dcd_corrupt digits a --op 'RandomMask(missing=2)'", "dcd_corrupt digits a --sigma -1",
+    "dcd_corrupt digits /proc/nowhere/a",
+    "dcd_train digits-nose", "dcd_train digits-noise --out a --set train.lrr=1", "dcd_train own --out a",
+    "dcd_distill nowhere", "dcd_sample nothing a.png",
+    "dcd_evaluate digtis --reference digits", "dcd_restore digits-mask nowhere a.npz",
+    "dcd_run digits-nose a", "dcd_check nowhere", "dcd_recipes digits-nose"])
 def test_what_is_wrong_is_one_sentence_in_a_process_of_its_own(tmp_path, line):
     "The page of the command line runs its commands in one process: the same sentences, with exit code 2 and nothing on standard output"
     done = run(*shlex.split(line), cwd=tmp_path)
@@ -153,8 +163,10 @@ def test_a_folder_of_pictures_is_measured_learned_and_restored_in_five_commands(
          ('dcd_train', 'own', '--data', 'measured', '--out', 'teacher', *small),
          ('dcd_distill', 'teacher', '--data', 'measured', '--out', 'student', '--images', 32, '--batch', 32),
          ('dcd_sample', 'student', 'samples.png', '--n', 4),
-         ('dcd_restore', 'student', 'measured', 'restored', '--images', 2, '--n', 4, '--method', 'Sample(.3,leaps=1,pool=64)'))
-    assert sorted(p.name for p in (tmp_path/'restored').iterdir()) == sorted(p.name for p in (tmp_path/'restored-std').iterdir()) == ['000000.png', '000001.png']
+         ('dcd_restore', 'student', 'measured', 'restored', '--images', 2, '--n', 4, '--method',
+          'Sample(.3,leaps=1,pool=64)'))
+    assert sorted(p.name for p in (tmp_path/'restored').iterdir()) == sorted(p.name
+        for p in (tmp_path/'restored-std').iterdir()) == ['000000.png', '000001.png']
     im = Image.open(tmp_path/'restored/000000.png')
     assert im.size == (40, 48) and im.mode == 'RGB'
     run('dcd_corrupt', 'photos', 'half', '--size', '20x24', cwd=tmp_path)
@@ -166,19 +178,24 @@ def test_arrays_with_masks_and_a_level_for_each_are_learned_and_restored_in_five
     import numpy as np
     g = np.random.default_rng(0)
     x, mask, sigma = pictures()/127.5 - 1, g.random((300, 48, 40)) > .4, g.uniform(.05, .3, 300)
-    np.save(tmp_path/'y.npy', ((x + sigma[:, None, None, None]*g.normal(size=x.shape))*mask[..., None]).astype('float32'))
+    np.save(tmp_path/'y.npy',
+            ((x + sigma[:, None, None, None]*g.normal(size=x.shape))*mask[..., None]).astype('float32'))
     np.save(tmp_path/'mask.npy', mask), np.save(tmp_path/'sigma.npy', sigma)
     import_it = ('dcd_import', 'y.npy', 'mine', '--mask', 'mask.npy', '--sigma', 'sigma.npy')
-    assert "pass --op 'RandomMask(missing=0.4)'" in run(*import_it, cwd=tmp_path).stderr                # not dropped in silence
+    # not dropped in silence
+    assert "pass --op 'RandomMask(missing=0.4)'" in run(*import_it, cwd=tmp_path).stderr
     five(tmp_path,
          (*import_it, '--op', 'RandomMask(missing=.4)'),
          ('dcd_train', 'own', '--data', 'mine', '--out', 'teacher', *small),
          ('dcd_distill', 'teacher', '--data', 'mine', '--out', 'student', '--images', 32, '--batch', 32),
-         ('dcd_restore', 'student', 'mine', 'restored.png', '--images', 2, '--n', 4, '--method', 'Sample(.3,leaps=1,pool=64)'))
+         ('dcd_restore', 'student', 'mine', 'restored.png', '--images', 2, '--n', 4, '--method',
+          'Sample(.3,leaps=1,pool=64)'))
     said = five(tmp_path, ('dcd_evaluate', 'student', '--measurements', 'mine', '--n', 64))
     ys = Measurements.load(tmp_path/'mine')
-    assert torch.allclose(ys.sigma.flatten(), torch.tensor(sigma).float()) and (tmp_path/'restored.png').exists() and 'proximal distance' in said
-    for wrong in ('y.npy', 'mask.npy'): assert 'by dcd_import' in run('dcd_train', 'own', '--data', wrong, '--out', 'no', cwd=tmp_path).stderr
+    assert torch.allclose(ys.sigma.flatten(),
+                          torch.tensor(sigma).float()) and (tmp_path/'restored.png').exists() and 'proximal distance' in said
+    for wrong in ('y.npy', 'mask.npy'):
+        assert 'by dcd_import' in run('dcd_train', 'own', '--data', wrong, '--out', 'no', cwd=tmp_path).stderr
 
 
 def test_a_finished_run_is_extended(tmp_path):
@@ -187,14 +204,18 @@ def test_a_finished_run_is_extended(tmp_path):
     run('dcd_corrupt', 'digits', 'ys', '--sigma', .3, cwd=tmp_path)
     made = {}
     for out, more in dict(first=(), longer=('--start', 'first'), fresh=()).items():
-        done = run('dcd_train', 'own', '--data', 'ys', '--out', out, '--images', 64, *net, *more, cwd=tmp_path)
+        done = run('dcd_train', 'own', '--data', 'ys', '--out', out, '--images', 64, *net, *more,
+                   cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         made[out] = Teacher.load(tmp_path/out)
     gap = lambda a, b: sum((p - q).square().sum() for p, q in zip(a.net.parameters(), b.net.parameters()))
-    assert torch.equal(made['first'].sample(2, steps=3), made['fresh'].sample(2, steps=3)) and gap(made['first'], made['longer']) > 0
-    again = run('dcd_train', 'own', '--data', 'ys', '--out', 'first', '--images', 640, '--resume', *net, cwd=tmp_path)
+    assert torch.equal(made['first'].sample(2, steps=3),
+                       made['fresh'].sample(2, steps=3)) and gap(made['first'], made['longer']) > 0
+    again = run('dcd_train', 'own', '--data', 'ys', '--out', 'first', '--images', 640, '--resume', *net,
+                cwd=tmp_path)
     assert '--start' in again.stderr and again.returncode == 2
     line = ('dcd_distill', 'first', '--data', 'ys', '--images', 64, '--batch', 64)
-    for more in (('--out', 'G'), ('--out', 'more', '--start', 'G')): assert run(*line, *more, cwd=tmp_path).returncode == 0
+    for more in (('--out', 'G'), ('--out', 'more', '--start', 'G')):
+        assert run(*line, *more, cwd=tmp_path).returncode == 0
     begun = json.loads((tmp_path/'more/recipe.json').read_text())
     assert begun['start'] == content_hash(Generator.load(tmp_path/'G').net.state_dict())

@@ -42,7 +42,8 @@ def test_bicubic_down_sampling_is_matlabs(factor):
 def test_box_down_sampling():
     "deepinv keeps sample 0 of a circular convolution: for a factor of 4 its box is shifted by one pixel"
     for factor, shift in ((2, 0), (4, 1)):
-        theirs = physics.Downsampling(filter=torch.full((1, 1, factor, factor), 1/factor**2), factor=factor, img_size=(3, 32, 32), padding='circular')
+        theirs = physics.Downsampling(filter=torch.full((1, 1, factor, factor), 1/factor**2), factor=factor,
+                                      img_size=(3, 32, 32), padding='circular')
         close(Downsample(factor, 'box')(x.roll((shift, shift), (-2, -1))), theirs.A(x))
         if shift: assert (Downsample(factor, 'box')(x) - theirs.A(x)).abs().max() > .01
 
@@ -69,7 +70,8 @@ def test_noise_is_on_observed_pixels_in_both():
     theirs = physics.Inpainting(img_size=(3, 32, 32), mask=m, noise_model=physics.GaussianNoise(sigma))(x)
     ours = op.noise(op(x, m), sigma, m, rng(1))
     assert (theirs*(1 - m)).abs().max() == 0 and (ours*(1 - m)).abs().max() == 0
-    assert abs((theirs - x)[m.expand_as(x) == 1].std() - sigma) < .02 and abs((ours - x)[m.expand_as(x) == 1].std() - sigma) < .02
+    assert abs((theirs - x)[m.expand_as(x) == 1].std()
+               - sigma) < .02 and abs((ours - x)[m.expand_as(x) == 1].std() - sigma) < .02
 
 
 @pytest.mark.parametrize('shape', [(32, 24), (15, 20), (16, 17)])
@@ -85,7 +87,8 @@ def test_fourier_mask(shape):
 def test_uncentred_fft_is_another_operator():
     op = FourierMask(2)
     m = op.draw(1, z.shape[1:], rng(0))
-    plain = torch.view_as_real(torch.fft.fft2(torch.complex(z[:, 0], z[:, 1]), norm='ortho')).permute(0, 3, 1, 2)*m
+    plain = torch.view_as_real(torch.fft.fft2(torch.complex(z[:, 0], z[:, 1]),
+                                              norm='ortho')).permute(0, 3, 1, 2)*m
     assert ((op(z, m) - plain).norm()/op(z, m).norm()) > .5
 
 
@@ -110,12 +113,14 @@ def test_a_solver_with_a_teacher_as_prior_ends_where_algebra_says():
     net, s = Gaussian(), .5
     teacher, mask = Teacher(net, Standard()), RandomMask(.4).draw(3, (1, 8, 8), rng(2))
     y = mask*torch.randn(3, 1, 8, 8, generator=rng(3))
-    solver = dinv.optim.PGD(prior=deepinv_prior(teacher), data_fidelity=dinv.optim.L2(), stepsize=1., max_iter=300, sigma_denoiser=s)
+    solver = dinv.optim.PGD(prior=deepinv_prior(teacher), data_fidelity=dinv.optim.L2(), stepsize=1.,
+                            max_iter=300, sigma_denoiser=s)
     with torch.no_grad(): found = solver(y, to_deepinv(RandomMask(.4), mask))
     K, one = net.filter(s), torch.eye(64).double()
     for m, seen, x in zip(mask, y, found):
         left = one - K@(one - torch.diag(m.flatten().double()))
-        close(x.flatten().double(), torch.linalg.solve(left, net.mu - K@net.mu + K@seen.flatten().double()), 1e-3)
+        close(x.flatten().double(), torch.linalg.solve(left, net.mu - K@net.mu + K@seen.flatten().double()),
+              1e-3)
     score = deepinv_prior(teacher, 'ScorePrior').score(y, s)
     exact = -(y.flatten(1).double() - net.mu)@torch.linalg.inv(net.C + s**2*one)
     close(score.flatten(1).double(), exact, 1e-4)

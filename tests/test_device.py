@@ -84,7 +84,8 @@ def test_both_phases_run_on_a_device_and_wait_for_it_at_reports_alone(name):
     r = cases[name]
     ys = observed(r)
     with pretended(may_wait) as device:
-        on = Hardware('cuda', 'bf16' if name in ('mask', 'smaller') else 'fp32', compile=False, accumulate=2 if name == 'photons' else 1)
+        on = Hardware('cuda', 'bf16' if name in ('mask', 'smaller') else 'fp32', compile=False, accumulate=2
+                      if name == 'photons' else 1)
         T = r.teacher(ys, hardware=on, **gpu)
         G = r.student(T, ys, hardware=on, **gpu)
         assert all(p.device.type == 'cuda' for m in (T, G) for p in m.net.parameters())
@@ -109,9 +110,12 @@ def first(k, t): return k % 2 == 1
 def second(k, t): return k % 2 == 0
 def never(k, t): return False
 def finite(k, t): return t.ndim > 0
-answers = {'restore.sampler:__call__': first, 'restore.sampler:_learn': first,         # is there more to do? First yes, then no
-           'restore.method:__call__': second, 'linalg:conjugate_gradients': second,    # is it done? First no, then yes
-           'data.measurements:_check_chunks': finite, 'operators.states:require_binary': never}    # which images are finite, and is anything wrong?
+# is there more to do? First yes, then no
+answers = {'restore.sampler:__call__': first, 'restore.sampler:_learn': first,
+           'restore.method:__call__': second,
+           'linalg:conjugate_gradients': second,    # is it done? First no, then yes
+           'data.measurements:_check_chunks': finite,
+           'operators.states:require_binary': never}    # which images are finite, and is anything wrong?
 
 
 def one_turn():
@@ -119,7 +123,8 @@ def one_turn():
     asked = Counter()
     def answer(t, where):
         asked[where] += 1
-        if t.dtype == torch.bool and where in answers: return torch.full(t.shape, answers[where](asked[where], t))
+        if t.dtype == torch.bool and where in answers:
+            return torch.full(t.shape, answers[where](asked[where], t))
         return made_up(t, where)
     return answer
 
@@ -154,7 +159,8 @@ def test_metrics_run_on_a_device():
         metrics.inception_score(a.softmax(1))
         metrics.sliced_wasserstein(x, ref)
         metrics.compare({'x': x}, ref)
-        for of_pairs in (metrics.psnr, metrics.ssim, metrics.nmse): assert of_pairs(x, ref).device.type == 'cuda'
+        for of_pairs in (metrics.psnr, metrics.ssim, metrics.nmse):
+            assert of_pairs(x, ref).device.type == 'cuda'
 
 
 # Every recipe in the library on the meta device, whose tensors have no values either, and where the way back is the real one
@@ -198,7 +204,8 @@ def test_steps_samples_restoration_and_metrics_of_every_recipe_stay_on_the_devic
         with without_values({*may_wait, 'test_device:both_steps'}) as device:
             found, learners, (T, G) = both_steps(r)
             assert all(step.loss.device.type == step.grad_norm.device.type == 'meta' for step in found), name
-            for l in learners: assert len(l.opt.state) == len([*l.net.parameters()]), f'{name}: weights without a gradient'
+            for l in learners:
+                assert len(l.opt.state) == len([*l.net.parameters()]), f'{name}: weights without a gradient'
             device.allowed, device.answer = {*may_wait, *may_wait_later}, one_turn()
             x = G.sample(2)
             assert x.shape == (2, *G.shape) and T.sample(2, steps=2).shape == (2, *T.shape)
@@ -230,7 +237,8 @@ class Strays(AmbientTweedie):
 
 
 class Sends(AmbientTweedie):
-    def loss(self, net, batch, draws=None): return super().loss(net, batch, draws) + torch.zeros(len(batch.y)).to(batch.y)
+    def loss(self, net, batch, draws=None):
+        return super().loss(net, batch, draws) + torch.zeros(len(batch.y)).to(batch.y)
 
 
 class Selects(AmbientTweedie):
@@ -244,15 +252,18 @@ class DrawsElsewhere(AmbientTweedie):
 
 
 @pytest.mark.parametrize('objective, error, says', [
-    (Reads, HostWaits, 'test_device:loss waits for the device, to read'), (Sends, HostWaits, 'test_device:loss waits for the device, to send'),
-    (Strays, RuntimeError, 'at least two devices, cuda:0 and cpu'), (Selects, Exception, 'nonzero'), (DrawsElsewhere, Exception, 'device')])
+    (Reads, HostWaits, 'test_device:loss waits for the device, to read'),
+    (Sends, HostWaits, 'test_device:loss waits for the device, to send'),
+    (Strays, RuntimeError, 'at least two devices, cuda:0 and cpu'), (Selects, Exception, 'nonzero'),
+    (DrawsElsewhere, Exception, 'device')])
 def test_what_does_not_belong_into_a_step_is_caught(objective, error, says):
     with pretended({'test_device:on_device', 'data.measurements:to'}):
         assert step_of(AmbientTweedie(.5)).loss.device.type == 'cuda'
         with pytest.raises(error, match=says): step_of(objective(.5))
 
 
-@pytest.mark.parametrize('objective, error, says', [(Reads, HostWaits, 'test_device:loss waits'), (Sends, HostWaits, 'test_device:loss waits'),
+@pytest.mark.parametrize('objective, error, says', [(Reads, HostWaits, 'test_device:loss waits'),
+                                                    (Sends, HostWaits, 'test_device:loss waits'),
                                                     (Strays, RuntimeError, 'two devices|same device'), (Selects, Exception, 'nonzero'), (DrawsElsewhere, HostWaits, 'draw_levels waits for the device, to send')])
 def test_what_does_not_belong_is_caught_on_the_way_back_too(objective, error, says):
     r = replace(cases['noise'], objective=objective(.5))
@@ -269,12 +280,15 @@ class StraysWhileItSamples(AmbientTweedie):
     def denoise(self, net, x, s, state=None): return super().denoise(net, x, s, state) + torch.zeros(x.shape)
 
 
-@pytest.mark.parametrize('objective, error, says', [(ReadsWhileItSamples, HostWaits, 'test_device:denoise waits'), (StraysWhileItSamples, RuntimeError, 'two devices')])
+@pytest.mark.parametrize('objective, error, says',
+                         [(ReadsWhileItSamples, HostWaits, 'test_device:denoise waits'),
+                          (StraysWhileItSamples, RuntimeError, 'two devices')])
 def test_what_does_not_belong_into_a_sampler_is_caught(objective, error, says):
     with pretended({*may_wait, *may_wait_later, 'test_device:on_device'}, one_turn()):
         T, G, ys = on_device('noise')
         T.objective = G.objective = objective(.5)
-        for use in (lambda: T.sample(2, steps=2), lambda: G.sample(2), lambda: restore(T, ys, Anneal(2), n=2), lambda: restore(G, ys, Optimise(2), n=2)):
+        for use in (lambda: T.sample(2, steps=2), lambda: G.sample(2), lambda: restore(T, ys, Anneal(2), n=2),
+                    lambda: restore(G, ys, Optimise(2), n=2)):
             with pytest.raises(error, match=says): use()
 
 

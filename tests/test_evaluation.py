@@ -43,7 +43,8 @@ def test_distance_equals_clean_fid(d):
     from cleanfid.fid import frechet_distance as theirs
     a, b = (torch.randn(n, d, generator=rng(n))@torch.randn(d, d, generator=rng(d)) for n in (400, 300))
     A, B = a.double().numpy(), b.double().numpy()
-    assert frechet_distance(a, b) == pytest.approx(theirs(A.mean(0), np.cov(A.T), B.mean(0), np.cov(B.T)), rel=1e-4)
+    assert frechet_distance(a, b) == pytest.approx(theirs(A.mean(0), np.cov(A.T), B.mean(0), np.cov(B.T)),
+                                                   rel=1e-4)
 
 
 @pytest.mark.filterwarnings('ignore')
@@ -60,7 +61,8 @@ def test_fid_of_folders_equals_clean_fid(tmp_path, c):
 @pytest.mark.parametrize('n', [4, 10, 40])
 def test_fewer_samples_than_features(n):
     a, b = torch.randn(n, 40, generator=rng(0)), torch.randn(2000, 40, generator=rng(1))
-    with pytest.warns(UserWarning, match=f'n={n} samples for d=40 features.* too large, by roughly [0-9]'): d = frechet_distance(a, b)
+    with pytest.warns(UserWarning, match=f'n={n} samples for d=40 features.* too large, by roughly [0-9]'):
+        d = frechet_distance(a, b)
     assert 0 <= d < np.inf
 
 
@@ -70,7 +72,8 @@ def test_interval_covers_what_other_samples_give():
     centre = np.mean([f.value for f in found])
     assert np.mean([f.low <= centre <= f.high for f in found]) > .8
     limit = frechet_distance(torch.randn(200_000, 8, generator=rng(2)) + .5, ref)
-    assert abs(np.mean([f.value - f.bias for f in found]) - limit) < .3*np.mean([f.bias for f in found]) + 3*np.std([f.value for f in found])/60**.5
+    assert abs(np.mean([f.value - f.bias for f in found])
+               - limit) < .3*np.mean([f.bias for f in found]) + 3*np.std([f.value for f in found])/60**.5
 
 
 def test_parts_do_not_matter(monkeypatch):
@@ -94,7 +97,8 @@ class Twin(torch.nn.Module):
     "Stands in for Inception: the same interface, 2048 features made of pixels"
     def __init__(self):
         super().__init__()
-        self.layers = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(8), torch.nn.Flatten(), torch.nn.Linear(192, 2048))
+        self.layers = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(8), torch.nn.Flatten(),
+                                          torch.nn.Linear(192, 2048))
         self.output = torch.nn.Linear(2048, 1008)
 
     def forward(self, x, return_features: bool = False):
@@ -115,14 +119,16 @@ def test_inception_is_found_and_named(tmp_path, monkeypatch, mode):
         big = torch.from_numpy(np.stack([build_resizer('clean')(v) for v in u])).permute(0, 3, 1, 2)
         want = net(stored(x).float(), True) if mode.endswith('legacy') else net.layers((big - 128)/128)
         assert f.name == mode and torch.allclose(f(x), want, atol=1e-4)
-        assert torch.allclose(f.head(f(x)), want@net.output.weight.T, atol=1e-3)          # without bias, as EDM does
+        # without bias, as EDM does
+        assert torch.allclose(f.head(f(x)), want@net.output.weight.T, atol=1e-3)
     (tmp_path/'inception-2015-12-05.pt').write_bytes(b'no network')
     with pytest.raises(BadInput, match='download it again'): features(mode, x)
 
 
 def test_missing_inception_is_one_sentence_and_never_a_download(monkeypatch, tmp_path):
     monkeypatch.setattr('urllib.request.urlopen', lambda *a, **kw: pytest.fail('a download'))
-    with pytest.raises(BadInput, match='download it once from https') as e: fid(random_images(4), random_images(4))
+    with pytest.raises(BadInput, match='download it once from https') as e:
+        fid(random_images(4), random_images(4))
     assert '\n' not in str(e.value)
     assert metrics.feature_space(None, random_images(4)).name == 'random'
 
@@ -143,9 +149,12 @@ def test_reference_is_cached_by_content_and_network(tmp_path):
 
 @pytest.mark.filterwarnings('ignore:n=')
 @pytest.mark.parametrize('x, reference, words', [
-    (digits()[:50]/0, digits(), 'NaN or infinity'), (digits()[:50]*300, digits(), 'values up to 300'), (digits()[:1], digits(), 'two or more'),
-    (digits()[:50, 0], digits(), r'shape \(50, 8, 8\)'), (random_images(9, size=8), random_images(9), '8x8 pixels.*16x16'), (digits().int(), digits(), 'int32'),
-    (random_images(9, 1), random_images(9), '1 channel,.*3 channels'), ('nowhere', digits(), "source='nowhere'"), (None, digits(), 'NoneType')])
+    (digits()[:50]/0, digits(), 'NaN or infinity'), (digits()[:50]*300, digits(), 'values up to 300'),
+    (digits()[:1], digits(), 'two or more'),
+    (digits()[:50, 0], digits(), r'shape \(50, 8, 8\)'),
+    (random_images(9, size=8), random_images(9), '8x8 pixels.*16x16'), (digits().int(), digits(), 'int32'),
+    (random_images(9, 1), random_images(9), '1 channel,.*3 channels'),
+    ('nowhere', digits(), "source='nowhere'"), (None, digits(), 'NoneType')])
 def test_bad_images_are_one_sentence(x, reference, words):
     for a, b in ((x, reference), (reference, x)):
         if words.startswith(('8x8', '1 channel')) and a is reference: continue
@@ -164,9 +173,11 @@ def command(capsys, *args, **kw):
 def test_command_on_a_folder(tmp_path, capsys):
     folder = pngs(tmp_path/'in', random_images(80))
     Corruption(Identity(), .05).measure(load_images(folder)).save(tmp_path/'ys')
-    code, out, _ = command(capsys, str(folder), str(folder), find_copies=True, measurements=str(tmp_path/'ys'), json=True)
+    code, out, _ = command(capsys, str(folder), str(folder), find_copies=True,
+                           measurements=str(tmp_path/'ys'), json=True)
     d = json.loads(out.splitlines()[-1])
-    assert code == 0 and {'n', 'reference', 'extractor', 'fd', 'fd_interval', 'fd_bias', 'kid', 'precision', 'recall'} <= set(d)
+    assert code == 0 and {'n', 'reference', 'extractor', 'fd', 'fd_interval', 'fd_bias', 'kid', 'precision',
+                          'recall'} <= set(d)
     assert d['n'] == 80 and d['extractor'] == 'random' and d['fd'] < 1e-6 and d['precision'] == 1 and len(d['fd_interval']) == 2
     assert d['copies']['images']['share'] == 1 and d['copies']['measurements']['share'] > .9
     code, out, err = command(capsys, str(folder), str(folder), n=10)
@@ -174,12 +185,15 @@ def test_command_on_a_folder(tmp_path, capsys):
 
 
 @pytest.mark.parametrize('name, reference, words', [
-    ('digits', None, 'reference is missing'), ('digtis', 'digits', 'nor of a data set (digits, roll'), ('empty', 'digits', 'holds no image file'),
-    ('mixed', 'digits', 'pass size=8'), ('digits', 'mixed', 'pass size=8'), ('damaged.npz', 'digits', 'cannot be read'), ('run', 'digits', 'damaged')])
+    ('digits', None, 'reference is missing'), ('digtis', 'digits', 'nor of a data set (digits, roll'),
+    ('empty', 'digits', 'holds no image file'),
+    ('mixed', 'digits', 'pass size=8'), ('digits', 'mixed', 'pass size=8'),
+    ('damaged.npz', 'digits', 'cannot be read'), ('run', 'digits', 'damaged')])
 def test_command_complains_in_one_sentence(tmp_path, capsys, monkeypatch, name, reference, words):
     monkeypatch.chdir(tmp_path)
     (tmp_path/'empty').mkdir()
-    pngs(tmp_path/'mixed', random_images(2, size=8)), save_images(random_images(1, size=12), tmp_path/'mixed/9.png')
+    pngs(tmp_path/'mixed', random_images(2, size=8)), save_images(random_images(1, size=12),
+        tmp_path/'mixed/9.png')
     (tmp_path/'damaged.npz').write_bytes(b'PK')
     (tmp_path/'run').mkdir(), (tmp_path/'run/recipe.json').write_text('{"kind": "distill"')
     code, out, err = command(capsys, name, reference)
@@ -188,7 +202,8 @@ def test_command_complains_in_one_sentence(tmp_path, capsys, monkeypatch, name, 
 
 def test_few_samples_are_a_warning_on_stderr(tmp_path, capsys):
     with warnings.catch_warnings(record=True) as raw:
-        code, out, err = command(capsys, str(pngs(tmp_path/'few', digits()[:20].expand(-1, 3, -1, -1))), str(pngs(tmp_path/'many', digits()[:90].expand(-1, 3, -1, -1))))
+        code, out, err = command(capsys, str(pngs(tmp_path/'few', digits()[:20].expand(-1, 3, -1, -1))),
+                                 str(pngs(tmp_path/'many', digits()[:90].expand(-1, 3, -1, -1))))
     assert code == 0 and err.startswith('warning: n=20 samples for d=64') and len(err.splitlines()) == 1 and not raw, err
 
 
@@ -201,7 +216,9 @@ def test_photographs_of_32_pixels_have_a_judge():
     judge = Judge(x)
     made = (x + .05*torch.randn(x.shape, generator=rng(0))).clamp(-1, 1), torch.rand(x.shape, generator=rng(0))*2 - 1
     near, far = map(judge, made)
-    assert {*near['fd']} >= {'classifier', 'random', 'pca'} and all(near['fd'][k] < far['fd'][k] and near['recall'][k] >= far['recall'][k] for k in near['fd'])
+    assert {*near['fd']} >= {'classifier', 'random',
+                             'pca'} and all(near['fd'][k] < far['fd'][k]
+                                            and near['recall'][k] >= far['recall'][k] for k in near['fd'])
     assert 'CIFAR classifier, JPEG copy' in repr(evaluate(x, x.flip(-1), extractor='classifier', reps=0))
 
 
@@ -210,4 +227,5 @@ def test_the_judge_is_as_good_as_its_file_says():
     x, labels, classes = labelled(next(Path(os.environ['DCD_CIFAR']).glob('test*')))
     about = load_tensors(Path(dcd_nb.__file__).parent/'weights'/'cifar10')[1]
     some = torch.arange(0, len(x), 5)
-    assert classes == about['classes'] and abs(accuracy(CifarClassifier.trained(), x[some], labels[some]) - about['accuracy']) < .02
+    assert classes == about['classes'] and abs(accuracy(CifarClassifier.trained(), x[some], labels[some])
+                                               - about['accuracy']) < .02

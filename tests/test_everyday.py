@@ -52,7 +52,8 @@ def test_what_was_left_out_is_said_each_time(tmp_path, monkeypatch):
     for k in range(3): picture(tmp_path/f'in/{k}.png', k)
     (tmp_path/'in/mask.npy').write_bytes(b'0')
     for _ in range(2):
-        with pytest.warns(UserWarning, match='these were left out: 1 .npy') as said: assert len(load_images(tmp_path/'in')) == 3
+        with pytest.warns(UserWarning, match='these were left out: 1 .npy') as said:
+            assert len(load_images(tmp_path/'in')) == 3
         assert len(said) == 1
 
 
@@ -65,25 +66,29 @@ def test_pictures_are_scaled_alike_wherever_they_lie(tmp_path, monkeypatch):
     want = torch.from_numpy(a)/127.5 - 1
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        for source in (tmp_path/'in', paths, str(tmp_path/'in/*.png')): assert torch.allclose(load_images(source), want, atol=1e-6)
+        for source in (tmp_path/'in', paths, str(tmp_path/'in/*.png')):
+            assert torch.allclose(load_images(source), want, atol=1e-6)
         assert torch.allclose(load_images(paths[1]), want[1:], atol=1e-6)
 
 
 @pytest.mark.parametrize('given', [np.zeros((4, 8, 8)), torch.zeros(4, 1, 8, 8), [], None, 7])
 def test_arrays_in_place_of_paths_are_told_what_to_do(given):
-    with pytest.raises(BadInput, match=r'source=.* must be a path, .*Measurements.from_arrays'): load_images(given)
+    with pytest.raises(BadInput, match=r'source=.* must be a path, .*Measurements.from_arrays'):
+        load_images(given)
 
 
 @pytest.mark.parametrize('given', [[np.zeros((8, 8))]*2, [torch.zeros(8, 8)], [1, 2]])
 def test_lists_of_what_is_no_picture_are_told_what_to_do(given):
-    with pytest.raises(BadInput, match=r'item 0 is of type .*: give files, PIL images, or arrays of bytes'): load_images(given)
+    with pytest.raises(BadInput, match=r'item 0 is of type .*: give files, PIL images, or arrays of bytes'):
+        load_images(given)
 
 
 def test_a_large_member_is_refused_before_it_is_read(tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path/'a.zip', 'w') as z: z.writestr('huge.png', bytes(3000))
     monkeypatch.setattr(archives, '_largest', 2000)
     monkeypatch.setattr(zipfile.ZipExtFile, 'read', lambda self, n=-1: pytest.fail('it was read'))
-    with pytest.raises(BadInput, match='huge.png in .*leave it out'): [*archives.image_files(tmp_path/'a.zip')]
+    with pytest.raises(BadInput, match='huge.png in .*leave it out'):
+        [*archives.image_files(tmp_path/'a.zip')]
 
 
 def test_a_zip_with_more_members_than_16_bits_count(tmp_path):
@@ -101,7 +106,8 @@ long = 'a'*300
 
 
 @pytest.mark.parametrize('use', [
-    load_images, load_pretrained, read_frames, Generator.load, Teacher.load, Measurements.load, results_of, ys.save, lambda p: train(ys, mlp(), out=p, **small),
+    load_images, load_pretrained, read_frames, Generator.load, Teacher.load, Measurements.load, results_of,
+    ys.save, lambda p: train(ys, mlp(), out=p, **small),
     lambda p: run_recipe('digits-noise', p), path_of], ids=lambda use: use.__qualname__)
 @pytest.mark.parametrize('name', [long, f'{long}/b', 'a\0b'], ids=['long', 'long folder', 'zero'])
 def test_what_can_be_no_name_is_a_sentence(use, name, tmp_path, monkeypatch):
@@ -132,16 +138,20 @@ def copied(m): return type(m)(copy.deepcopy(m.net), m.objective)
 
 
 @pytest.mark.parametrize('use', [
-    lambda T, G: doubled(copied(G)).sample(2), lambda T, G: doubled(copied(T)).sample(2, steps=3), lambda T, G: restore(doubled(copied(G)), ys.select([0]), n=2),
-    lambda T, G: restore(doubled(copied(T)), ys.select([0]), n=2), lambda T, G: learn_misfit(doubled(copied(G)), ys), lambda T, G: distill(doubled(copied(T)), ys, **small),
+    lambda T, G: doubled(copied(G)).sample(2), lambda T, G: doubled(copied(T)).sample(2, steps=3), lambda T,
+    G: restore(doubled(copied(G)), ys.select([0]), n=2),
+    lambda T, G: restore(doubled(copied(T)), ys.select([0]), n=2), lambda T,
+    G: learn_misfit(doubled(copied(G)), ys), lambda T, G: distill(doubled(copied(T)), ys, **small),
     lambda T, G: train(ys, mlp().double(), **small)])
 def test_weights_of_64_bits_are_refused(use, models):
     with pytest.raises(BadInput, match=r'torch.float64.*call net.float\(\)'): use(*models)
 
 
 @pytest.mark.parametrize('use', [
-    lambda T, G: train(ys, None, **small), lambda T, G: train(ys, mlp(), **small), lambda T, G: distill(T, ys, **small), lambda T, G: G.sample(2),
-    lambda T, G: T.sample(2, steps=3), lambda T, G: restore(G, ys.select([0]), n=2), lambda T, G: restore(T, ys.select([0]), n=2)])
+    lambda T, G: train(ys, None, **small), lambda T, G: train(ys, mlp(), **small), lambda T,
+    G: distill(T, ys, **small), lambda T, G: G.sample(2),
+    lambda T, G: T.sample(2, steps=3), lambda T, G: restore(G, ys.select([0]), n=2), lambda T,
+    G: restore(T, ys.select([0]), n=2)])
 def test_where_all_is_of_64_bits_it_is_said(use, models):
     torch.set_default_dtype(torch.float64)
     try:
@@ -151,29 +161,35 @@ def test_where_all_is_of_64_bits_it_is_said(use, models):
 
 def test_training_turns_gradients_on(models):
     T, G = models
-    hashes = lambda: (train(ys, dict(network='MLP', shape=(1, 8, 8), width=8, blocks=1), **small).cost['weights_sha256'],
-                      distill(T, ys, checkpoints=Checkpoints(monitor=False), **small).cost['weights_sha256'], restore(G, ys.select([0]), Sample(.2), n=2, seed=1).mean.sum().item())
+    hashes = lambda: (train(ys, dict(network='MLP', shape=(1, 8, 8), width=8, blocks=1),
+                            **small).cost['weights_sha256'],
+                      distill(T, ys, checkpoints=Checkpoints(monitor=False), **small).cost['weights_sha256'],
+                      restore(G, ys.select([0]), Sample(.2), n=2, seed=1).mean.sum().item())
     want = hashes()
     with torch.no_grad(): assert hashes() == want
 
 
 def test_gradients_that_cannot_be_turned_on_are_asked_for(models):
     T, G = models
-    for use in (lambda: train(ys, mlp(), **small), lambda: distill(T, ys, **small), lambda: restore(G, ys.select([0]), n=2)):
+    for use in (lambda: train(ys, mlp(), **small), lambda: distill(T, ys, **small),
+                lambda: restore(G, ys.select([0]), n=2)):
         with torch.inference_mode(), pytest.raises(BadInput, match=r'leave .*inference_mode'): use()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU here')
 def test_a_gpu_that_is_not_there_is_a_sentence():
-    for use in (lambda: ys.to('cuda'), lambda: train(ys, mlp(), hardware='cuda', **small), lambda: load_pretrained('digits-mask', 'cuda')):
+    for use in (lambda: ys.to('cuda'), lambda: train(ys, mlp(), hardware='cuda', **small),
+                lambda: load_pretrained('digits-mask', 'cuda')):
         with pytest.raises(BadInput, match="device='cuda' is not there"): use()
 
 
 # Arguments
 
 def test_monitors_may_return_tensors_and_numbers_of_numpy(models, tmp_path):
-    numbers = dict(a=torch.tensor(1.5), b=torch.tensor([2]), c=np.float32(1.5), d=np.int64(2), e=np.array(3.), f=np.bool_(True), g=torch.ones(2), h=float('nan'))
-    run = lambda f, *args, name: f(*args, out=tmp_path/name, checkpoints=Checkpoints(monitor=lambda m: numbers, select=None), **small)
+    numbers = dict(a=torch.tensor(1.5), b=torch.tensor([2]), c=np.float32(1.5), d=np.int64(2), e=np.array(3.),
+                   f=np.bool_(True), g=torch.ones(2), h=float('nan'))
+    run = lambda f, *args, name: f(*args, out=tmp_path/name,
+                                   checkpoints=Checkpoints(monitor=lambda m: numbers, select=None), **small)
     run(train, ys, mlp(), name='T'), run(distill, models[0], ys, name='G')
     for name in 'TG':
         lines = [json.loads(line) for line in (tmp_path/name/'metrics.jsonl').read_text().splitlines()]
@@ -190,17 +206,25 @@ class NoSizes(Network):
 
 
 def test_a_network_that_does_not_say_its_sizes_is_told_which():
-    with pytest.raises(BadInput, match='net=NoSizes does not say its in_channels, out_channels, shape: set'): train(ys, NoSizes(), **small)
+    with pytest.raises(BadInput, match='net=NoSizes does not say its in_channels, out_channels, shape: set'):
+        train(ys, NoSizes(), **small)
 
 
 @pytest.mark.parametrize('use, says', [
-    (lambda G: ys[1.5], r'ys\[1.5\]'), (lambda G: ys.select(1.5), 'rows have type'), (lambda G: G.sample(1, index=1.5), 'index=1.5'),
+    (lambda G: ys[1.5], r'ys\[1.5\]'), (lambda G: ys.select(1.5), 'rows have type'),
+    (lambda G: G.sample(1, index=1.5), 'index=1.5'),
     (lambda G: Corruption(Identity(), .1).measure(x, index=1.5), 'index=1.5'),
-    (lambda G: G.sample(1, index=[1.5]), r'index=\[1.5\] must be whole'), (lambda G: Corruption(Identity(), .1).measure(x[:1], index=[1.5]), 'whole'),
-    (lambda G: Generator(True, G.objective), 'net=True must be'), (lambda G: Generator(G.net, None), 'objective=None must be'), (lambda G: Misfit(''), "cov='' must be"),
-    (lambda G: Misfit(torch.ones(3)), r'cov has shape \(3,\)'), (lambda G: Misfit(torch.ones(2, 3)), r'shape \(2, 3\)'), (lambda G: Misfit(torch.tensor(-1.)), 'negative variance'),
-    (lambda G: Misfit(-torch.eye(4)), 'negative variance'), (lambda G: Misfit(torch.full((4, 4), torch.nan)), 'NaN'),
-    (lambda G: Operator.parse('RandomMask(missing=.5,missing=.6)'), 'given missing twice'), (lambda G: Measurements.from_arrays(ys.y, 'RandomMask(.5, missing=.6)', .1), 'multiple values')])
+    (lambda G: G.sample(1, index=[1.5]), r'index=\[1.5\] must be whole'),
+    (lambda G: Corruption(Identity(), .1).measure(x[:1], index=[1.5]), 'whole'),
+    (lambda G: Generator(True, G.objective), 'net=True must be'),
+    (lambda G: Generator(G.net, None), 'objective=None must be'), (lambda G: Misfit(''), "cov='' must be"),
+    (lambda G: Misfit(torch.ones(3)), r'cov has shape \(3,\)'),
+    (lambda G: Misfit(torch.ones(2, 3)), r'shape \(2, 3\)'),
+    (lambda G: Misfit(torch.tensor(-1.)), 'negative variance'),
+    (lambda G: Misfit(-torch.eye(4)), 'negative variance'),
+    (lambda G: Misfit(torch.full((4, 4), torch.nan)), 'NaN'),
+    (lambda G: Operator.parse('RandomMask(missing=.5,missing=.6)'), 'given missing twice'),
+    (lambda G: Measurements.from_arrays(ys.y, 'RandomMask(.5, missing=.6)', .1), 'multiple values')])
 def test_arguments_that_mean_nothing_are_refused(use, says, models):
     with pytest.raises(BadInput, match=says): use(models[1])
 

@@ -19,7 +19,8 @@ from dcd_nb.cli import import_arrays, restore, sample
 
 rng = np.random.default_rng(0)
 whole = rng.integers(0, 30000, (4, 1, 12, 17))      # no side alike, so that a transposed picture is noticed
-types = {'tif': 'uint8 uint16 int16 int32 float32 float64', 'fits': 'uint8 uint16 int16 int32 float32 float64', 'mrc': 'int8 int16 uint16 float32',
+types = {'tif': 'uint8 uint16 int16 int32 float32 float64',
+         'fits': 'uint8 uint16 int16 int32 float32 float64', 'mrc': 'int8 int16 uint16 float32',
          'mrcs': 'uint16 float32', 'dcm': 'uint8 int16 uint16', 'nii': 'uint8 int16 uint16 float32 float64',
          'h5': 'uint8 uint16 int32 float32', 'mat': 'uint8 uint16 float32 float64', 'npy': 'uint16 float32'}
 
@@ -49,7 +50,8 @@ def test_png_of_16_bits_in_colour_too(tmp_path, dtype, channels):
     a = rng.integers(0, np.iinfo(dtype).max + 1, (channels, 12, 17)).astype(dtype)
     b, about = made(tmp_path/'a.png', a)
     assert about['dtype'] == dtype and (b[0] == a).all()
-    if channels == 1: assert (np.asarray(Image.open(tmp_path/'a.png')) == a[0]).all()         # as others read it
+    if channels == 1:
+        assert (np.asarray(Image.open(tmp_path/'a.png')) == a[0]).all()         # as others read it
     write_file(tmp_path/'b.tif', b, about)
     assert (read_file(tmp_path/'b.tif')[0] == b).all()
 
@@ -57,14 +59,17 @@ def test_png_of_16_bits_in_colour_too(tmp_path, dtype, channels):
 @pytest.mark.parametrize('suffix', ['fits', 'dcm', 'nii', 'h5'])
 def test_calibration_is_applied_and_written_back(tmp_path, suffix):
     a = whole.astype(np.int16)
-    v, about = made(tmp_path/f'a.{suffix}', a, slope=.5, intercept=-1024., unit='' if suffix == 'nii' else 'HU')
-    assert (v == a*.5 - 1024).all() and (about['slope'], about['intercept'], about['dtype']) == (.5, -1024., 'int16')
+    v, about = made(tmp_path/f'a.{suffix}', a, slope=.5, intercept=-1024., unit='' if suffix == 'nii'
+                    else 'HU')
+    assert (v == a*.5 - 1024).all() and (about['slope'], about['intercept'],
+                                         about['dtype']) == (.5, -1024., 'int16')
     assert about['unit'] == ('' if suffix == 'nii' else 'HU')
     frames = read_frames(tmp_path/f'a.{suffix}', scaling=Percentiles(1, 99))
     write_frames(tmp_path/f'b.{suffix}', frames.y, frames.about)
     w, said = read_file(tmp_path/f'b.{suffix}')
     assert (w == v).all() and said == about
-    write_frames(tmp_path/'b.tif', frames.y, frames.about)                       # TIFF has no calibration: floats in HU
+    # TIFF has no calibration: floats in HU
+    write_frames(tmp_path/'b.tif', frames.y, frames.about)
     w, said = read_file(tmp_path/'b.tif')
     assert said['dtype'] == 'float32' and np.abs(w - v).max() < 1e-2
 
@@ -76,12 +81,14 @@ def test_headers_come_back(tmp_path):
     import pydicom
     import tifffile
     a = whole[:, 0].astype(np.int16)
-    h = fits.Header(dict(OBJECT='M 31', EXPTIME=30., CRVAL1=10.5, CRPIX1=3., DATAMIN=1, DATAMAX=20000, BUNIT='adu'))
+    h = fits.Header(dict(OBJECT='M 31', EXPTIME=30., CRVAL1=10.5, CRPIX1=3., DATAMIN=1, DATAMAX=20000,
+                         BUNIT='adu'))
     fits.PrimaryHDU(a, h).writeto(tmp_path/'a.fits')
     with mrcfile.new(tmp_path/'a.mrc', a) as m: m.set_image_stack(); m.voxel_size = 1.5
     affine = np.array([[0, -2., 0, 5], [2, 0, 0, 6], [0, 0, 3, 7], [0, 0, 0, 1]])
     nibabel.Nifti1Image(a.transpose(2, 1, 0), affine).to_filename(tmp_path/'a.nii')
-    tifffile.imwrite(tmp_path/'a.tif', a.astype(np.uint16), imagej=True, resolution=(9., 9.), metadata=dict(axes='TYX', unit='um', finterval=2., min=5., max=900.))
+    tifffile.imwrite(tmp_path/'a.tif', a.astype(np.uint16), imagej=True, resolution=(9., 9.),
+                     metadata=dict(axes='TYX', unit='um', finterval=2., min=5., max=900.))
     for suffix in ('fits', 'mrc', 'nii', 'tif'):
         frames = read_frames(tmp_path/f'a.{suffix}')
         assert (frames.values[:, 0] == a).all()
@@ -91,13 +98,15 @@ def test_headers_come_back(tmp_path):
     assert (back['OBJECT'], back['EXPTIME'], back['CRVAL1'], back['BUNIT']) == ('M 31', 30., 10.5, 'adu')
     assert mrcfile.open(tmp_path/'b.mrc').voxel_size.x == 1.5 and mrcfile.open(tmp_path/'b.mrc').is_image_stack()
     assert (nibabel.load(tmp_path/'b.nii').affine == affine).all() and nibabel.load(tmp_path/'b.nii').shape == (17, 12, 4)
-    with tifffile.TiffFile(tmp_path/'b.tif') as t: assert t.imagej_metadata['unit'] == 'um' and t.pages[0].resolution == (9., 9.)
+    with tifffile.TiffFile(tmp_path/'b.tif') as t:
+        assert t.imagej_metadata['unit'] == 'um' and t.pages[0].resolution == (9., 9.)
     assert repr(read_frames(tmp_path/'a.fits', FileLimits()).scaling) == 'Limits(low=1.0, high=20000.0)'
     assert repr(read_frames(tmp_path/'a.tif', FileLimits()).scaling) == 'Limits(low=5.0, high=900.0)'
     crop = read_frames(tmp_path/'a.fits').patches(6)[0]
     write_frames(tmp_path/'crop.fits', crop.y, crop.about)
     assert 'CRVAL1' not in fits.getheader(tmp_path/'crop.fits') and fits.getheader(tmp_path/'crop.fits')['OBJECT'] == 'M 31'
-    made(tmp_path/'a.dcm', a[:1].copy(), slope=2., unit='HU', header=dict(Modality='CT', PixelSpacing=[.5, .5], WindowCenter=40, WindowWidth=400))
+    made(tmp_path/'a.dcm', a[:1].copy(), slope=2., unit='HU',
+         header=dict(Modality='CT', PixelSpacing=[.5, .5], WindowCenter=40, WindowWidth=400))
     d = pydicom.dcmread(tmp_path/'a.dcm')
     d.PatientName = 'Somebody'
     d.Modality, d.PixelSpacing, d.WindowCenter, d.WindowWidth = 'CT', [.5, .5], 40, 400
@@ -112,15 +121,18 @@ def test_headers_come_back(tmp_path):
 def test_axes_of_stacks_come_back(tmp_path):
     import tifffile
     a = rng.integers(0, 65536, (2, 3, 2, 12, 17)).astype(np.uint16)
-    for name, kw in dict(plain=dict(metadata=dict(axes='TZCYX'), photometric='minisblack'), imagej=dict(imagej=True, metadata=dict(axes='TZCYX', unit='um'))).items():
+    for name, kw in dict(plain=dict(metadata=dict(axes='TZCYX'), photometric='minisblack'),
+                         imagej=dict(imagej=True, metadata=dict(axes='TZCYX', unit='um'))).items():
         tifffile.imwrite(tmp_path/f'{name}.tif', a, **kw)
         frames = read_frames(tmp_path/f'{name}.tif')
         assert (frames.values == a.reshape(6, 2, 12, 17)).all()
         write_frames(tmp_path/'b.tif', frames.y, frames.about)
-        with tifffile.TiffFile(tmp_path/'b.tif') as t: assert t.series[0].axes == 'TZCYX' and (t.asarray() == a).all()
+        with tifffile.TiffFile(tmp_path/'b.tif') as t:
+            assert t.series[0].axes == 'TZCYX' and (t.asarray() == a).all()
     write_file(tmp_path/'a.mat', a[0].astype(float), Raw(a[0]).about(''))
     from scipy.io import loadmat
-    assert loadmat(tmp_path/'a.mat')['images'].shape == (12, 17, 2, 3)                            # rows, columns, channels, frames
+    # rows, columns, channels, frames
+    assert loadmat(tmp_path/'a.mat')['images'].shape == (12, 17, 2, 3)
     assert (read_file(tmp_path/'a.mat')[0] == a[0]).all()
 
 
@@ -160,7 +172,8 @@ def test_files_that_are_cut_short_are_refused(tmp_path, suffix):
     raw = (tmp_path/f'a.{suffix.removesuffix(".gz")}').read_bytes()
     if suffix.endswith('.gz'): raw = gzip.compress(raw)
     assert (read_file(raw, f'whole.{suffix}')[0] == a.reshape(-1, 1, 12, 17)).all()
-    for k in (len(raw) - 25, len(raw) - 13, len(raw) - 1):                 # the last bytes may be a tag that nobody needs
+    # the last bytes may be a tag that nobody needs
+    for k in (len(raw) - 25, len(raw) - 13, len(raw) - 1):
         try: assert (read_file(raw[:k], f'cut.{suffix}')[0] == a.reshape(-1, 1, 12, 17)).all()
         except BadInput as e: assert 'cannot be read' in str(e)
     for k in (0, 3, len(raw)//20, len(raw)//3, len(raw)//2, int(.6*len(raw))):
@@ -175,7 +188,8 @@ def test_a_tiff_that_has_lost_its_last_pages_is_refused():
         for im in whole[:, 0].astype(np.uint16): w.write(im, metadata=None)
     raw = out.getvalue()
     assert len(read_file(raw, 'a.tif')[0]) == 4
-    for k in range(700, len(raw) - 10, 97): refused(lambda: read_file(raw[:k], 'a.tif'), 'a.tif cannot be read')
+    for k in range(700, len(raw) - 10, 97):
+        refused(lambda: read_file(raw[:k], 'a.tif'), 'a.tif cannot be read')
 
 
 def test_a_codec_that_is_not_installed_is_named(tmp_path):
@@ -187,7 +201,8 @@ def test_a_codec_that_is_not_installed_is_named(tmp_path):
     try: import imagecodecs
     except ImportError: refused(lambda: read_file(out.getvalue(), 'a.tif'), 'pip install imagecodecs')
     out = io.BytesIO()
-    tifffile.imwrite(out, whole[:, 0].astype(np.uint16), compression='zlib', photometric='minisblack')      # this one Python has
+    # this one Python has
+    tifffile.imwrite(out, whole[:, 0].astype(np.uint16), compression='zlib', photometric='minisblack')
     assert (read_file(out.getvalue(), 'a.tif')[0] == whole).all()
     made(tmp_path/'a.dcm', whole[:1].astype(np.uint16))
     d, out = pydicom.dcmread(tmp_path/'a.dcm'), io.BytesIO()
@@ -214,13 +229,15 @@ def test_missing_values_are_nan_and_a_mask(tmp_path):
         v, about = made(tmp_path/f'a.{suffix}', a, blank=-99)
         assert np.isnan(v).sum() == 34 and about['blank'] == -99, suffix
         frames = read_frames(tmp_path/f'a.{suffix}', scaling=(0, 30000))
-        ys = Measurements.from_arrays(frames.y, RandomMask(34/a.size), frames.sigma(60), state=frames.mask, about=frames.about)
+        ys = Measurements.from_arrays(frames.y, RandomMask(34/a.size), frames.sigma(60), state=frames.mask,
+                                      about=frames.about)
         assert int((ys.state == 0).sum()) == 34
         refused(lambda: load_images(tmp_path/f'a.{suffix}'), 'pixels without a value')
         refused(lambda: Measurements.from_arrays(frames.y, Identity()), 'NaN')
         write_frames(tmp_path/f'b.{suffix}', frames.y, frames.about)
         assert np.array_equal(read_file(tmp_path/f'b.{suffix}')[0], v, equal_nan=True)
-    refused(lambda: write_file(tmp_path/'a.png', np.full((1, 1, 4, 4), np.nan), Raw(a[0]).about(''), 'uint16'), 'NaN')
+    refused(lambda: write_file(tmp_path/'a.png', np.full((1, 1, 4, 4), np.nan), Raw(a[0]).about(''),
+                               'uint16'), 'NaN')
 
 
 def test_what_cannot_be_used_is_said(tmp_path):
@@ -265,7 +282,8 @@ def test_patches_for_training_and_held_out_share_no_pixel(tmp_path, by, stride):
     train, held = frames.patches(8, held_out=.25, seed=1, stride=stride, by=by)
     t, h = np.unique(train.values), np.unique(held.values)
     assert len(t) and len(h) and not np.intersect1d(t, h).size
-    if by == 'place':                                                        # nor the same place of another frame of the file
+    # nor the same place of another frame of the file
+    if by == 'place':
         for k in range(4):
             places = [np.unique(v[v//a.size == k] % (40*50)) for v in (t, h)]
             assert not np.intersect1d(*places).size
@@ -283,7 +301,8 @@ def test_load_images_takes_files_folders_archives_and_lists(tmp_path):
     with zipfile.ZipFile(tmp_path/'in.zip', 'w') as z:
         for p in sorted((tmp_path/'in').iterdir()): z.write(p, p.name)
     want = torch.from_numpy(a/15000. - 1).float()
-    for source in (tmp_path/'x.tif', tmp_path/'in', tmp_path/'in.zip', sorted((tmp_path/'in').iterdir()), str(tmp_path/'in/*.tif')):
+    for source in (tmp_path/'x.tif', tmp_path/'in', tmp_path/'in.zip', sorted((tmp_path/'in').iterdir()),
+                   str(tmp_path/'in/*.tif')):
         assert (load_images(source, scaling=(0, 30000)) - want).abs().max() < 1e-6
     with pytest.warns(UserWarning, match='pass scaling=Limits'): x = load_images(tmp_path/'in')
     assert (x.min(), x.max()) == (-1, 1)
@@ -292,7 +311,8 @@ def test_load_images_takes_files_folders_archives_and_lists(tmp_path):
 
 def test_the_commands_keep_the_scaling(tmp_path, capsys):
     made(tmp_path/'x.tif', whole.astype(np.uint16))
-    import_arrays(str(tmp_path/'x.tif'), str(tmp_path/'ys'), sigma=60, scaling='Limits(0, 30000)', patch=4, held_out=.25, json=True)
+    import_arrays(str(tmp_path/'x.tif'), str(tmp_path/'ys'), sigma=60, scaling='Limits(0, 30000)', patch=4,
+                  held_out=.25, json=True)
     ys, held = Measurements.load(tmp_path/'ys'), Measurements.load(tmp_path/'ys-held')
     assert ys.sigma == pytest.approx(60/15000) and len(held) and json.loads(capsys.readouterr().out)['n'] == len(ys)
     write_frames(tmp_path/'back.tif', ys.y, ys.about)

@@ -13,7 +13,8 @@ script = Path(__file__).parent.parent/'benchmarks/gpu.sh'
 
 def start(seconds, out, **env):
     env = os.environ | dict(TINY='1', IMAGES='digits', CUDA_VISIBLE_DEVICES='') | env
-    return subprocess.Popen([script, str(seconds), out], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen([script, str(seconds), out], env=env, stdout=subprocess.DEVNULL,
+                            stderr=subprocess.PIPE, text=True)
 
 
 def whole_files(out):
@@ -24,7 +25,8 @@ def whole_files(out):
     for p in [*files.values()]:
         if p.suffix == '.json': json.loads(p.read_text())
         if p.name.endswith('.gz'):
-            with tarfile.open(p) as tar: files['archive'] = {m.name: tar.extractfile(m).read() for m in tar if m.isfile()}
+            with tarfile.open(p) as tar:
+                files['archive'] = {m.name: tar.extractfile(m).read() for m in tar if m.isfile()}
     return files
 
 
@@ -38,7 +40,9 @@ def test_it_finds_out_everything_and_ends_in_time(tmp_path):
     assert speeds['Phase I, fp32, batch 8']['img_per_s'] > 0 < speeds['Phase II, fp32, batch 4']['img_per_s']
     assert speeds['seconds for 50 000 images']['times'] > 1
     assert json.loads(files['archive']['./record/results.json'])['data'] == 'digits'
-    assert {'./record/results.json', './record/grid.png', './teacher/metrics.jsonl'} <= {*files['archive']} and {'teacher.safetensors', 'generator.safetensors'} <= {*files}
+    assert {'./record/results.json', './record/grid.png',
+            './teacher/metrics.jsonl'} <= {*files['archive']} and {'teacher.safetensors',
+                'generator.safetensors'} <= {*files}
 
 
 def left_running(out):
@@ -52,8 +56,11 @@ def left_running(out):
 
 def test_cut_short_it_leaves_whole_files_and_no_process(tmp_path):
     "At a random moment of each of its parts, and at once"
-    cut = {tmp_path/part: random.uniform(.3, 6.) for part in ('checks', 'speeds', 'run')} | {tmp_path/'all': random.uniform(.02, .1)}
-    began, running = time.monotonic(), {out: start(60, out, **({} if out.name == 'all' else dict(PARTS=out.name))) for out in cut}
+    cut = {tmp_path/part: random.uniform(.3, 6.)
+           for part in ('checks', 'speeds', 'run')} | {tmp_path/'all': random.uniform(.02, .1)}
+    began, running = time.monotonic(), {out: start(60, out,
+                                                   **({} if out.name == 'all' else dict(PARTS=out.name)))
+                                        for out in cut}
     for out, at in sorted(cut.items(), key=lambda v: v[1]):
         time.sleep(max(0., began + at - time.monotonic()))
         running[out].send_signal(signal.SIGTERM)
@@ -73,5 +80,6 @@ def test_too_few_seconds_are_no_reason_to_be_late(tmp_path):
 
 def test_one_page_says_what_was_never_run():
     root = script.parent.parent
-    said = [p.name for p in [root/'README.md', *root.glob('nbs/*.ipynb')] if 'never run on a GPU' in p.read_text()]
+    said = [p.name for p in [root/'README.md', *root.glob('nbs/*.ipynb')]
+            if 'never run on a GPU' in p.read_text()]
     assert said in ([], ['53_machines.ipynb'])

@@ -25,7 +25,8 @@ commands = [c.split('=')[0] for c in ini['DEFAULT']['console_scripts'].split()]
 def arguments(o):
     "Names of the arguments of a function, or of a class, without those that only pass on"
     found = inspect.signature(o).parameters.values()
-    return [p.name for p in found if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.name not in ('self', 'cls')]
+    return [p.name for p in found if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+            and p.name not in ('self', 'cls')]
 
 
 def explained(o):
@@ -34,21 +35,25 @@ def explained(o):
     return [k for k in arguments(o) if re.search(rf'^    {k}: |`{k}`', doc, re.M)]
 
 
-@pytest.mark.parametrize('o', [train, distill, restore, evaluate, load_images, quickstart, Measurements.from_arrays, Generator.sample, Teacher.sample, write_frames], ids=lambda o: o.__qualname__)
+@pytest.mark.parametrize('o', [train, distill, restore, evaluate, load_images, quickstart,
+                               Measurements.from_arrays, Generator.sample, Teacher.sample, write_frames],
+                         ids=lambda o: o.__qualname__)
 def test_what_people_call_first_explains_its_arguments_in_help(o):
     left = set(arguments(o)) - set(explained(o))
     assert not left - {'n', 'seed', 'quiet'}, left                  # these have one meaning everywhere
 
 
 def test_help_explains_nearly_every_argument():
-    found = [(len(explained(o)), len(arguments(o))) for n in d.__all__ if callable(o := getattr(d, n)) and not issubclass(o if inspect.isclass(o) else int, Exception)]
+    found = [(len(explained(o)), len(arguments(o))) for n in d.__all__ if callable(o := getattr(d, n))
+             and not issubclass(o if inspect.isclass(o) else int, Exception)]
     told, all_of_them = map(sum, zip(*found))
     assert told > .75*all_of_them > 200, (told, all_of_them)
 
 
 def test_comments_in_all_their_places_are_found():
     "Beside an argument, above it, with a # in its default, and not from the body"
-    lines = ['    a:int,  # first', '    # second,', '    # in two lines', "    b='# no',  # third", '    c=1,', '    **kw, # the rest', '):', '    d = 1  # no']
+    lines = ['    a:int,  # first', '    # second,', '    # in two lines', "    b='# no',  # third",
+             '    c=1,', '    **kw, # the rest', '):', '    d = 1  # no']
     assert d._comments(lines, ['a', 'b', 'c', 'kw', 'd']) == dict(a='first', b='third', c='', kw='the rest')
     assert d._comments(['    # above', '    a,', ')'], ['a']) == dict(a='above')
 
@@ -59,14 +64,16 @@ def test_help_shows_no_marker_of_a_cell():
         if not name.startswith('dcd_nb'): continue
         for k in getattr(module, '__all__', ()):
             o = getattr(module, k)
-            if getattr(o, '__module__', None) == name and (inspect.isclass(o) or inspect.isfunction(o)): seen[name, k] = o
+            if getattr(o, '__module__', None) == name and (inspect.isclass(o) or inspect.isfunction(o)):
+                seen[name, k] = o
     marked = [k for k, o in seen.items() if '# %%' in pydoc.plain(pydoc.render_doc(o))]
     assert len(seen) > 300 and not marked, marked
 
 
 def test_completing_docstrings_takes_less_than_20_ms():
     code = 'import dcd_nb.all as d, sys, time; ms = [m for n, m in sys.modules.items() if n.startswith("dcd_nb.")]; t = time.process_time(); [d._explain(m) for m in ms]; print(time.process_time() - t)'
-    assert min(float(subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout) for _ in range(2)) < .02
+    assert min(float(subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout)
+               for _ in range(2)) < .02
 
 
 def test_types_are_marked_and_packaged():
@@ -111,5 +118,6 @@ def test_the_smaller_edition_is_named(tmp_path):
     import numpy as np
     np.save(tmp_path/'y.npy', np.random.default_rng(0).normal(0, .5, (4, 3, 32, 32)).astype('float32'))
     run('dcd_import', 'y.npy', 'ys', '--sigma', .2, cwd=tmp_path)
-    said = run('dcd_train', 'cifar10-noise-0.2', '--data', 'ys', '--device', 'cpu', cwd=tmp_path, fate=('dcd_nb.training.loop:progress', 1)).stderr
+    said = run('dcd_train', 'cifar10-noise-0.2', '--data', 'ys', '--device', 'cpu', cwd=tmp_path,
+               fate=('dcd_nb.training.loop:progress', 1)).stderr
     assert 'smaller: cifar10-noise-0.2-cpu, cifar10-noise-0.2-small' in said and 'hours on this CPU' in said

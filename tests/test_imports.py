@@ -30,7 +30,8 @@ alone = {
     'to_onnx': "from dcd_nb.distill import Generator; print(callable(Generator.to_onnx))",
     'features': "from dcd_nb.metrics import features; print(features('classifier', torch.zeros(2, 3, 32, 32)).shape)",
 }
-says = {'phantoms by name': 'torch.Size([2, 8, 8]) True False', 'measure': 'Measurements 2', 'to_onnx': 'True', 'features': '(3, 32, 32)'}
+says = {'phantoms by name': 'torch.Size([2, 8, 8]) True False', 'measure': 'Measurements 2',
+        'to_onnx': 'True', 'features': '(3, 32, 32)'}
 
 
 @pytest.mark.parametrize('name', alone)
@@ -123,7 +124,8 @@ def test_importing_the_package_is_light_and_leaves_ipython_alone():
 
 def test_pages_with_slow_cells_load_the_extension():
     for path in sorted((root/'nbs').glob('*.ipynb')):
-        code = [''.join(c['source']) for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
+        code = [''.join(c['source']) for c in json.loads(path.read_text(encoding='utf-8'))['cells']
+                if c['cell_type'] == 'code']
         waits = [any(line.strip() in ('#| slow', '#| cuda') for line in src.splitlines()) for src in code]
         loads = ['%load_ext dcd_nb' in src for src in code]
         assert not any(waits) or any(loads) and loads.index(True) < waits.index(True), f'{path.name}: put %load_ext dcd_nb into its imports'
@@ -133,11 +135,13 @@ def test_a_mask_of_ones_own_is_reported_on():
     "`identifiability` asks functions that anybody may add to"
     class Columns(RandomMask):
         "Whole columns are hidden"
-        def draw(self, n, shape, generator): return (torch.rand(n, 1, 1, shape[2], generator=generator) > self.missing).float().expand(n, 1, *shape[1:])
+        def draw(self, n, shape, generator):
+            return (torch.rand(n, 1, 1, shape[2], generator=generator) > self.missing).float().expand(n, 1, *shape[1:])
     class Rows(Operator):
         "Whole rows are hidden, in any channel"
         random = True
-        def draw(self, n, shape, generator): return (torch.rand(n, 1, shape[1], 1, generator=generator) < .5).float()
+        def draw(self, n, shape, generator):
+            return (torch.rand(n, 1, shape[1], 1, generator=generator) < .5).float()
         def forward(self, x, state): return x*state
         def observed(self, state): return state
     assert sees_all(Columns(.5), (1, 4, 4)) == sees_all(RandomMask(.5), (1, 4, 4))
@@ -157,15 +161,19 @@ def test_abstract_and_private_classes_are_not_offered():
         def forward(self, x, state): return x
     try:
         with pytest.raises(BadInput) as e: Operator.from_dict(dict(operator='Nothing'))
-        assert 'Mine' in str(e.value) and not [n for n in ('_Held', 'Base', 'Separable') if f' {n},' in str(e.value)]
-        assert not [n for c in Named.families.values() for n in c.known if n.startswith('_') or n in ('Separable', 'Conditioned', 'Levels')]
+        assert 'Mine' in str(e.value) and not [n for n in ('_Held', 'Base', 'Separable')
+                                               if f' {n},' in str(e.value)]
+        assert not [n for c in Named.families.values() for n in c.known if n.startswith('_')
+                    or n in ('Separable', 'Conditioned', 'Levels')]
         assert isinstance(Operator.parse('Mine()'), Mine)
     finally: Operator.known.pop('Mine')
     assert fresh("from dcd_nb.operators import *\nclass Own(Identity): pass\nprint(Operator.parse('Own()'))").strip() == 'Own()'
 
 
-makes = dict(Standard=lambda v: Standard(levels=v), AmbientTweedie=lambda v: AmbientTweedie(.1, levels=v), AmbientInpainting=lambda v: AmbientInpainting(.5, levels=v),
-             AmbientFourier=lambda v: AmbientFourier(FourierMask(4), levels=v), Consistency=lambda v: Consistency(.1, levels=v))
+makes = dict(Standard=lambda v: Standard(levels=v), AmbientTweedie=lambda v: AmbientTweedie(.1, levels=v),
+             AmbientInpainting=lambda v: AmbientInpainting(.5, levels=v),
+             AmbientFourier=lambda v: AmbientFourier(FourierMask(4), levels=v),
+             Consistency=lambda v: Consistency(.1, levels=v))
 
 
 @pytest.mark.parametrize('name', makes)
@@ -196,11 +204,13 @@ def test_the_loss_of_k_space_asks_the_network_by_denoise():
         objective, x, net = Watched(FourierMask(2), R=4), torch.randn(4, 2, 8, 8, generator=rng(0)), Net()
         loss = objective.loss(net, Corruption(FourierMask(2)).batch(x, rng(1)), Draws(0))
         shown, (s, state) = net.seen, asked[0]
-        noise = Draws(0).normal                                # what the network was shown is what it is shown of x with noise
+        # what the network was shown is what it is shown of x with noise
+        noise = Draws(0).normal
         objective.denoise(net, x, s, state)
         gap = shown[0] - net.seen[0]
         assert len(asked) == 2 and loss.shape == (4,) and torch.equal(shown[1], net.seen[1])
-        assert gap.flatten(1).norm(dim=1).gt(0).all() and (objective.through_lines(gap, state) - gap).abs().max() < 1e-4
+        assert gap.flatten(1).norm(dim=1).gt(0).all() and (objective.through_lines(gap, state)
+            - gap).abs().max() < 1e-4
     finally: AmbientFourier.known.pop('Watched')
 
 
@@ -215,7 +225,8 @@ def test_weights_and_generators_of_random_numbers():
         assert torch.equal(torch.get_rng_state(), before) and not reseeded
     finally: torch.cuda.manual_seed_all = keep
     assert sum(not torch.equal(wide[k], t) for k, t in narrow.items()) > 0
-    for k, t in narrow.items(): assert torch.equal(wide[k] if wide[k].shape == t.shape else wide[k][:, :t.shape[1]], t)
+    for k, t in narrow.items():
+        assert torch.equal(wide[k] if wide[k].shape == t.shape else wide[k][:, :t.shape[1]], t)
 
 
 def test_making_room_leaves_the_random_numbers_alone():
@@ -231,16 +242,22 @@ def test_metrics_take_arrays_and_lists():
     x, y = (torch.rand(12, 1, 8, 8, generator=rng(i)) for i in (2, 3))
     p = torch.rand(20, 4, generator=rng(4)).softmax(1)
     as_list = lambda t: t.tolist()
-    frozen = lambda t: np.frombuffer(t.numpy().tobytes(), t.numpy().dtype).reshape(t.shape)      # must not be written
+    # must not be written
+    frozen = lambda t: np.frombuffer(t.numpy().tobytes(), t.numpy().dtype).reshape(t.shape)
     for make in (torch.Tensor.numpy, as_list, frozen, lambda t: t.numpy().astype('>f4')):
-        for f in (frechet_distance, kid, neighbourhoods, precision_recall, density_coverage, sliced_wasserstein, frechet_interval): assert f(make(a), make(b)) == pytest.approx(f(a, b)), f
-        for f in (psnr, ssim, nmse): assert torch.allclose(f(make(x), make(y)), f(x, y).double(), atol=1e-6), f
+        for f in (frechet_distance, kid, neighbourhoods, precision_recall, density_coverage,
+                  sliced_wasserstein, frechet_interval):
+            assert f(make(a), make(b)) == pytest.approx(f(a, b)), f
+        for f in (psnr, ssim, nmse):
+            assert torch.allclose(f(make(x), make(y)), f(x, y).double(), atol=1e-6), f
         assert torch.allclose(nearest(make(x), make(y)).distance, nearest(x, y).distance)
         assert copies(make(x), make(y)) == pytest.approx(copies(x, y))
         assert inception_score(make(p)) == pytest.approx(inception_score(p), nan_ok=True)
     u, v = x[..., :2, :3], y[..., :2, :3]
-    same = [compare({'x': u}, v, spaces=['pixels'])['fd'], compare({'x': u.numpy()}, v.numpy(), spaces=['pixels'])['fd']]
+    same = [compare({'x': u}, v, spaces=['pixels'])['fd'],
+            compare({'x': u.numpy()}, v.numpy(), spaces=['pixels'])['fd']]
     assert same[0] == same[1]
-    for k in ('fd', 'kid', 'reference'): assert evaluate(u.numpy(), v.numpy(), 'pixels', reps=0)[k] == evaluate(u, v, 'pixels', reps=0)[k]
+    for k in ('fd', 'kid', 'reference'):
+        assert evaluate(u.numpy(), v.numpy(), 'pixels', reps=0)[k] == evaluate(u, v, 'pixels', reps=0)[k]
     with pytest.raises(BadInput, match='are str'): frechet_distance('abc', b)
     with pytest.raises(BadInput): psnr('abc', y)

@@ -34,8 +34,10 @@ print(x.numel()/1e6, loaded, peak[0] - start, ys.y.numel()*4/1e6)
 def test_memory_does_not_grow_with_the_data(tmp_path):
     (tmp_path/'in').mkdir()
     rng = np.random.default_rng(0)
-    for i in range(700): Image.fromarray(rng.integers(0, 256, (256, 256, 3), np.uint8)).save(tmp_path/f'in/{i:04}.bmp')
-    out = subprocess.run([sys.executable, '-c', code, tmp_path/'in', tmp_path/'ys'], capture_output=True, text=True,
+    for i in range(700):
+        Image.fromarray(rng.integers(0, 256, (256, 256, 3), np.uint8)).save(tmp_path/f'in/{i:04}.bmp')
+    out = subprocess.run([sys.executable, '-c', code, tmp_path/'in', tmp_path/'ys'], capture_output=True,
+                         text=True,
                          env=os.environ | dict(DCD_CACHE=str(tmp_path/'cache')))
     assert out.returncode == 0, out.stderr[-500:]
     data, loading, measuring, observations = map(float, out.stdout.split())
@@ -61,7 +63,9 @@ def test_processes_that_start_together_share_one_entry(tmp_path):
     code = ('import sys, torch\nfrom dcd_nb.data import load_images\nfrom dcd_nb.files import content_hash\nsys.stdin.readline()\n'
             'print(*[content_hash(load_images(sys.argv[1], size, dtype=torch.uint8)) for size in range(2, 8)])')
     env = os.environ | dict(DCD_CACHE=str(tmp_path/'cache'))
-    started = [subprocess.Popen([sys.executable, '-X', 'faulthandler', '-c', code, tmp_path/'images'], env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(4)]
+    started = [subprocess.Popen([sys.executable, '-X', 'faulthandler', '-c', code, tmp_path/'images'],
+                                env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                stderr=subprocess.PIPE) for _ in range(4)]
     for p in started: p.stdin.write('go\n'); p.stdin.flush()
     said = [p.communicate(timeout=120) for p in started]
     assert [p.returncode for p in started] == [0]*4, said
@@ -74,5 +78,6 @@ def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path/'images/a.png')
     (tmp_path/'file').write_text('')
     monkeypatch.setenv('DCD_CACHE', str(tmp_path/'file/cache'))
-    with pytest.warns(UserWarning, match='set|name another folder'): x = load_images(tmp_path/'images', dtype=torch.uint8)
+    with pytest.warns(UserWarning, match='set|name another folder'):
+        x = load_images(tmp_path/'images', dtype=torch.uint8)
     assert x.flatten().tolist() == [*range(64)]

@@ -17,8 +17,10 @@ from dcd_nb.recipes import recipe
 
 x = digits()[:64]
 corruptions = dict(
-    noise=Corruption(Identity(), .2), mask=Corruption(RandomMask(.5), .1), blur=Corruption(GaussianBlur(), .05),
-    half=Corruption(Downsample(2), .1), both=Corruption(Compose(GaussianBlur(3, .8), RandomMask(.5)), .1), photons=Corruption(Poisson(20)),
+    noise=Corruption(Identity(), .2), mask=Corruption(RandomMask(.5), .1),
+    blur=Corruption(GaussianBlur(), .05),
+    half=Corruption(Downsample(2), .1), both=Corruption(Compose(GaussianBlur(3, .8), RandomMask(.5)), .1),
+    photons=Corruption(Poisson(20)),
     light=Corruption(RandomMask(.5), Photons(.1, read=.05)),
 )
 
@@ -55,7 +57,8 @@ torch.manual_seed(int(sys.argv[1])); torch.set_num_threads(int(sys.argv[1])); to
 A = Corruption(Compose(GaussianBlur(), RandomMask(.5)), .1)
 print(A.measure(digits()[:64], seed=3).hash)
 """
-    there = subprocess.run([sys.executable, '-c', code, '2'], capture_output=True, text=True, check=True).stdout
+    there = subprocess.run([sys.executable, '-c', code, '2'], capture_output=True, text=True,
+                           check=True).stdout
     here = Corruption(Compose(GaussianBlur(), RandomMask(.5)), .1).measure(x, seed=3).hash
     assert there == here + '\n'
 
@@ -69,7 +72,8 @@ def test_nothing_redraws_between_epochs():
         def __getitem__(self, i): return index(i)
     epochs = []
     for workers in (0, 2, 0):
-        rows = [(int(i), y, s) for b in torch.utils.data.DataLoader(Indexed(), 10, shuffle=True, num_workers=workers) for i, y, s in zip(*b)]
+        rows = [(int(i), y, s) for b in torch.utils.data.DataLoader(Indexed(), 10, shuffle=True,
+            num_workers=workers) for i, y, s in zip(*b)]
         epochs.append({i: (y, s) for i, y, s in rows})
         torch.randn(1000)
     for i in range(64):
@@ -81,7 +85,8 @@ def reachable_tensors(obj):
     seen, todo, found = set(), [obj], []
     while todo:
         o = todo.pop()
-        if id(o) in seen or isinstance(o, (type, type(sys))) or callable(o) and hasattr(o, '__globals__'): continue
+        if id(o) in seen or isinstance(o, (type, type(sys))) or callable(o) and hasattr(o, '__globals__'):
+            continue
         seen.add(id(o))
         if torch.is_tensor(o):
             found.append(torch.empty(0, dtype=o.dtype).set_(o.untyped_storage()))
@@ -89,14 +94,16 @@ def reachable_tensors(obj):
     return found
 
 
-@pytest.mark.parametrize('op', [RandomMask(.5), Compose(Identity(), RandomMask(.5)), Compose(RandomMask(.5), GaussianBlur(3, .8))], ids=str)
+@pytest.mark.parametrize('op', [RandomMask(.5), Compose(Identity(), RandomMask(.5)),
+                                Compose(RandomMask(.5), GaussianBlur(3, .8))], ids=str)
 @pytest.mark.parametrize('sigma', [0., .1])
 def test_what_is_hidden_is_nowhere(op, sigma, tmp_path):
     A, telltale = Corruption(op, sigma), .7654321
     state = torch.cat([RandomMask(.5).draw(1, (1, 8, 8), rng(5, i)) for i in range(64)])
     secret = torch.where(state == 0, telltale, x)
     ys, plain = A.measure(secret, seed=5), A.measure(torch.where(state == 0, 0., x), seed=5)
-    assert torch.equal(ys.y, plain.y)                                   # the hidden pixels have no influence at all
+    # the hidden pixels have no influence at all
+    assert torch.equal(ys.y, plain.y)
     tensors = reachable_tensors(ys)
     assert any(t.numel() >= ys.y.numel() for t in tensors)              # the walk does find y
     assert not any((t.float() == torch.tensor(telltale)).any() for t in tensors)
@@ -127,7 +134,8 @@ def test_no_value_is_clean_when_there_is_noise(name):
 
 def test_tampered_and_truncated_files_are_refused(tmp_path):
     ys = corruptions['mask'].measure(x)
-    for damage, says in ((lambda b: b[:-7], 'cut short'), (lambda b: b[:500] + bytes([b[500] ^ 1]) + b[501:], 'changed')):
+    for damage, says in ((lambda b: b[:-7], 'cut short'),
+                         (lambda b: b[:500] + bytes([b[500] ^ 1]) + b[501:], 'changed')):
         ys.save(tmp_path/'ys')
         p = tmp_path/'ys.safetensors'
         p.write_bytes(damage(p.read_bytes()))

@@ -33,7 +33,8 @@ def test_deepinv_has_the_same_operator(size, lines):
     dinv = pytest.importorskip('deepinv')
     A, x = MultiCoilMRI(3, coils=5, lines=lines), torch.randn(3, 2, *size, generator=rng(0))
     m = A.draw(3, x.shape[1:], rng(1))
-    theirs = dinv.physics.MultiCoilMRI(mask=m['mask'].expand(3, 1, *size), coil_maps=to_coils(m['maps']), img_size=size)
+    theirs = dinv.physics.MultiCoilMRI(mask=m['mask'].expand(3, 1, *size), coil_maps=to_coils(m['maps']),
+                                       img_size=size)
     y, v = A(x, m), torch.randn(3, 10, *size, generator=rng(2))
     assert off(y, theirs.A(x).flatten(1, 2)) < 1e-5
     assert off(A.adjoint(v, m), theirs.A_adjoint(v.unflatten(1, (2, 5)))) < 1e-5
@@ -46,7 +47,8 @@ def test_the_fftmod_bridge_meets_deepinv_and_its_misuse_does_not(size):
     dinv = pytest.importorskip('deepinv')
     A, x = MultiCoilMRI(3, coils=5), phantoms(3, size)
     m = A.draw(3, x.shape[1:], rng(1))
-    theirs = dinv.physics.MultiCoilMRI(mask=m['mask'].expand(3, 1, *size), coil_maps=to_coils(m['maps']), img_size=size).A_adjoint_A(x)
+    theirs = dinv.physics.MultiCoilMRI(mask=m['mask'].expand(3, 1, *size), coil_maps=to_coils(m['maps']),
+                                       img_size=size).A_adjoint_A(x)
     y2, m2 = to_fftmod(A(x, m), m)
     def bart(S): # as codes with fftmod'ed maps do it: no shift at all
         k = m['mask']*torch.fft.fft2(S*to_complex(x)[:, None], norm='ortho')
@@ -60,7 +62,8 @@ def test_the_fftmod_bridge_meets_deepinv_and_its_misuse_does_not(size):
 def test_espirit_is_sigpys(scans):
     app = pytest.importorskip('sigpy.mri').app
     ours, inside = to_coils(espirit(scans.y)[0]), (phantoms(2, 64).norm(dim=1) > .1)[:, None]
-    theirs = torch.stack([torch.from_numpy(app.EspiritCalib(k.numpy(), thresh=.02, crop=.9, max_iter=100, show_pbar=False).run()) for k in to_coils(scans.y)])
+    theirs = torch.stack([torch.from_numpy(app.EspiritCalib(k.numpy(), thresh=.02, crop=.9, max_iter=100,
+        show_pbar=False).run()) for k in to_coils(scans.y)])
     turn = torch.sgn((ours.conj()*theirs).sum(1, keepdim=True))
     assert off(ours*turn*inside, theirs*inside) < .02
 
@@ -78,7 +81,8 @@ def test_espirit_does_not_mind_scale_order_or_lines_outside(scans):
 def test_sense_through_virtual_coils(scans):
     few, part = compress_coils(scans.y, 4)
     assert few.shape[1] == 8 and (part > .9).all()
-    assert off(compress_coils(scans.y, 6)[0].norm(dim=1), scans.y.norm(dim=1)) < 1e-5       # all coils: a rotation
+    # all coils: a rotation
+    assert off(compress_coils(scans.y, 6)[0].norm(dim=1), scans.y.norm(dim=1)) < 1e-5
     S = espirit(few/acs_scale(few))[0]
     mask = MultiCoilMRI(2, coils=4).draw(2, (2, 64, 64), rng(0))['mask']
     op, state = MultiCoilMRI(2, coils=4), dict(mask=mask, maps=S)
@@ -97,7 +101,8 @@ def test_measurements_keep_mask_and_maps(tmp_path):
     ys.save(tmp_path/'ys')
     again = Measurements.load(tmp_path/'ys')
     assert again.hash == ys.hash and all(torch.equal(again.state[k], t) for k, t in ys.state.items())
-    with pytest.raises(BadInput, match='not 0 on hidden entries'): Measurements(ys.y + 1, ys.corruption, ys.state)
+    with pytest.raises(BadInput, match='not 0 on hidden entries'):
+        Measurements(ys.y + 1, ys.corruption, ys.state)
 
 
 def test_complex_images_are_judged_by_their_magnitudes():
@@ -159,7 +164,8 @@ def test_hidden_lines_depend_on_the_seed_and_the_scan_alone(volumes):
 def test_a_truncated_file_is_named(volumes, cut):
     raw = (volumes/'raw/0.h5').read_bytes()
     (volumes/'raw/0.h5').write_bytes(raw[:cut if cut > 1 else int(cut*len(raw))])
-    with pytest.raises(BadInput, match=r'raw/0\.h5 cannot be read as HDF5') as e: prepare_scans(volumes/'raw', volumes/'shards', **opts)
+    with pytest.raises(BadInput, match=r'raw/0\.h5 cannot be read as HDF5') as e:
+        prepare_scans(volumes/'raw', volumes/'shards', **opts)
     assert '\n' not in str(e.value)
 
 
@@ -171,11 +177,13 @@ def test_a_rectangular_network_trains_and_distils_on_scans_of_several_coils(tmp_
     teacher = train(ys, net, images=64, batch=16, quiet=True, out=tmp_path/'teacher')
     assert isinstance(teacher.objective, AmbientFourier) and teacher.shape == (2, 24, 16)
     assert abs(teacher.net.sigma_d - phantoms(20, (24, 16)).square().mean()**.5) < .03
-    G = distill(Teacher.load(tmp_path/'teacher'), ys, images=64, batch=16, quiet=True, checkpoints=Checkpoints(monitor=False), out=tmp_path/'student')
+    G = distill(Teacher.load(tmp_path/'teacher'), ys, images=64, batch=16, quiet=True,
+                checkpoints=Checkpoints(monitor=False), out=tmp_path/'student')
     again = Generator.load(tmp_path/'student')
     assert torch.equal(G.sample(3), again.sample(3)) and G.sample(3).shape == (3, 2, 24, 16)
     a, b = (G.sample(2, index=[4, 5], state=G.conditions([4, 5], seed)) for seed in (0, 1))
-    assert not torch.equal(a, b)                           # masks and maps are drawn afresh: same noise, another state
+    # masks and maps are drawn afresh: same noise, another state
+    assert not torch.equal(a, b)
 
 
 def test_the_second_phase_draws_new_masks_and_coils_each_time():
@@ -188,9 +196,11 @@ def test_the_second_phase_draws_new_masks_and_coils_each_time():
 
 def test_without_noise_the_loss_is_to_the_bit_that_of_lines():
     for op in (FourierMask(2, acs=2), MultiCoilMRI(2, acs=2, coils=2)):
-        objective, batch, net = AmbientFourier(op), Corruption(op).batch(phantoms(16, 16), rng(0)), Precond(MLP((2, 16, 16), in_channels=3, width=32))
+        objective, batch, net = AmbientFourier(op), Corruption(op).batch(phantoms(16, 16),
+            rng(0)), Precond(MLP((2, 16, 16), in_channels=3, width=32))
         draws = Draws(0, 1)
-        fewer = join_states(draws.each(lambda g, rows: op.further(map_state(lambda t: t[rows], batch.state), g), 16))
+        fewer = join_states(draws.each(lambda g,
+                                       rows: op.further(map_state(lambda t: t[rows], batch.state), g), 16))
         s = LogNormal().draw(16, draws).float().view(-1, 1, 1, 1)
         z = op.adjoint(batch.y, fewer)
         f = objective.denoise(net, None, s.flatten(), fewer, z=z + s*op.gram(draws.normal(z), fewer))
@@ -205,15 +215,20 @@ def test_noisy_scans_train_distil_and_are_restored(op, tmp_path):
     ys = Corruption(op, .1).measure(phantoms(20, 16))
     teacher = train(ys, MLP((2, 16, 16), width=32), images=64, batch=16, quiet=True, out=tmp_path/'teacher')
     assert isinstance(teacher.objective, AmbientFourier) and teacher.objective.lowest_level == .1
-    assert torch.equal(teacher.sample(2), teacher.sample(2, until=.1)) and not torch.equal(teacher.sample(2), teacher.sample(2, until=0.))
-    G = distill(Teacher.load(tmp_path/'teacher'), ys, images=64, batch=16, quiet=True, checkpoints=Checkpoints(monitor=False), out=tmp_path/'student')
+    assert torch.equal(teacher.sample(2), teacher.sample(2, until=.1)) and not torch.equal(teacher.sample(2),
+        teacher.sample(2, until=0.))
+    G = distill(Teacher.load(tmp_path/'teacher'), ys, images=64, batch=16, quiet=True,
+                checkpoints=Checkpoints(monitor=False), out=tmp_path/'student')
     assert torch.equal(G.sample(3), Generator.load(tmp_path/'student').sample(3))
     assert restore(G, ys.select(range(2)), n=4).samples.shape == (2, 4, 2, 16, 16)
-    if isinstance(op, FourierMask): assert restore(teacher, ys.select(range(2)), Anneal(3), n=2).samples.isfinite().all()
+    if isinstance(op, FourierMask):
+        assert restore(teacher, ys.select(range(2)), Anneal(3), n=2).samples.isfinite().all()
     else:
-        with pytest.raises(BadInput, match='no state that hides nothing.*distil it'): restore(teacher, ys.select(range(2)), n=2)
+        with pytest.raises(BadInput, match='no state that hides nothing.*distil it'):
+            restore(teacher, ys.select(range(2)), n=2)
     differ = Corruption(op, torch.linspace(.1, .2, 20)).measure(phantoms(20, 16))
-    with pytest.raises(BadInput, match='scans of one noise level, so add noise up to the highest'): train(differ, MLP((2, 16, 16), width=32), images=16, batch=16, quiet=True)
+    with pytest.raises(BadInput, match='scans of one noise level, so add noise up to the highest'):
+        train(differ, MLP((2, 16, 16), width=32), images=16, batch=16, quiet=True)
 
 
 def test_recipes_for_scans_ask_for_the_objective_and_are_told_in_a_sentence():
@@ -223,7 +238,8 @@ def test_recipes_for_scans_ask_for_the_objective_and_are_told_in_a_sentence():
     assert load_images('phantoms', 16).shape == (4000, 2, 16, 16)
     ys = recipe('phantoms-16-R4', data__n=5).measurements()
     assert (len(ys), ys.shape) == (5, (2, 16, 16))
-    for name in ('phantoms-16-R4-noise', 'heads-32-R4-noise'): assert recipe(name).objective_for().sigma == recipe(name).corruption.sigma == .1
+    for name in ('phantoms-16-R4-noise', 'heads-32-R4-noise'):
+        assert recipe(name).objective_for().sigma == recipe(name).corruption.sigma == .1
 
 
 def said(capsys): return json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -235,8 +251,10 @@ def test_the_command_prepares_once_and_says_what_is_wrong(volumes, capsys):
     two = said(capsys)
     assert (two['n'], two['image'], two['volumes']) == (4, [2, 64, 48], 2)
     before = {p.name: p.stat().st_mtime_ns for p in (volumes/'a-shards').iterdir()}
-    fastmri(str(volumes/'raw'), str(volumes/'b'), R=3, shards=str(volumes/'a-shards'), whole=str(volumes/'whole'), **args)
-    assert before == {p.name: p.stat().st_mtime_ns for p in (volumes/'a-shards').iterdir()} and said(capsys)['n'] == 4
+    fastmri(str(volumes/'raw'), str(volumes/'b'), R=3, shards=str(volumes/'a-shards'),
+            whole=str(volumes/'whole'), **args)
+    assert before == {p.name: p.stat().st_mtime_ns
+                      for p in (volumes/'a-shards').iterdir()} and said(capsys)['n'] == 4
     a, b = Measurements.load(volumes/'a'), Measurements.load(volumes/'b')
     assert torch.equal(a.state['maps'], b.state['maps']) and a.state['mask'].sum() == 4*24 and b.state['mask'].sum() == 4*16
     assert load_images(volumes/'whole.safetensors').shape == (4, 2, 64, 48)
@@ -250,4 +268,5 @@ def test_the_command_prepares_once_and_says_what_is_wrong(volumes, capsys):
 
 def test_without_h5py_the_extra_is_named(volumes, monkeypatch):
     monkeypatch.setitem(__import__('sys').modules, 'h5py', None)
-    with pytest.raises(BadInput, match=r"pip install 'dcd_nb\[mri\]'"): prepare_scans(volumes/'raw', volumes/'shards', **opts)
+    with pytest.raises(BadInput, match=r"pip install 'dcd_nb\[mri\]'"):
+        prepare_scans(volumes/'raw', volumes/'shards', **opts)

@@ -62,7 +62,8 @@ def test_the_command_reads_no_clean_image(tmp_path):
     done = run('dcd_evaluate', *line, '--json', cwd=tmp_path)
     assert done.returncode == 0, done
     found = json.loads(done.stdout.splitlines()[-1])
-    assert {'two_sample', 'sensitivity', 'held_out', 'copies', 'proximal', 'measurements', 'source'} <= set(found)
+    assert {'two_sample', 'sensitivity', 'held_out', 'copies', 'proximal', 'measurements',
+            'source'} <= set(found)
     assert found['n_measurements'] == 16 and 'fd' not in found and 'reference' not in found
     refused = run('dcd_evaluate', *line, '--reference', 'digits', cwd=tmp_path)
     assert refused.returncode == 2 and refused.stderr.startswith("error: reference='digits'")

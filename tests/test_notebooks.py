@@ -41,7 +41,8 @@ def run(path, subtests, timeout=limit):
 def test_notebook(path, subtests):
     start = spent()
     run(path, subtests)
-    if not flags and path.stem in {*sum(paths.values(), [])}:    # processor time, and plenty of room for other machines
+    # processor time, and plenty of room for other machines
+    if not flags and path.stem in {*sum(paths.values(), [])}:
         assert spent() - start < 60 + 3*seconds(path.stem), f'a page of a reading order takes much longer: python nbs/_minutes.py nbs/{path.name}'
 
 
@@ -58,13 +59,15 @@ def test_stored_outputs(path):
 
 def notebook(path, *cells):
     "A notebook at `path` with code `cells`, each below its own heading"
-    cell = lambda kind, src: dict(cell_type=kind, metadata={}, source=src, **({'outputs': [], 'execution_count': None} if kind == 'code' else {}))
+    cell = lambda kind, src: dict(cell_type=kind, metadata={}, source=src,
+                                  **({'outputs': [], 'execution_count': None} if kind == 'code' else {}))
     both = [c for i, src in enumerate(cells) for c in (cell('markdown', f'## Claim {i}'), cell('code', src))]
     path.write_text(json.dumps(dict(cells=both, metadata={}, nbformat=4, nbformat_minor=4)))
     return path
 
 
-def outcome(path, flags=(), timeout=5): return [(h, type(e)) for h, _, e in run_cells(NBProcessor(path).nb, path, flags, timeout)]
+def outcome(path, flags=(), timeout=5):
+    return [(h, type(e)) for h, _, e in run_cells(NBProcessor(path).nb, path, flags, timeout)]
 
 
 def test_failing_cell_is_reported_under_its_heading(tmp_path):
@@ -81,7 +84,8 @@ def test_slow_cell_is_stopped(tmp_path):
 def test_flags_are_honoured(tmp_path, flag):
     path = notebook(tmp_path/'a.ipynb', f'#| {flag}\nassert False', 'x = 1')
     assert outcome(path) == [('Claim 1', type(None))]
-    assert outcome(path, flags=['slow', 'cuda'])[0] == (('Claim 1', type(None)) if ':' in flag else ('Claim 0', AssertionError))
+    assert outcome(path, flags=['slow', 'cuda'])[0] == (('Claim 1', type(None)) if ':' in flag
+                                                        else ('Claim 0', AssertionError))
 
 
 def test_notebook_runs_in_its_own_folder(tmp_path):
@@ -93,14 +97,16 @@ def test_patches_stay_in_their_notebook(tmp_path):
     from dcd_nb.operators import Corruption
     path = notebook(tmp_path/'a.ipynb', 'from dcd_nb.operators import Corruption; Corruption.batch = None')
     assert outcome(path) == [('Claim 0', type(None))] and Corruption.batch is not None
-    assert outcome(notebook(tmp_path/'b.ipynb', 'from dcd_nb.operators import Corruption; assert Corruption.batch')) == [('Claim 0', type(None))]
+    assert outcome(notebook(tmp_path/'b.ipynb',
+                            'from dcd_nb.operators import Corruption; assert Corruption.batch')) == [('Claim 0', type(None))]
 
 
 # What a reader of the pages meets
 
 @pytest.mark.parametrize('path', notebooks, ids=lambda p: p.stem)
 def test_links_lead_somewhere(path):
-    text = '\n'.join(''.join(c['source']) for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'markdown')
+    text = '\n'.join(''.join(c['source']) for c in json.loads(path.read_text(encoding='utf-8'))['cells']
+                     if c['cell_type'] == 'markdown')
     for target in re.findall(r'\]\(([\w/.-]+\.ipynb)', text): assert (nbs/target).exists(), target
     known = set(re.findall(r'^@\w+\{([\w-]+),', (nbs/'refs.bib').read_text(encoding='utf-8'), flags=re.M))
     for key in re.findall(r'\[@([\w-]+)', text): assert key in known, f'[@{key}] is not in refs.bib'
@@ -111,7 +117,8 @@ def test_references_stay_on_the_page(path):
     "Quarto numbers equations, figures and theorems of one page only"
     text = '\n'.join(''.join(c['source']) for c in json.loads(path.read_text(encoding='utf-8'))['cells'])
     kinds = r'((?:eq|fig|tbl|thm|lem|cor|prp)-[\w-]+)'
-    missing = {*re.findall('@' + kinds, text)} - {*re.findall(r'#' + kinds, text), *re.findall('label: ' + kinds, text)}
+    missing = {*re.findall('@' + kinds, text)} - {*re.findall(r'#' + kinds, text),
+                                                  *re.findall('label: ' + kinds, text)}
     assert not missing, f'{missing} are not labels of this notebook'
 
 
@@ -135,8 +142,10 @@ def test_each_of_several_figures_has_a_caption(path):
 
 def test_pictures_reach_the_site():
     "nbdev renders a copy of the folder; a file that is not copied is a broken picture"
-    with working_directory(nbs.parent): copied = {Path(p).resolve() for p in nbglob(nbs, file_glob='', file_re='')}
-    pictures = [nbs/target for path in notebooks for text in prose(path.stem) for target in re.findall(r'!\[[^]]*\]\(([^)]+)\)', text)]
+    with working_directory(nbs.parent):
+        copied = {Path(p).resolve() for p in nbglob(nbs, file_glob='', file_re='')}
+    pictures = [nbs/target for path in notebooks for text in prose(path.stem)
+                for target in re.findall(r'!\[[^]]*\]\(([^)]+)\)', text)]
     assert pictures and not [p for p in pictures if p.resolve() not in copied]
 
 
@@ -151,7 +160,8 @@ def test_what_is_announced_is_shown(path):
     cells = json.loads(path.read_text(encoding='utf-8'))['cells']
     for words, code in zip(cells, cells[1:]):
         if words['cell_type'] == 'markdown' and ''.join(words['source']).rstrip().endswith(':'):
-            assert not re.match(r'#[|] *(export|exporti|hide)\s', ''.join(code['source'])), ''.join(words['source'])[-200:]
+            assert not re.match(r'#[|] *(export|exporti|hide)\s',
+                                ''.join(code['source'])), ''.join(words['source'])[-200:]
 
 
 @pytest.mark.parametrize('path', notebooks, ids=lambda p: p.stem)
@@ -168,7 +178,9 @@ def test_a_list_stands_apart_from_what_is_above(path):
 
 def test_written_links_stay_as_they_are():
     "nbdev would put a link of its own into [`fit`](20e_training.ipynb), which breaks it"
-    nb = dict2nb(dict(cells=[dict(cell_type='markdown', source='# T', metadata={}), dict(cell_type='markdown', source='[`fit`](20e_training.ipynb)', metadata={})], metadata={}))
+    nb = dict2nb(dict(cells=[dict(cell_type='markdown', source='# T', metadata={}),
+                             dict(cell_type='markdown', source='[`fit`](20e_training.ipynb)', metadata={})],
+                      metadata={}))
     nb.path_ = nbs/'x.ipynb'
     with working_directory(nbs.parent): FilterDefaults()(nb)
     assert nb.cells[-1].source == '[`fit`](20e_training.ipynb)'
@@ -190,10 +202,14 @@ def test_pages_need_no_other_server():
 def test_names_in_the_text_lead_to_the_page_of_names():
     page = '<p>A <code>Recipe.cost</code>, <code>SiD(alpha=.5)</code>, <code>sid</code>, <code>recipe.json</code></p><h2><code>SiD</code></h2><pre><code>SiD</code></pre><a href="x"><code>SiD</code></a><code>SiD</code>'
     a = lambda name, text: f'<a class="name" href="names.html#name-{name}"><code>{text}</code></a>'
-    assert link_names(page, {'SiD', 'Recipe', 'recipe'}, 'names.html') == (page.replace('<code>Recipe.cost</code>', a('Recipe', 'Recipe.cost')).replace('<code>SiD(alpha=.5)</code>', a('SiD', 'SiD(alpha=.5)'))
-                                                                 .removesuffix('<code>SiD</code>') + a('SiD', 'SiD'))
+    assert link_names(page, {'SiD', 'Recipe', 'recipe'},
+                      'names.html') == (page.replace('<code>Recipe.cost</code>',
+                                                     a('Recipe', 'Recipe.cost')).replace('<code>SiD(alpha=.5)</code>', a('SiD', 'SiD(alpha=.5)'))
+                                                                 .removesuffix('<code>SiD</code>')
+                                        + a('SiD', 'SiD'))
     text = (nbs/'91_all.ipynb').read_text(encoding='utf-8')
-    assert all(f"<a id='name-{name}'></a>" in text for name in ('Corruption', 'SiD', 'train', 'Record', 'theory.spectrum'))
+    assert all(f"<a id='name-{name}'></a>" in text
+               for name in ('Corruption', 'SiD', 'train', 'Record', 'theory.spectrum'))
 
 
 def _math(inner, attributes=' display="inline"'): return f'<math{attributes}>{inner}</math>'
@@ -205,10 +221,13 @@ _bracket = '<mo minsize="120%">)</mo>'
 @pytest.mark.parametrize('before, after', [
     (f'{_log}<mi>p</mi>', f'{_log}{_space}<mi>p</mi>'),
     (f'{_log}<mo>(</mo>', f'{_log}<mo>(</mo>'),
-    (f'<msub><mi>a</mi><mrow>{_log}<mi>p</mi></mrow></msub>', f'<msub><mi>a</mi><mrow>{_log}{_space}<mi>p</mi></mrow></msub>'),
-    (f'<msub>{_log}<mn>2</mn></msub><mi>x</mi>', f'<msub>{_log}<mn>2</mn></msub>{_space}<mi>x</mi>'),     # never inside of <msub>
+    (f'<msub><mi>a</mi><mrow>{_log}<mi>p</mi></mrow></msub>',
+     f'<msub><mi>a</mi><mrow>{_log}{_space}<mi>p</mi></mrow></msub>'),
+    (f'<msub>{_log}<mn>2</mn></msub><mi>x</mi>',
+     f'<msub>{_log}<mn>2</mn></msub>{_space}<mi>x</mi>'),     # never inside of <msub>
     (f'<msup>{_bracket}<mn>2</mn></msup>', f'<msup><mrow>{_bracket}</mrow><mn>2</mn></msup>'),
-    ('<mover><mi>x</mi><mo accent="true">\u0303</mo></mover>', '<mover accent="true"><mi>x</mi><mo accent="true">\u02dc</mo></mover>'),
+    ('<mover><mi>x</mi><mo accent="true">\u0303</mo></mover>',
+     '<mover accent="true"><mi>x</mi><mo accent="true">\u02dc</mo></mover>'),
     ('<mo>\u2225</mo>', '<mo lspace="0em" rspace="0em">\u2225</mo>'),
     ('<mi>a</mi><mo>&lt;</mo><mtext>&nbsp;if</mtext>', '<mi>a</mi><mo>&lt;</mo><mtext>\u00a0if</mtext>'),
 ])
@@ -221,13 +240,16 @@ def test_formulas_keep_the_comma_behind_them_and_numbers_go_to_the_edge():
     x = _math('<mi>x</mi>')
     assert finish(f'{x} is ({x}), and') == f'{x} is (<span class="text-nowrap">{x}),</span> and'
     number = '<mspace width="2.0em"></mspace><mo>(</mo><mn>12</mn><mo>)</mo>'
-    def block(inner): return _math(f'<semantics><mrow><mi>x</mi>{inner}</mrow></semantics>', ' display="block"')
+    def block(inner):
+        return _math(f'<semantics><mrow><mi>x</mi>{inner}</mrow></semantics>', ' display="block"')
     assert finish(block(number)) == block('') + '<span class="equation-number">(12)</span>'
-    assert finish(block(number + '<mi>y</mi>')) == block(number + '<mi>y</mi>')                   # a product, no number
+    # a product, no number
+    assert finish(block(number + '<mi>y</mi>')) == block(number + '<mi>y</mi>')
 
 
 def test_formulas_with_a_child_too_many_are_refused():
-    with pytest.raises(ValueError, match='<msub> has 3 children'): finish(_math('<msub><mi>a</mi><mi>b</mi><mi>c</mi></msub>'))
+    with pytest.raises(ValueError, match='<msub> has 3 children'):
+        finish(_math('<msub><mi>a</mi><mi>b</mi><mi>c</mi></msub>'))
 
 
 def test_lines_of_code_know_their_indent_and_sentences_may_wrap():
@@ -235,9 +257,11 @@ def test_lines_of_code_know_their_indent_and_sentences_may_wrap():
     for text, n in (('    x', 4), ('<span class="co">        x</span>', 8)):
         assert finish(line(text)) == line(text, f' style="--indent: {n}ch"')
     assert finish(line('x = 1')) == line('x = 1')
-    def output(text, kind=''): return f'<div class="cell-output cell-output-stdout">\n<pre{kind}><code>{text}</code></pre>'
+    def output(text, kind=''):
+        return f'<div class="cell-output cell-output-stdout">\n<pre{kind}><code>{text}</code></pre>'
     assert finish(output('a sentence.\n  - more')) == output('a sentence.\n  - more', ' class="words"')
-    assert finish(output('row   1.0  2.0')) == output('row   1.0  2.0')                              # columns stay below each other
+    # columns stay below each other
+    assert finish(output('row   1.0  2.0')) == output('row   1.0  2.0')
 
 
 def test_a_picture_stands_apart_from_the_text_below_it():
@@ -249,7 +273,8 @@ def test_the_list_of_references_is_whole():
     "One brace that a merge has lost, and the site is not built"
     text = (nbs/'refs.bib').read_text(encoding='utf-8')
     entries = re.findall(r'^@\w+\{([\w-]+),', text, flags=re.M)
-    for entry in re.split(r'^(?=@)', text, flags=re.M)[1:]: assert entry.count('{') == entry.count('}') and entry.rstrip().endswith('}'), entry
+    for entry in re.split(r'^(?=@)', text, flags=re.M)[1:]:
+        assert entry.count('{') == entry.count('}') and entry.rstrip().endswith('}'), entry
     assert len(entries) == len(set(entries))
 
 
@@ -257,7 +282,8 @@ def test_every_page_has_a_name_of_its_own_and_one_place_in_the_sidebar():
     "The site drops the number of a notebook: two with the same name would be written over each other"
     names = [re.sub(r'^\d+[a-z]*_', '', p.stem) for p in notebooks]
     assert len(names) == len(set(names)), [n for n in names if names.count(n) > 1]
-    assert sorted(following()) == sorted(p.stem for p in notebooks if p.stem != 'index'), 'the sidebar in _quarto.yml must hold every page'
+    assert sorted(following()) == sorted(p.stem for p in notebooks
+                                         if p.stem != 'index'), 'the sidebar in _quarto.yml must hold every page'
 
 
 chapters = ('Start', 'The method', 'Theory')
@@ -270,14 +296,16 @@ def cells(name): return json.loads((nbs/f'{name}.ipynb').read_text(encoding='utf
 def lines_seen(cell):
     "How many lines of code of a cell its page shows at once"
     source = ''.join(cell['source'])
-    if cell['cell_type'] != 'code' or is_folded(cell) or re.search(r'^#[|] *(export|exporti|hide|default_exp)\b', source, flags=re.M): return 0
+    if cell['cell_type'] != 'code' or is_folded(cell) or re.search(r'^#[|] *(export|exporti|hide|default_exp)\b', source, flags=re.M):
+        return 0
     return sum(not line.startswith('#|') for line in source.splitlines())
 
 
 def words_seen(cell):
     "How many words of a cell stand in the column of the text"
     if cell['cell_type'] != 'markdown': return 0
-    return len(re.sub(r'<div class="column-margin">.*?</div>', ' ', folded.sub(' ', ''.join(cell['source'])), flags=re.S).split())
+    return len(re.sub(r'<div class="column-margin">.*?</div>', ' ', folded.sub(' ', ''.join(cell['source'])),
+                      flags=re.S).split())
 
 
 def has_picture(cell):
@@ -301,31 +329,39 @@ def test_the_first_picture_is_within_a_screen_and_a_half(name):
 def test_what_is_folded_on_the_site_is_folded_in_jupyterlab(name):
     for cell in cells(name):
         if cell['cell_type'] != 'code': continue
-        assert cell['metadata'].get('jupyter') == ({'source_hidden': True} if is_folded(cell) else None), f'run python nbs/_fold.py nbs/{name}.ipynb'
-        if is_folded(cell): assert 'code-fold' not in ''.join(cell['source']) or '#| export' not in ''.join(cell['source']), 'the library would get the comment'
+        assert cell['metadata'].get('jupyter') == ({'source_hidden': True} if is_folded(cell)
+                                                   else None), f'run python nbs/_fold.py nbs/{name}.ipynb'
+        if is_folded(cell):
+            assert 'code-fold' not in ''.join(cell['source']) or '#| export' not in ''.join(cell['source']), 'the library would get the comment'
 
 
 def test_a_fold_is_written_where_each_program_reads_it():
-    def cell(*lines, **metadata): return dict(cell_type='code', metadata=metadata, source=[f'{line}\n' for line in lines])
-    here, exported, open_ = cell('#| code-fold: true', 'x = 1'), cell('#| exports', '#| code-fold: true', '#| code-summary: "Code of x"', 'x = 1'), cell('x = 1', jupyter={'source_hidden': True})
+    def cell(*lines, **metadata):
+        return dict(cell_type='code', metadata=metadata, source=[f'{line}\n' for line in lines])
+    here, exported, open_ = cell('#| code-fold: true', 'x = 1'), cell('#| exports', '#| code-fold: true',
+        '#| code-summary: "Code of x"', 'x = 1'), cell('x = 1', jupyter={'source_hidden': True})
     for c in (here, exported, open_, exported): fold(c)
     assert here == cell('#| code-fold: true', 'x = 1', jupyter={'source_hidden': True})
-    assert exported == cell('#| exports', 'x = 1', **{'code-fold': True, 'code-summary': 'Code of x', 'jupyter': {'source_hidden': True}})
+    assert exported == cell('#| exports', 'x = 1', **{'code-fold': True, 'code-summary': 'Code of x',
+                                                      'jupyter': {'source_hidden': True}})
     assert open_ == cell('x = 1')
 
 
 def shown(name):
     "What the cells of a page show as text"
     cells = json.loads((nbs/f'{name}.ipynb').read_text(encoding='utf-8'))['cells']
-    return ''.join(''.join(o['data']['text/markdown']) for c in cells for o in c.get('outputs', []) if 'text/markdown' in o.get('data', {}))
+    return ''.join(''.join(o['data']['text/markdown']) for c in cells for o in c.get('outputs', [])
+                   if 'text/markdown' in o.get('data', {}))
 
 
 def test_the_page_of_pages_is_up_to_date():
     again = 'run python nbs/_run.py nbs/93_pages.ipynb'
-    for name in following(): assert f'| [{title(name)}]({name}.ipynb) | {idea(name)} |' in shown('93_pages'), again
+    for name in following():
+        assert f'| [{title(name)}]({name}.ipynb) | {idea(name)} |' in shown('93_pages'), again
     orders = re.findall(r'\((\w+)\.ipynb\) (\d+)', shown('93_pages'))
     assert [name for name, _ in orders] == sum(paths.values(), []), again
-    for name, m in orders: assert abs(int(m) - minutes(name)) < 2 + .2*minutes(name), f'{name} takes {minutes(name):.0f} minutes, not {m}: {again}'
+    for name, m in orders:
+        assert abs(int(m) - minutes(name)) < 2 + .2*minutes(name), f'{name} takes {minutes(name):.0f} minutes, not {m}: {again}'
 
 
 @pytest.mark.parametrize('name, after', following().items(), ids=following())
@@ -337,17 +373,23 @@ def test_the_last_cell_leads_to_the_next_page(name, after):
 
 
 spelling = { # one way for each term
-    'down-sampl': r'downsampl|sub-?sampl|down sampl', 're-corrupt': r'recorrupt', 'k-space': r'kspace|k space', 'one-step generator': r'one step generator',
-    'pseudo-inverse': r'pseudoinverse', 'super-resolution': r'superresolution|super resolution', 'preconditioning': r'pre-condition', 'data set': r'dataset|data-set',
-    'checkpoint': r'check-point|check point', 'log-normal': r'lognormal', 'fastMRI': r'(?-i:FastMRI|fast MRI)', 'U-Net': r'(?-i:Unet|U-net|\bu-net)', 'Fréchet': r'frechet',
-    'multi-coil': r'multicoil(?!_)', 'inpainting': r'in-painting', 'PyTorch': r'(?-i:\bpytorch|Pytorch)', 'grey': r'\bgray', 'colour': r'\bcolor', 'denois': r'de-nois',
-    'eigenspace': r'eigen-space|eigen space', 'noise level': r'noise-level', '-ise': r'\b(?:normal|minim|optim|general|recogn|quant)iz', 'neighbour': r'neighbor',
+    'down-sampl': r'downsampl|sub-?sampl|down sampl', 're-corrupt': r'recorrupt',
+            'k-space': r'kspace|k space', 'one-step generator': r'one step generator',
+    'pseudo-inverse': r'pseudoinverse', 'super-resolution': r'superresolution|super resolution',
+            'preconditioning': r'pre-condition', 'data set': r'dataset|data-set',
+    'checkpoint': r'check-point|check point', 'log-normal': r'lognormal',
+            'fastMRI': r'(?-i:FastMRI|fast MRI)', 'U-Net': r'(?-i:Unet|U-net|\bu-net)', 'Fréchet': r'frechet',
+    'multi-coil': r'multicoil(?!_)', 'inpainting': r'in-painting', 'PyTorch': r'(?-i:\bpytorch|Pytorch)',
+            'grey': r'\bgray', 'colour': r'\bcolor', 'denois': r'de-nois',
+    'eigenspace': r'eigen-space|eigen space', 'noise level': r'noise-level',
+            '-ise': r'\b(?:normal|minim|optim|general|recogn|quant)iz', 'neighbour': r'neighbor',
 }
 
 
 @pytest.mark.parametrize('path', notebooks, ids=lambda p: p.stem)
 def test_terms_are_spelled_one_way(path):
-    text = re.sub(r'```.*?```|`[^`]*`|\]\([^)]*\)|\[?-?@[\w-]+|\$[^$]+\$|<[^>]+>', ' ', '\n'.join(prose(path.stem)), flags=re.S)
+    text = re.sub(r'```.*?```|`[^`]*`|\]\([^)]*\)|\[?-?@[\w-]+|\$[^$]+\$|<[^>]+>', ' ',
+                  '\n'.join(prose(path.stem)), flags=re.S)
     for good, bad in spelling.items():
         found = re.search(bad, text, flags=re.I)
         assert not found, f'"{found[0]}" is spelled "{good}" on these pages'

@@ -28,7 +28,8 @@ from dcd_nb.recipes import recipe, recipes
 from dcd_nb.training import BatchFeed, Checkpoints, Hardware, Learner, StepContext, RunFolder, Teacher, read_recipe, train
 
 bin = Path(sys.executable).parent
-papers = [name for name in recipes() if name.startswith(('cifar10', 'ffhq', 'celebahq', 'afhqv2', 'fastmri')) and not name.endswith(('-small', '-cpu'))]
+papers = [name for name in recipes() if name.startswith(('cifar10', 'ffhq', 'celebahq', 'afhqv2', 'fastmri'))
+          and not name.endswith(('-small', '-cpu'))]
 
 
 # The settings, in the units of the official losses
@@ -42,8 +43,10 @@ def test_what_adam_adds_and_where_gradients_end_are_the_official_numbers(name):
     assert d['eps']*pixels*100 == pytest.approx(eps)
     assert d['fake']['eps']*pixels == pytest.approx(eps)
     assert r.train['eps']*pixels == pytest.approx(1e-8)
-    for part in (r.train, d['fake']): assert part['clip'] is clip if clip is None else part['clip']*pixels == pytest.approx(clip)
-    assert 'clip' not in d                                                 # the generator's gradient is never cut
+    for part in (r.train, d['fake']):
+        assert part['clip'] is clip if clip is None else part['clip']*pixels == pytest.approx(clip)
+    # the generator's gradient is never cut
+    assert 'clip' not in d
 
 
 def test_super_resolution_compares_small_images():
@@ -52,9 +55,13 @@ def test_super_resolution_compares_small_images():
     assert small.distill['fake']['eps'] == pytest.approx(4*large.distill['fake']['eps'])
 
 
-@pytest.mark.parametrize('name, dropout', [('ffhq-noise-0.2', .05), ('celebahq-noise-0.2', .05), ('celebahq-blur', .05), ('celebahq-sr', .05), ('celebahq-mask-0.9', .05),
-                                           ('afhqv2-noise-0.2', .05), ('cifar10-noise-0.2', .13), ('cifar10-mask-0.6', .13), ('fastmri-R4', .1)])
-def test_dropout_of_phase_two_is_the_official_one(name, dropout): assert recipe(name).distill['dropout'] == dropout
+@pytest.mark.parametrize('name, dropout', [('ffhq-noise-0.2', .05), ('celebahq-noise-0.2', .05),
+                                           ('celebahq-blur', .05), ('celebahq-sr', .05),
+                                           ('celebahq-mask-0.9', .05),
+                                           ('afhqv2-noise-0.2', .05), ('cifar10-noise-0.2', .13),
+                                           ('cifar10-mask-0.6', .13), ('fastmri-R4', .1)])
+def test_dropout_of_phase_two_is_the_official_one(name, dropout):
+    assert recipe(name).distill['dropout'] == dropout
 
 
 # The loops
@@ -117,8 +124,10 @@ def official_phase_two(teacher, ys, steps, alpha, lr, beta1, eps, clip, dropout)
     "The weights of fake and generator after `steps` of each"
     fake, G = copy.deepcopy(teacher), resized_copy(teacher, ys.shape)
     for net in (fake, G): [setattr(m, 'p', dropout) for m in net.modules() if isinstance(m, torch.nn.Dropout)]
-    opts = [torch.optim.Adam(net.parameters(), lr, (beta, .999), eps) for net, beta in ((fake, 0.), (G, beta1))]
-    make = lambda draws: denoise(G, 2.5*draws.normal(torch.empty(batch, *ys.shape)), torch.full((batch,), 2.5))
+    opts = [torch.optim.Adam(net.parameters(), lr, (beta, .999), eps)
+            for net, beta in ((fake, 0.), (G, beta1))]
+    make = lambda draws: denoise(G, 2.5*draws.normal(torch.empty(batch, *ys.shape)),
+                                 torch.full((batch,), 2.5))
     for k in range(steps):
         torch.manual_seed(hash32(0, k, 0, 2))
         now = StepContext(k, batch, steps*batch)
@@ -138,7 +147,8 @@ def short(name, **changes):
     "The recipe `name` with a small network, few images, and where the library has its own ways, the official one"
     r = recipe(name)
     small = dict(channels=8, mult=(1, 1, 1), blocks=1, attn=())
-    changes = dict(network=r.network | small, train__batch=batch, distill__batch=batch, train__sigma_d=sigma_d) | changes
+    changes = dict(network=r.network | small, train__batch=batch, distill__batch=batch,
+                   train__sigma_d=sigma_d) | changes
     return recipe(name, objective={'levels': ClampedLogNormal(r.corruption.sigma)}, **changes)
 
 
@@ -154,12 +164,17 @@ def far(found, want):
     return ((a - b).norm()/b.norm()).item()
 
 
-def weights(folder, name): return {k.removeprefix(f'{name}.net.'): v for k, v in checkpoint.load(folder)[0].items() if k.startswith(f'{name}.net.')}
+def weights(folder, name):
+    return {k.removeprefix(f'{name}.net.'): v for k, v in checkpoint.load(folder)[0].items()
+            if k.startswith(f'{name}.net.')}
 
 
-settings = dict(celebahq=(1.2, 1e-5, .9), afhqv2=(1., 5e-6, 0.))      # alpha, learning rate, Adam's first beta for the generator
-quiet = dict(device='cpu', compile=False, quiet=True, monitor=False, grid=0, checkpoint_every=10**6)     # as entries of a recipe, and as arguments
-same = dict(hardware=Hardware('cpu', 'fp32', compile=False), checkpoints=Checkpoints(10**6, grid=0, monitor=False), quiet=True)
+# alpha, learning rate, Adam's first beta for the generator
+settings = dict(celebahq=(1.2, 1e-5, .9), afhqv2=(1., 5e-6, 0.))
+# as entries of a recipe, and as arguments
+quiet = dict(device='cpu', compile=False, quiet=True, monitor=False, grid=0, checkpoint_every=10**6)
+same = dict(hardware=Hardware('cpu', 'fp32', compile=False),
+            checkpoints=Checkpoints(10**6, grid=0, monitor=False), quiet=True)
 
 
 @pytest.mark.parametrize('name', ['celebahq-noise-0.2', 'afhqv2-noise-0.2', 'celebahq-sr'])
@@ -177,7 +192,8 @@ def test_weights_follow_the_official_loop(name, tmp_path):
     fake, G = official_phase_two(teacher.net, ys, 5, alpha, lr, beta1, 1e-6, None, .05)
     assert far(weights(tmp_path/'two', 'fake'), fake.state_dict()) < 2e-6
     assert far(weights(tmp_path/'two', 'generator'), G.state_dict()) < 2e-6
-    assert far(weights(tmp_path/'two', 'generator'), resized_copy(teacher.net, ys.shape).state_dict()) > 1e-5       # it did move
+    # it did move
+    assert far(weights(tmp_path/'two', 'generator'), resized_copy(teacher.net, ys.shape).state_dict()) > 1e-5
 
 
 class SumInpainting(AmbientInpainting):
@@ -199,16 +215,19 @@ def test_limits_of_masks_are_those_of_sums(tmp_path):
     ys, sums = A.measure(photographs()), SumInpainting(A.op.missing, levels=ClampedLogNormal(0.))
     r.teacher(ys, out=tmp_path/'one', images=20*batch, precision='fp32', **quiet)
     net = r.network_for(r.teacher_shape(), r.objective_for().extra_channels)
-    train(ys, Precond(net, sigma_d), sums, images=20*batch, batch=batch, flip=True, lr=2e-4, eps=1e-8, clip=1., out=tmp_path/'one-sums', **same)
+    train(ys, Precond(net, sigma_d), sums, images=20*batch, batch=batch, flip=True, lr=2e-4, eps=1e-8,
+          clip=1., out=tmp_path/'one-sums', **same)
     assert min(l['grad'] for l in _lines(tmp_path/'one-sums') if 'grad' in l) > 1
     assert far(weights(tmp_path/'one', 'teacher'), weights(tmp_path/'one-sums', 'teacher')) < 2e-6
 
     teacher = Teacher.load(tmp_path/'one', precision='fp32')
     r.student(teacher, ys, out=tmp_path/'two', images=5*batch, **quiet)
-    distill(Teacher(teacher.net, sums), ys, SumSiD(1.2), images=5*batch, batch=batch, student=Student(dropout=.05), lr=1e-5, betas=(.9, .999), eps=1e-6,
+    distill(Teacher(teacher.net, sums), ys, SumSiD(1.2), images=5*batch, batch=batch,
+            student=Student(dropout=.05), lr=1e-5, betas=(.9, .999), eps=1e-6,
             fake=dict(betas=(0., .999), clip=1.), out=tmp_path/'two-sums', **same)
     assert min(l['fake_grad'] for l in _lines(tmp_path/'two-sums') if 'fake_grad' in l) > 1
-    for name in ('fake', 'generator'): assert far(weights(tmp_path/'two', name), weights(tmp_path/'two-sums', name)) < 2e-6
+    for name in ('fake', 'generator'):
+        assert far(weights(tmp_path/'two', name), weights(tmp_path/'two-sums', name)) < 2e-6
 
 
 def _lines(folder): return [json.loads(line) for line in (folder/'metrics.jsonl').read_text().splitlines()]
@@ -232,7 +251,8 @@ def test_dropout_is_that_of_fake_and_generator_alone(noisy, tmp_path, monkeypatc
         seen.setdefault(key, {m.p for m in self.net.modules() if isinstance(m, torch.nn.Dropout)})
         return before(self, loss, now, key)
     monkeypatch.setattr(Learner, 'step', note)
-    run = lambda name, **kw: distill(teacher, ys, SiD(.5), images=320, batch=32, lr=1e-3, out=tmp_path/name, quiet=True, checkpoints=Checkpoints(monitor=False), **kw)
+    run = lambda name, **kw: distill(teacher, ys, SiD(.5), images=320, batch=32, lr=1e-3, out=tmp_path/name,
+                                     quiet=True, checkpoints=Checkpoints(monitor=False), **kw)
     run('none', student=Student(dropout=0.))
     assert seen == {0: {0.}, 1: {0.}} and teacher.net.net.args['dropout'] == .3
     plan = read_recipe(tmp_path/'none')
@@ -251,15 +271,18 @@ def test_dropout_does_not_touch_the_callers_random_numbers(noisy):
     torch.manual_seed(0)
     a = torch.rand(3)
     torch.manual_seed(0)
-    distill(noisy[1], noisy[0], SiD(.5), student=Student(dropout=.1), images=32, batch=32, quiet=True, checkpoints=Checkpoints(monitor=False))
+    distill(noisy[1], noisy[0], SiD(.5), student=Student(dropout=.1), images=32, batch=32, quiet=True,
+            checkpoints=Checkpoints(monitor=False))
     assert torch.equal(torch.rand(3), a)
 
 
 def test_a_run_from_before_there_was_a_dropout_goes_on(noisy, tmp_path, monkeypatch):
-    go = lambda: distill(noisy[1], noisy[0], SiD(.5), images=640, batch=32, lr=1e-3, out=tmp_path/'run', resume=True, quiet=True, checkpoints=Checkpoints(monitor=False)).cost
+    go = lambda: distill(noisy[1], noisy[0], SiD(.5), images=640, batch=32, lr=1e-3, out=tmp_path/'run',
+                         resume=True, quiet=True, checkpoints=Checkpoints(monitor=False)).cost
     init = RunFolder.__init__
     with monkeypatch.context() as m:
-        m.setattr(RunFolder, '__init__', lambda self, out, plan, *args: init(self, out, {k: v for k, v in plan.items() if k != 'dropout'}, *args))
+        m.setattr(RunFolder, '__init__', lambda self, out, plan,
+                  *args: init(self, out, {k: v for k, v in plan.items() if k != 'dropout'}, *args))
         whole = go()
     assert 'dropout' not in read_recipe(tmp_path/'run')
     last = max((tmp_path/'run').glob('checkpoint-*.json'))
@@ -270,7 +293,8 @@ def test_a_run_from_before_there_was_a_dropout_goes_on(noisy, tmp_path, monkeypa
 
 @pytest.mark.parametrize('dropout', [-.1, 1, 'no', math.nan, True])
 def test_a_wrong_dropout_is_one_sentence(dropout):
-    with pytest.raises(BadInput, match='dropout=.*must be at least 0 and below 1') as e: Student(dropout=dropout)
+    with pytest.raises(BadInput, match='dropout=.*must be at least 0 and below 1') as e:
+        Student(dropout=dropout)
     assert str(e.value).count('\n') == 0
 
 
@@ -285,15 +309,19 @@ class Plain(Network):
 
 def test_a_network_without_dropout_says_so(noisy):
     teacher = Teacher(Precond(Plain()), AmbientTweedie(.5))
-    with pytest.raises(BadInput, match='dropout=0.1 cannot be set: Plain has no argument dropout'): distill(teacher, noisy[0], images=64, batch=32, quiet=True, student=Student(dropout=.1))
-    assert distill(teacher, noisy[0], images=64, batch=32, quiet=True, checkpoints=Checkpoints(monitor=False)).sample(1).shape == (1, 1, 8, 8)
+    with pytest.raises(BadInput, match='dropout=0.1 cannot be set: Plain has no argument dropout'):
+        distill(teacher, noisy[0], images=64, batch=32, quiet=True, student=Student(dropout=.1))
+    assert distill(teacher, noisy[0], images=64, batch=32, quiet=True,
+                   checkpoints=Checkpoints(monitor=False)).sample(1).shape == (1, 1, 8, 8)
 
 
 def test_recipes_and_the_command_line_set_dropout(tmp_path):
     r = recipe('digits-noise', distill__dropout=.07, network=MLP((1, 8, 8), width=16, blocks=1, dropout=.3))
     teacher = r.teacher(images=256, quiet=True, out=tmp_path/'one')
     assert r.student(teacher, images=256, quiet=True, monitor=False).net.net.args['dropout'] == .07
-    args = [str(bin/'dcd_distill'), 'one', '--out', 'two', '--images', '256', '--json', '--set', 'dropout=.08']
-    done = subprocess.run(args, cwd=tmp_path, env=os.environ | dict(OMP_NUM_THREADS='1'), capture_output=True, text=True)
+    args = [str(bin/'dcd_distill'), 'one', '--out', 'two', '--images', '256', '--json', '--set',
+            'dropout=.08']
+    done = subprocess.run(args, cwd=tmp_path, env=os.environ | dict(OMP_NUM_THREADS='1'), capture_output=True,
+                          text=True)
     assert done.returncode == 0, done.stderr
     assert Generator.load(tmp_path/'two').net.net.args['dropout'] == .08

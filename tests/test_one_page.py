@@ -9,13 +9,15 @@ page = Path(__file__).parents[1]/'nbs/22d_one_page.ipynb'
 
 def program():
     "The cells of the program, without what runs it and without the check against the library"
-    cells = [''.join(c['source']) for c in json.loads(page.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
+    cells = [''.join(c['source']) for c in json.loads(page.read_text(encoding='utf-8'))['cells']
+             if c['cell_type'] == 'code']
     return '\n\n'.join(s for s in cells if not s.startswith(('#| hide', '#| slow', '#| code-fold')))
 
 
 def test_the_program_is_short_and_needs_pytorch_alone():
     text = program()
-    assert [line for line in text.splitlines() if 'import' in line] == ['import copy, torch', 'from torch import nn']
+    assert [line for line in text.splitlines() if 'import' in line] == ['import copy, torch',
+        'from torch import nn']
     assert len(text.splitlines()) < 130
 
 

@@ -12,11 +12,14 @@ from dcd_nb.operators import Compose, Corruption, Downsample, FourierMask, Gauss
 sizes = st.integers(6, 17)
 linear = dict(
     identity=lambda: Identity(),
-    folded=lambda: GaussianBlur(), truncated=lambda: GaussianBlur(kernel='truncated'), mild=lambda: GaussianBlur(5, .8),
+    folded=lambda: GaussianBlur(), truncated=lambda: GaussianBlur(kernel='truncated'),
+    mild=lambda: GaussianBlur(5, .8),
     mask=lambda: RandomMask(.6), nearly_all=lambda: RandomMask(.97), none=lambda: RandomMask(0.),
-    half=lambda: Downsample(2), quarter=lambda: Downsample(4), box=lambda: Downsample(2, 'box'), third=lambda: Downsample(3, 'box'),
+    half=lambda: Downsample(2), quarter=lambda: Downsample(4), box=lambda: Downsample(2, 'box'),
+    third=lambda: Downsample(3, 'box'),
     fourier2=lambda: FourierMask(2), fourier3=lambda: FourierMask(3, acs=1),
-    blur_mask=lambda: Compose(GaussianBlur(3, .7), RandomMask(.5)), mask_half=lambda: Compose(RandomMask(.3), Downsample(2)),
+    blur_mask=lambda: Compose(GaussianBlur(3, .7), RandomMask(.5)),
+    mask_half=lambda: Compose(RandomMask(.3), Downsample(2)),
     fourier_masked=lambda: Compose(RandomMask(.2), FourierMask(2)),
 )
 exact = [k for k in linear if k not in ('blur_mask', 'mask_half', 'fourier_masked')]
@@ -39,7 +42,8 @@ def norm(t): return t.double().flatten(1).norm(dim=1)
 
 
 @pytest.mark.parametrize('name', linear)
-@pytest.mark.parametrize('dtype,tol', [(torch.float32, 1e-5), (torch.float64, 1e-11)], ids=['float32', 'float64'])
+@pytest.mark.parametrize('dtype,tol', [(torch.float32, 1e-5), (torch.float64, 1e-11)],
+                         ids=['float32', 'float64'])
 @many
 @given(c=st.sampled_from([1, 3]), h=sizes, w=sizes, seed=st.integers(0, 2**31))
 def test_adjoint(name, dtype, tol, c, h, w, seed):
@@ -51,7 +55,8 @@ def test_adjoint(name, dtype, tol, c, h, w, seed):
 
 
 @pytest.mark.parametrize('name', linear)
-@pytest.mark.parametrize('dtype,tol', [(torch.float32, 2e-5), (torch.float64, 1e-9)], ids=['float32', 'float64'])
+@pytest.mark.parametrize('dtype,tol', [(torch.float32, 2e-5), (torch.float64, 1e-9)],
+                         ids=['float32', 'float64'])
 @many
 @given(c=st.sampled_from([1, 3]), h=sizes, w=sizes, seed=st.integers(0, 2**31))
 def test_pseudo_inverse_and_kernel(name, dtype, tol, c, h, w, seed):
@@ -76,13 +81,15 @@ def test_structure_agrees_with_the_dense_matrix(name, c, h, w, seed):
     assert torch.allclose(op.adjoint(v, s)[0].flatten(), A.T@v[0].flatten(), atol=1e-10)
     cut = 1e-3                                       # far from the cut, so that both keep the same directions
     if ((spectrum/spectrum[0] - cut).abs() > 1e-6).all():
-        assert torch.allclose(op.pinv(v, s, rcond=cut)[0].flatten(), torch.linalg.pinv(A, rtol=cut)@v[0].flatten(), atol=1e-8)
+        assert torch.allclose(op.pinv(v, s, rcond=cut)[0].flatten(),
+                              torch.linalg.pinv(A, rtol=cut)@v[0].flatten(), atol=1e-8)
 
 
 @pytest.mark.parametrize('name', linear)
 def test_gradients_pass_through(name):
     op, x, v, s = case(name, 1, 6, 7, 0, torch.float64)
-    assert torch.autograd.gradcheck(lambda x: op(x, s), x[:1].requires_grad_() if s is None else x.requires_grad_())
+    assert torch.autograd.gradcheck(lambda x: op(x, s), x[:1].requires_grad_() if s is None
+                                    else x.requires_grad_())
 
 
 @pytest.mark.parametrize('name', linear)
@@ -116,13 +123,18 @@ def test_observation_is_the_same_in_any_batch():
 
 
 @pytest.mark.parametrize('make,says', [
-    (lambda: RandomMask(1.), 'missing=1.0'), (lambda: RandomMask(-.1), 'missing=-0.1'), (lambda: RandomMask('half'), "missing='half'"),
-    (lambda: GaussianBlur(size=8), 'size=8'), (lambda: GaussianBlur(std=-1), 'std=-1'), (lambda: GaussianBlur(kernel='gauss'), "kernel='gauss'"),
-    (lambda: Downsample(1), 'factor=1'), (lambda: Downsample(2)(torch.zeros(1, 1, 7, 8)), 'factor=2 does not divide the image size 7'),
-    (lambda: FourierMask(.5), 'R=0.5'), (lambda: FourierMask(2)(torch.zeros(1, 3, 8, 8), torch.ones(1, 1, 1, 8)), 'these have 3'),
+    (lambda: RandomMask(1.), 'missing=1.0'), (lambda: RandomMask(-.1), 'missing=-0.1'),
+    (lambda: RandomMask('half'), "missing='half'"),
+    (lambda: GaussianBlur(size=8), 'size=8'), (lambda: GaussianBlur(std=-1), 'std=-1'),
+    (lambda: GaussianBlur(kernel='gauss'), "kernel='gauss'"),
+    (lambda: Downsample(1), 'factor=1'), (lambda: Downsample(2)(torch.zeros(1, 1, 7, 8)),
+                                          'factor=2 does not divide the image size 7'),
+    (lambda: FourierMask(.5), 'R=0.5'),
+    (lambda: FourierMask(2)(torch.zeros(1, 3, 8, 8), torch.ones(1, 1, 1, 8)), 'these have 3'),
     (lambda: Quantise(0), 'bits=0'), (lambda: Saturation(0), 'gain=0'), (lambda: Poisson(-2), 'photons=-2'),
     (lambda: Corruption(Identity(), -.1), 'sigma=-0.1'), (lambda: Corruption('mask'), "op='mask'"),
-    (lambda: Identity()(torch.zeros(3, 8, 8)), '(3, 8, 8)'), (lambda: Identity()(torch.zeros(1, 3, 8, 8).byte()), 'torch.uint8'),
+    (lambda: Identity()(torch.zeros(3, 8, 8)), '(3, 8, 8)'),
+    (lambda: Identity()(torch.zeros(1, 3, 8, 8).byte()), 'torch.uint8'),
     (lambda: Operator.from_dict(dict(operator='GausianBlur')), "did you mean 'GaussianBlur'?"),
 ])
 def test_bad_input_is_one_sentence_that_names_it(make, says):
@@ -146,9 +158,13 @@ class _EveryFourth(_EverySecond):
 
 
 def test_an_operator_says_itself_what_it_hides_and_whether_it_can_hide_more():
-    told = {op: (op.hides, op.can_hide_more) for op in (Identity(), RandomMask(.5), FourierMask(2), MultiCoilMRI(2), Compose(Identity(), RandomMask(.5)), _EverySecond(), _EveryFourth())}
-    assert [*told.values()] == [(None, False), ('pixels', True), ('lines', True), ('lines', True), (None, False), ('lines', False), ('lines', True)]
+    told = {op: (op.hides, op.can_hide_more) for op in (Identity(), RandomMask(.5), FourierMask(2),
+                                                        MultiCoilMRI(2), Compose(Identity(), RandomMask(.5)),
+                                                        _EverySecond(), _EveryFourth())}
+    assert [*told.values()] == [(None, False), ('pixels', True), ('lines', True), ('lines', True),
+                                (None, False), ('lines', False), ('lines', True)]
     assert isinstance(objective_for(Corruption(_EveryFourth())), AmbientFourier)
-    with pytest.raises(BadInput, match='has no objective of its own'): objective_for(Corruption(_EverySecond()))
+    with pytest.raises(BadInput, match='has no objective of its own'):
+        objective_for(Corruption(_EverySecond()))
     for op in (_EverySecond(), RandomMask(.5), 'scan'):
         with pytest.raises(BadInput, match='can hide more of k-space'): AmbientFourier(op)

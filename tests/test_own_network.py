@@ -16,13 +16,16 @@ class StandIn(nn.Module):
     def __init__(self, sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 16)):
         super().__init__()
         width = block_out_channels[0]
-        self.time, self.first, self.last = nn.Linear(1, width), nn.Conv2d(in_channels, width, 3, padding=1), nn.Conv2d(width, out_channels, 3, padding=1)
+        self.time, self.first, self.last = nn.Linear(1,
+                                                     width), nn.Conv2d(in_channels, width, 3,
+                                                         padding=1), nn.Conv2d(width, out_channels, 3, padding=1)
     def forward(self, sample, timestep, class_labels=None, return_dict=True):
         return SimpleNamespace(sample=self.last(torch.relu(self.first(sample) + self.time(timestep[:, None]/100)[..., None, None])))
 
 
 class Mixes(StandIn):
-    def __init__(self, in_channels=1): super().__init__(in_channels=in_channels); self.norm = nn.BatchNorm2d(1)
+    def __init__(self, in_channels=1):
+        super().__init__(in_channels=in_channels); self.norm = nn.BatchNorm2d(1)
     def forward(self, x, t): return self.norm(super().forward(x, t).sample)
 
 
@@ -62,7 +65,8 @@ def whole_way(net, tmp_path):
     assert found['parameters'] > 0 and found['gflop'] > 0 and found['room_for_a_mask'] and not found['idle']
     teacher = train(ys, net, images=256, batch=64, out=tmp_path/'t', quiet=True)
     assert torch.equal(Teacher.load(tmp_path/'t').sample(2, steps=3), teacher.sample(2, steps=3))
-    G = distill(Teacher.load(tmp_path/'t'), ys, images=128, batch=64, checkpoints=Checkpoints(monitor=False), quiet=True)
+    G = distill(Teacher.load(tmp_path/'t'), ys, images=128, batch=64, checkpoints=Checkpoints(monitor=False),
+                quiet=True)
     G.save(tmp_path/'g')
     again = Generator.load(tmp_path/'g')
     assert torch.equal(again.sample(3), G.sample(3))
@@ -74,13 +78,16 @@ def whole_way(net, tmp_path):
 
 
 def test_a_module_called_as_in_diffusers_goes_the_whole_way(tmp_path):
-    assert type(whole_way(Wrapped(StandIn, (1, 8, 8), dict(block_out_channels=(8, 16)), label_scale=100.), tmp_path).net.net.module) is StandIn
+    assert type(whole_way(Wrapped(StandIn, (1, 8, 8), dict(block_out_channels=(8, 16)), label_scale=100.),
+                          tmp_path).net.net.module) is StandIn
 
 
 def test_a_unet_of_diffusers_goes_the_whole_way(tmp_path):
     diffusers = pytest.importorskip('diffusers')
-    kinds = dict(down_block_types=('DownBlock2D',), up_block_types=('UpBlock2D',), block_out_channels=(8,), layers_per_block=1, norm_num_groups=4)
-    net = Wrapped(diffusers.UNet2DModel, (1, 8, 8), dict(sample_size=8, out_channels=1, **kinds), label_scale=100.)
+    kinds = dict(down_block_types=('DownBlock2D',), up_block_types=('UpBlock2D',), block_out_channels=(8,),
+                 layers_per_block=1, norm_num_groups=4)
+    net = Wrapped(diffusers.UNet2DModel, (1, 8, 8), dict(sample_size=8, out_channels=1, **kinds),
+                  label_scale=100.)
     assert net.to_dict()['make'] == 'diffusers.UNet2DModel'
     whole_way(net, tmp_path)
 
@@ -98,17 +105,25 @@ def test_with_masks_it_gets_a_channel_more():
 
 def test_it_is_resized_with_its_weights():
     net = Wrapped(StandIn, (1, 8, 8))
-    assert net.resized(16).shape == (1, 16, 16) and torch.equal(net.resized(16).module.first.weight, net.module.first.weight)
+    assert net.resized(16).shape == (1, 16, 16) and torch.equal(net.resized(16).module.first.weight,
+        net.module.first.weight)
 
 
 @pytest.mark.parametrize('make,sentence', [
-    (lambda: StandIn(), 'wrap its class, Wrapped'), (lambda: Wrapped(Mixes, (1, 8, 8)), 'use GroupNorm'), (lambda: Wrapped(Whitens, (1, 8, 8)), 'must not see each other'),
-    (lambda: Wrapped(Deaf, (1, 8, 8)), 'does not depend on noise_label'), (lambda: Wrapped(Halves, (1, 8, 8)), 'of the same size'), (lambda: Wrapped(Takes, (1, 8, 8)), 'cannot be called as'),
-    (lambda: Wrapped(StandIn, (3, 8, 8), dict(out_channels=3)), 'not \\(1, 8, 8\\)'), (lambda: Wrapped(StandIn, (1, 8, 8), dict(wide=3)), 'do not fit'),
-    (lambda: Wrapped('os.system', (1, 8, 8)), 'is not known'), (lambda: Wrapped('nowhere.Net', (1, 8, 8)), 'import nowhere first'), (lambda: Wrapped(StandIn(), (1, 8, 8)), 'not one that is made already')])
+    (lambda: StandIn(), 'wrap its class, Wrapped'), (lambda: Wrapped(Mixes, (1, 8, 8)), 'use GroupNorm'),
+    (lambda: Wrapped(Whitens, (1, 8, 8)), 'must not see each other'),
+    (lambda: Wrapped(Deaf, (1, 8, 8)), 'does not depend on noise_label'),
+    (lambda: Wrapped(Halves, (1, 8, 8)), 'of the same size'),
+    (lambda: Wrapped(Takes, (1, 8, 8)), 'cannot be called as'),
+    (lambda: Wrapped(StandIn, (3, 8, 8), dict(out_channels=3)), 'not \\(1, 8, 8\\)'),
+    (lambda: Wrapped(StandIn, (1, 8, 8), dict(wide=3)), 'do not fit'),
+    (lambda: Wrapped('os.system', (1, 8, 8)), 'is not known'),
+    (lambda: Wrapped('nowhere.Net', (1, 8, 8)), 'import nowhere first'),
+    (lambda: Wrapped(StandIn(), (1, 8, 8)), 'not one that is made already')])
 def test_what_does_not_fit_is_told(make, sentence):
     with pytest.raises(BadInput, match=sentence): check_network(make(), (1, 8, 8))
 
 
-@pytest.mark.parametrize('net', [lambda: UNet(8, 1, channels=8), lambda: MLP((1, 8, 8), width=16), lambda: Transformer(8, 1, width=16, depth=2)])
+@pytest.mark.parametrize('net', [lambda: UNet(8, 1, channels=8), lambda: MLP((1, 8, 8), width=16),
+                                 lambda: Transformer(8, 1, width=16, depth=2)])
 def test_networks_of_the_package_pass(net): assert check_network(net(), (1, 8, 8))['idle'] == []

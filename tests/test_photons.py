@@ -17,7 +17,8 @@ x = digits()
 light = Photons(.1, read=.05, offset=-1.1)
 
 
-@pytest.mark.parametrize('op', [Identity(), RandomMask(.5), Compose(GaussianBlur(3, .8), RandomMask(.3))], ids=repr)
+@pytest.mark.parametrize('op', [Identity(), RandomMask(.5), Compose(GaussianBlur(3, .8), RandomMask(.3))],
+                         ids=repr)
 def test_measurements_are_kept(op, tmp_path):
     A = Corruption(op, light)
     ys = A.measure(x[:40], seed=2)
@@ -48,7 +49,8 @@ def test_runs_are_kept_and_go_on(tmp_path):
     assert isinstance(t.objective, Standard)
     back = Teacher.load(tmp_path/'t')
     back.check(ys)
-    with pytest.raises(BadInput, match='learned from Corruption'): back.check(Corruption(Identity(), Photons(.2)).measure(x[:64]))
+    with pytest.raises(BadInput, match='learned from Corruption'):
+        back.check(Corruption(Identity(), Photons(.2)).measure(x[:64]))
     G = distill(t, ys, images=128, out=tmp_path/'g', **kw)
     assert torch.equal(Generator.load(tmp_path/'g').sample(4), G.sample(4))
     assert 'Photons' in (tmp_path/'g'/'recipe.json').read_text()
@@ -65,8 +67,12 @@ def test_the_two_sample_test_counts_photons_again():
     assert two_sample(others, Measurements(ys.y, Corruption(Identity(), light.times(1.3))), 199).p < .02
 
 
-@pytest.mark.parametrize('route', [lambda ys: lmmse(ys), lambda ys: restore(load_pretrained('digits-noise'), ys), lambda ys: ys + Corruption(Identity(), .1).measure(x[:40]),
-                                   lambda ys: objective_for(Corruption(RandomMask(.5), light)), lambda ys: Corruption(Poisson(9), light), lambda ys: Corruption(FourierMask(2), light)])
+@pytest.mark.parametrize('route', [lambda ys: lmmse(ys),
+                                   lambda ys: restore(load_pretrained('digits-noise'), ys),
+                                   lambda ys: ys + Corruption(Identity(), .1).measure(x[:40]),
+                                   lambda ys: objective_for(Corruption(RandomMask(.5), light)),
+                                   lambda ys: Corruption(Poisson(9), light),
+                                   lambda ys: Corruption(FourierMask(2), light)])
 def test_what_does_not_fit_is_refused_in_a_sentence(route):
     with pytest.raises(BadInput, match='Photons'): route(Corruption(Identity(), light).measure(x[:40]))
 
@@ -100,18 +106,24 @@ def test_the_commands_take_what_python_prints(tmp_path, capsys):
     np.save(tmp_path/'y.npy', ys.y.numpy())
     import_arrays(str(tmp_path/'y.npy'), str(tmp_path/'again'), sigma=repr(light))
     assert repr(Measurements.load(tmp_path/'again').corruption) == repr(A)
-    np.save(tmp_path/'counts.npy', 500*(ys.y.numpy() + 1) + 50)          # a camera in whose units black is 50 and white 1050
+    # a camera in whose units black is 50 and white 1050
+    np.save(tmp_path/'counts.npy', 500*(ys.y.numpy() + 1) + 50)
     camera = Photons(500*light.gain, 500*light.read, offset=500*(light.offset + 1) + 50)
-    import_arrays(str(tmp_path/'counts.npy'), str(tmp_path/'scaled'), sigma=repr(camera), scaling='Limits(50, 1050)')
+    import_arrays(str(tmp_path/'counts.npy'), str(tmp_path/'scaled'), sigma=repr(camera),
+                  scaling='Limits(50, 1050)')
     back = Measurements.load(tmp_path/'scaled')
     assert torch.allclose(back.y, ys.y, atol=1e-4)
-    assert all(getattr(back.corruption.photons, k) == pytest.approx(getattr(light, k)) for k in ('gain', 'read', 'offset'))
+    assert all(getattr(back.corruption.photons, k) == pytest.approx(getattr(light, k))
+               for k in ('gain', 'read', 'offset'))
 
 
 @pytest.mark.parametrize('text, says', [
-    ('Photons(gain=0)', 'gain=0 must be a positive number'), ('Photon(gain=1)', "sigma='Photon' is not known; did you mean 'Photons'?"),
-    ('Photons(gain=', "'(' was never closed): write it as in Python, e.g. 'Photons(gain=.1, read=.15)'"), ('photons', "sigma='photons' must be a number, the name of a .npy file"),
-    ('Photons(1, gian=2)', "unexpected keyword argument 'gian'"), ('Photons(.1, offset=2)', 'offset=2.0 must be below 1'), ('-1', 'sigma=-1.0 must be a finite number')])
+    ('Photons(gain=0)', 'gain=0 must be a positive number'),
+    ('Photon(gain=1)', "sigma='Photon' is not known; did you mean 'Photons'?"),
+    ('Photons(gain=', "'(' was never closed): write it as in Python, e.g. 'Photons(gain=.1, read=.15)'"),
+    ('photons', "sigma='photons' must be a number, the name of a .npy file"),
+    ('Photons(1, gian=2)', "unexpected keyword argument 'gian'"),
+    ('Photons(.1, offset=2)', 'offset=2.0 must be below 1'), ('-1', 'sigma=-1.0 must be a finite number')])
 def test_wrong_text_for_the_noise_is_a_sentence(text, says, tmp_path, capsys):
     np.save(tmp_path/'x.npy', x[:4].numpy())
     with pytest.raises(SystemExit): corrupt(str(tmp_path/'x.npy'), str(tmp_path/'ys'), sigma=text)

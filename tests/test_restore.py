@@ -23,7 +23,8 @@ from dcd_nb.training import Teacher
 
 class Formula(torch.nn.Module):
     "A network that is a function of its normal input"
-    def __init__(self, f, shape): super().__init__(); self.f, self.shape, self.none = f, shape, torch.nn.Parameter(torch.zeros(()))
+    def __init__(self, f, shape):
+        super().__init__(); self.f, self.shape, self.none = f, shape, torch.nn.Parameter(torch.zeros(()))
     def forward(self, x, s, **kw): return self.f(x/s.view(-1, 1, 1, 1)) + self.none
 
 
@@ -66,7 +67,8 @@ def test_modes_keep_their_weights():
 
 def test_parts_and_seeds():
     ys, method, n = measured(20), Sample(.2, last=1), 12
-    one, parts, again, other = (restore(G, ys, method, n, seed=seed, rows=rows) for seed, rows in ((3, 32), (3, 16), (3, 32), (4, 32)))
+    one, parts, again, other = (restore(G, ys, method, n, seed=seed, rows=rows)
+                                for seed, rows in ((3, 32), (3, 16), (3, 32), (4, 32)))
     assert torch.equal(one.samples, again.samples) and not torch.equal(one.samples, other.samples)
     far = ((one.mean - parts.mean).square().mean()/(2*one.std.square().mean()/n)).sqrt()
     assert far < 2                                               # 1 for independent samples
@@ -91,7 +93,8 @@ def test_without_noise_it_still_runs():
     assert found.mean.isfinite().all() and found.residual.max() < .02 and (found.std*seen).max() < .05
 
 
-@pytest.mark.parametrize('corruption', [Corruption(RandomMask(.6), .1), Corruption(Downsample(2), .1), Corruption(Saturation(2.), .1)], ids=['mask', 'half', 'saturation'])
+@pytest.mark.parametrize('corruption', [Corruption(RandomMask(.6), .1), Corruption(Downsample(2), .1),
+                                        Corruption(Saturation(2.), .1)], ids=['mask', 'half', 'saturation'])
 def test_colour_images_and_a_unet(corruption):
     net = Precond(UNet(24, 3, channels=8, mult=(1, 1), blocks=1, attn=()))
     ys = corruption.measure(torch.rand(3, 3, 24, 24, generator=rng(0))*2 - 1)
@@ -122,8 +125,10 @@ def test_teacher_of_blurred_images_is_no_prior():
     known = gaussian_denoiser(torch.zeros(1, 8, 8), torch.eye(64))
     class Net(Formula):
         def forward(self, x, s, **kw): return known(x, s)
-    T = lambda op: Teacher(Net(None, (1, 8, 8)), AmbientTweedie(.1), data=dict(corruption=Corruption(op, .1).to_dict()))
-    with pytest.raises(BadInput, match='images behind GaussianBlur'): restore(T(GaussianBlur(5, .8)), measured(2))
+    T = lambda op: Teacher(Net(None, (1, 8, 8)), AmbientTweedie(.1),
+                           data=dict(corruption=Corruption(op, .1).to_dict()))
+    with pytest.raises(BadInput, match='images behind GaussianBlur'):
+        restore(T(GaussianBlur(5, .8)), measured(2))
     assert restore(T(Identity()), measured(2), Anneal(5), 3).samples.shape == (2, 3, 1, 8, 8)
 
 
@@ -139,7 +144,8 @@ def test_the_operator_says_what_belongs_to_a_whole_image():
     for objective in (AmbientInpainting(.5), AmbientFourier(FourierMask(2))):
         assert restore(T(objective), ys, Anneal(3), 2).samples.shape == (2, 2, 2, 8, 8)
     assert len(shown) == 12 and all((m == 1).all() for m in shown)
-    with pytest.raises(BadInput, match='prior cannot be annealed.*MultiCoilMRI.*no state that hides nothing.*distil it'):
+    with pytest.raises(BadInput,
+                       match='prior cannot be annealed.*MultiCoilMRI.*no state that hides nothing.*distil it'):
         restore(T(AmbientFourier(MultiCoilMRI(2, coils=2))), ys, Anneal(3), 2)
     assert not Standard().makes_images(GaussianBlur().to_dict()) and Standard().makes_images(Identity().to_dict())
     assert AmbientInpainting(.5).makes_images(RandomMask(.5).to_dict())
@@ -152,10 +158,12 @@ def test_one_sample_has_no_spread():
 
 def test_command(tmp_path):
     measured(12).save(tmp_path/'ys')
-    done = run('dcd_restore', *'digits-mask ys out.npz --n 8 --images 4 --learn ys --json'.split(), cwd=tmp_path)
+    done = run('dcd_restore', *'digits-mask ys out.npz --n 8 --images 4 --learn ys --json'.split(),
+               cwd=tmp_path)
     said = json.loads(done.stdout.splitlines()[-1])
     assert said['n'] == 4 and said['samples'] == 8 and .05 < said['misfit'] < .5 and math.isfinite(said['residual'])
-    with np.load(tmp_path/'out.npz') as d: assert d['samples'].shape == (4, 8, 1, 8, 8) and (d['low'] <= d['high']).all()
+    with np.load(tmp_path/'out.npz') as d:
+        assert d['samples'].shape == (4, 8, 1, 8, 8) and (d['low'] <= d['high']).all()
 
 
 def test_command_writes_pictures_and_sentences(tmp_path, capsys):
@@ -163,8 +171,10 @@ def test_command_writes_pictures_and_sentences(tmp_path, capsys):
     cli.restore('digits-mask', str(tmp_path/'ys'), str(tmp_path/'pictures'), n=2, method='Optimise(steps=5)')
     for folder in ('pictures', 'pictures-std'): assert len([*(tmp_path/folder).glob('*.png')]) == 12
     capsys.readouterr()
-    for kw in (dict(learn=str(tmp_path/'ys'), method='Optimise()'), dict(images=0), dict(n=0), dict(method='Sampel')):
-        with pytest.raises(SystemExit) as e: cli.restore('digits-mask', str(tmp_path/'ys'), str(tmp_path/'a.npz'), **kw)
+    for kw in (dict(learn=str(tmp_path/'ys'), method='Optimise()'), dict(images=0), dict(n=0),
+               dict(method='Sampel')):
+        with pytest.raises(SystemExit) as e:
+            cli.restore('digits-mask', str(tmp_path/'ys'), str(tmp_path/'a.npz'), **kw)
         err = capsys.readouterr().err
         assert e.value.code == 2 and err.startswith('error: ') and len(err.splitlines()) == 1
     assert not (tmp_path/'a.npz').exists()
@@ -210,10 +220,12 @@ def test_the_misfit_is_kept_beside_the_generator(monkeypatch, tmp_path, capsys):
     assert learned == [12] and torch.equal(first.samples, again.samples) and capsys.readouterr().out == ''
     assert cost == Sample(.2).network_images(G, ys, 2)             # learning is not counted again
     (tmp_path/kept()[0]).write_bytes(b'damaged')
-    with pytest.warns(UserWarning, match='the misfit is learned again'): assert torch.equal(restore(anew(), ys, n=2).samples, first.samples)
+    with pytest.warns(UserWarning, match='the misfit is learned again'):
+        assert torch.equal(restore(anew(), ys, n=2).samples, first.samples)
     assert learned == [12, 12] and restore(anew(), ys, n=2, quiet=True) and learned == [12, 12]
 
-    for p in tmp_path.glob('*misfit*'): p.unlink()                 # where nothing can be written: for the session
+    for p in tmp_path.glob('*misfit*'):
+        p.unlink()                 # where nothing can be written: for the session
     def full(*a): raise BadInput('the disk is full')
     monkeypatch.setattr(sampler, 'save_tensors', full)
     other = anew()
@@ -241,7 +253,8 @@ def test_what_it_costs_is_said_where_it_is_much(monkeypatch, capsys):
     assert last.startswith('took ') and last.endswith(' images/s')
     learn_misfit(G, ys, rounds=1)
     assert 'the misfit from 5 measurements, 4 chains each' in capsys.readouterr().out
-    for call in (lambda: restore(G, ys, Sample(.2), n=8, quiet=True), lambda: learn_misfit(G, ys, rounds=1, quiet=True)):
+    for call in (lambda: restore(G, ys, Sample(.2), n=8, quiet=True),
+                 lambda: learn_misfit(G, ys, rounds=1, quiet=True)):
         call()
         assert capsys.readouterr() == ('', '')
     hook.remove()

@@ -28,7 +28,8 @@ from dcd_nb.training import Learner
 d, shape = 4, (1, 2, 2)
 L = torch.randn(d, d, generator=rng(3), dtype=torch.float64)*.6
 C, I = L@L.T + .05*torch.eye(d), torch.eye(d, dtype=torch.float64)
-corruptions = {'noise': Corruption(Identity(), .5), 'mask': Corruption(RandomMask(.5), .3), 'blur': Corruption(GaussianBlur(3, .6), .3)}
+corruptions = {'noise': Corruption(Identity(), .5), 'mask': Corruption(RandomMask(.5), .3),
+               'blur': Corruption(GaussianBlur(3, .6), .3)}
 
 
 def exact(x, s): return (x.flatten(1)@torch.linalg.solve(C + s**2*I, C)).view_as(x)
@@ -36,7 +37,8 @@ def exact(x, s): return (x.flatten(1)@torch.linalg.solve(C + s**2*I, C)).view_as
 
 def world(A, n, seed=5):
     "Gaussian images with covariance `C`, and their observations"
-    x = (torch.randn(n, d, generator=rng(seed), dtype=torch.float64)@torch.linalg.cholesky(C).T).view(-1, *shape).float()
+    x = (torch.randn(n, d, generator=rng(seed),
+                     dtype=torch.float64)@torch.linalg.cholesky(C).T).view(-1, *shape).float()
     batch = A.batch(x, rng(seed, 1))
     return x, Measurements(batch.y, A, batch.state)
 
@@ -159,12 +161,14 @@ class Exactly(torch.nn.Module):
         super().__init__()
         self.decoder, self.var, self.wide = decoder, var, wide
     def forward(self, seen):
-        y, m = (seen if seen.shape[1] == 2 else torch.cat([seen, torch.ones_like(seen)], 1)).flatten(2).unbind(1)
+        y, m = (seen if seen.shape[1] == 2
+                else torch.cat([seen, torch.ones_like(seen)], 1)).flatten(2).unbind(1)
         w, mu = self.decoder.w, self.decoder.mu
         precision = 1 + (m*w**2/self.var).sum(1)
         mean, sd = torch.zeros(len(y), d), torch.ones(len(y), d)
         mean[:, 0], sd[:, 0] = (m*w*(y - mu)/self.var).sum(1)/precision, self.wide*precision.rsqrt()
-        return torch.cat([mean, (sd - 1e-3).expm1().log() - .54], 1)              # what `VAE.posterior` undoes
+        # what `VAE.posterior` undoes
+        return torch.cat([mean, (sd - 1e-3).expm1().log() - .54], 1)
 
 
 def linear_world(kind, n, wide=1.):
@@ -173,14 +177,16 @@ def linear_world(kind, n, wide=1.):
     vae = VAE(OneDirection(), None, A, .4).requires_grad_(False)
     G, v = vae.decoder, vae.variance.flatten()
     vae.encoder = Exactly(G, v + A.sigma**2, wide)
-    x = (G.mu + torch.randn(n, 1, generator=rng(1))*G.w + v.sqrt()*torch.randn(n, d, generator=rng(2))).view(-1, *shape)
+    x = (G.mu + torch.randn(n, 1, generator=rng(1))*G.w
+         + v.sqrt()*torch.randn(n, d, generator=rng(2))).view(-1, *shape)
     batch = A.batch(x, rng(3))
     S = torch.outer(G.w, G.w) + v.diag()
     truth, means = [], []
     for i, y in enumerate(batch.y):
         o = torch.ones(d, dtype=bool) if batch.state is None else batch.state[i].flatten() != 0
         T, r = (S + A.sigma**2*torch.eye(d))[o][:, o], y.flatten()[o] - G.mu[o]
-        truth.append(torch.distributions.MultivariateNormal(torch.zeros(len(r)), T).log_prob(r) if len(r) else torch.zeros(()))
+        truth.append(torch.distributions.MultivariateNormal(torch.zeros(len(r)), T).log_prob(r) if len(r)
+                     else torch.zeros(()))
         means.append(G.mu + S[:, o]@torch.linalg.solve(T, r))
     return vae, batch, torch.stack(truth), torch.stack(means)
 
@@ -212,12 +218,14 @@ def test_what_a_clipped_pixel_may_be_sums_to_one():
     for sigma in (.1, .01):
         for mu, v in ((-.8, .1), (0., .1), (.5, .3), (0., .001)):
             x = torch.full((1, 1, 1, 1, 1), mu, dtype=torch.float64)
-            p = NotMIWAE().log_likelihood(Batch(y, None), Corruption(Saturation(2.), sigma), x, torch.tensor(v, dtype=torch.float64)).exp()
+            p = NotMIWAE().log_likelihood(Batch(y, None), Corruption(Saturation(2.), sigma), x,
+                                          torch.tensor(v, dtype=torch.float64)).exp()
             assert abs(torch.trapezoid(p.flatten(), y.flatten()).item() - 1) < 1e-6
 
 
 def test_miwae_goes_on_after_a_kill_and_ends_with_the_same_row(tmp_path):
-    settings = ['digits-mask', 'run', '--n', '200', '--method', 'miwae', '--json', '--set', 'train.images=2000 network.width=16 network.blocks=1']
+    settings = ['digits-mask', 'run', '--n', '200', '--method', 'miwae', '--json', '--set',
+                'train.images=2000 network.width=16 network.blocks=1']
     killed = command('dcd_run', *settings, cwd=tmp_path, fate=('dcd_nb.training:Learner.apply_gradients', 12))
     assert killed.returncode == -signal.SIGKILL and [*(tmp_path/'run/vae').glob('checkpoint-*.json')]
     done = command('dcd_run', *settings, cwd=tmp_path)
@@ -238,32 +246,44 @@ def test_the_command_writes_a_row_and_goes_on(tmp_path, capsys):
     row, = rows[0]
     assert rows[1][0]['fd'] == row['fd']
     written = json.loads((tmp_path/'run/digits-noise-ambientgan-one-seed0.json').read_text())
-    told = {'method', 'corruption', 'data', 'seed', 'group', 'calls', 'seconds', 'images', 'clean_images', 'fd', 'precision', 'recall', 'made_with'}
+    told = {'method', 'corruption', 'data', 'seed', 'group', 'calls', 'seconds', 'images', 'clean_images',
+            'fd', 'precision', 'recall', 'made_with'}
     assert told <= {*written} and written['clean_images'] == 0 and written['calls'] == 1
     assert {*written['fd']} == {*written['precision']} == {*written['recall']} == {'classifier', 'random', 'pca'}
 
 
 @pytest.mark.parametrize('method, kind, says', [
-    ('miwae', 'blur', 'MIWAE needs pixels that are seen or hidden'), ('miwae', 'saturation', 'take NotMIWAE()'), ('not-miwae', 'mask', 'NotMIWAE has a closed form for Saturation'),
-    ('gsure', 'saturation', 'GSURE cannot learn from'), ('sure-score', 'blur', 'SURE-score cannot learn from'), ('sure-score', 'mask', 'SURE-score learns from noise')])
+    ('miwae', 'blur', 'MIWAE needs pixels that are seen or hidden'),
+    ('miwae', 'saturation', 'take NotMIWAE()'),
+    ('not-miwae', 'mask', 'NotMIWAE has a closed form for Saturation'),
+    ('gsure', 'saturation', 'GSURE cannot learn from'),
+    ('sure-score', 'blur', 'SURE-score cannot learn from'),
+    ('sure-score', 'mask', 'SURE-score learns from noise')])
 def test_a_corruption_that_a_method_cannot_take_is_one_sentence(tmp_path, method, kind, says):
-    with pytest.raises(BadInput) as e: run_method(recipe(f'digits-{kind}', network__width=16), method, tmp_path, .01, quiet=True)
+    with pytest.raises(BadInput) as e:
+        run_method(recipe(f'digits-{kind}', network__width=16), method, tmp_path, .01, quiet=True)
     assert says in str(e.value) and '\n' not in str(e.value) and len(str(e.value)) < 320
 
 
-@pytest.mark.parametrize('kind, method, more, says', [('mask', 'ambientflow', {}, 'AmbientFlow needs Gaussian noise of one known level'), ('blur', 'ambientgan', dict(minutes=1.), 'minutes cannot stand'), ('blur', 'em-sfbd', {}, 'MMPS')])
+@pytest.mark.parametrize('kind, method, more, says',
+                         [('mask', 'ambientflow', {}, 'AmbientFlow needs Gaussian noise of one known level'),
+                          ('blur', 'ambientgan', dict(minutes=1.), 'minutes cannot stand'),
+                          ('blur', 'em-sfbd', {}, 'MMPS')])
 def test_a_wrong_combination_is_one_sentence(tmp_path, kind, method, more, says, capsys):
-    with pytest.raises((SystemExit, BadInput)) as e: run(f'digits-{kind}', str(tmp_path), method=method, **more)
+    with pytest.raises((SystemExit, BadInput)) as e:
+        run(f'digits-{kind}', str(tmp_path), method=method, **more)
     assert says in str(e.value) + capsys.readouterr().err
 
 
 def small(monkeypatch, name, draw, laps=2):
     "A recipe, and the method of that name with few laps of cheap draws"
-    if draw: monkeypatch.setitem(methods, name, partial(methods[name], draw=draw, first=.4, each=.2, laps=laps))
+    if draw:
+        monkeypatch.setitem(methods, name, partial(methods[name], draw=draw, first=.4, each=.2, laps=laps))
     return recipe('digits-mask', network__width=16, network__blocks=1, train__images=1000)
 
 
-@pytest.mark.parametrize('name, draw, clean', [('em-mmps', MMPS(3, cg=1), 0), ('em-diffusion', DPS(3), 50), ('scsi', None, 0)])
+@pytest.mark.parametrize('name, draw, clean', [('em-mmps', MMPS(3, cg=1), 0), ('em-diffusion', DPS(3), 50),
+                                               ('scsi', None, 0)])
 def test_each_method_runs_and_counts_its_clean_images(monkeypatch, tmp_path, name, draw, clean):
     rows = run_method(small(monkeypatch, name, draw), name, tmp_path, n=200, quiet=True)
     assert [row['group'] for row in rows] == ['restored', 'many']
@@ -287,7 +307,8 @@ def test_a_killed_run_of_laps_ends_as_if_it_had_not_been(monkeypatch, tmp_path):
 
 def shaken(net, by, seed=0):
     "In float64, with random numbers added to the weights"
-    for i, p in enumerate(net.double().parameters()): p.data += by*torch.randn(p.shape, generator=rng(seed, i), dtype=p.dtype)/max(1, p[0].numel())**.5
+    for i, p in enumerate(net.double().parameters()):
+        p.data += by*torch.randn(p.shape, generator=rng(seed, i), dtype=p.dtype)/max(1, p[0].numel())**.5
     return net.requires_grad_(False)
 
 
@@ -295,12 +316,14 @@ def shaken(net, by, seed=0):
 def test_a_flow_leads_back_and_tells_its_determinant(bins):
     "For as many entries as an image has, inside and outside of the range of the splines"
     flow = shaken(Flow(9, 4, 12, 3, bins), .5)
-    z, seen = 3*torch.randn(40, 9, generator=rng(1), dtype=torch.float64), torch.randn(40, 3, generator=rng(2), dtype=torch.float64)
+    z, seen = 3*torch.randn(40, 9, generator=rng(1),
+                            dtype=torch.float64), torch.randn(40, 3, generator=rng(2), dtype=torch.float64)
     x, log_det = flow(z, seen)
     again, minus = flow.back(x, seen)
     slopes = torch.stack([jacobian(lambda v: flow(v[None], c[None])[0][0], one) for one, c in zip(z, seen)])
     assert torch.allclose(again, z, atol=1e-8) and torch.allclose(minus, -log_det, atol=1e-8)
-    assert torch.allclose(log_det, slopes.slogdet()[1], atol=1e-8) and (z.abs() > 4).any() and (x - z).abs().max() > .5
+    assert torch.allclose(log_det, slopes.slogdet()[1],
+                          atol=1e-8) and (z.abs() > 4).any() and (x - z).abs().max() > .5
 
 
 @pytest.mark.parametrize('kind', corruptions)
@@ -310,10 +333,12 @@ def test_the_weights_of_flows_have_the_likelihood_as_their_mean(kind):
     batch = world(A, 6)[1]
     with seeded(0):
         flows = FlowPair(shape, (2 if kind == 'mask' else 1, 2, 2), A, .6, 2, 8, 0)
-        for coupling in flows.prior.layers: coupling.net = torch.nn.Linear(2, 4)   # linear couplings: a Gaussian
+        for coupling in flows.prior.layers:
+            coupling.net = torch.nn.Linear(2, 4)   # linear couplings: a Gaussian
     flows = shaken(flows, .1)
     for coupling in flows.prior.layers: coupling.net.weight.data[::2] = 0.
-    flows.encoder.layers[-1].bias[d:2*d] += .8 if kind == 'noise' else 1.2             # wide: no weight is huge
+    # wide: no weight is huge
+    flows.encoder.layers[-1].bias[d:2*d] += .8 if kind == 'noise' else 1.2
     J = jacobian(lambda z: flows.prior(z[None])[0][0], torch.zeros(d, dtype=torch.float64))
     mean, cov = flows.prior(torch.zeros(1, d, dtype=torch.float64))[0][0], J@J.T
     assert (cov - cov.diagonal().diag()).abs().max() > .02
@@ -324,8 +349,10 @@ def test_the_weights_of_flows_have_the_likelihood_as_their_mean(kind):
         o = torch.ones(d, dtype=bool) if ys.state is None else ys.state[i].flatten() != 0
         S = (M@cov@M.T + A.sigma**2*I)[o][:, o]
         r = (ys.y[i].flatten() - M@mean)[o]
-        truth.append(torch.distributions.MultivariateNormal(torch.zeros(len(r), dtype=torch.float64), S).log_prob(r) if len(r) else torch.zeros(()))
-    share = (flow_weights(flows, ys, torch.randn(6, 80_000, d, generator=rng(4), dtype=torch.float64))[0] - torch.stack(truth)[:, None]).exp()
+        truth.append(torch.distributions.MultivariateNormal(torch.zeros(len(r), dtype=torch.float64),
+            S).log_prob(r) if len(r) else torch.zeros(()))
+    share = (flow_weights(flows, ys, torch.randn(6, 80_000, d, generator=rng(4), dtype=torch.float64))[0]
+             - torch.stack(truth)[:, None]).exp()
     error = share.std(1)/80_000**.5
     assert error.max() < .1 and ((share.mean(1) - 1).abs() < 5*error).all(), (share.mean(1), error)
 
@@ -353,7 +380,8 @@ def test_a_killed_flow_goes_on_and_is_kept(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize('kind, sigma, more, says', [
     ('noise', 0., {}, 'Gaussian noise of one known level above 0'), ('mask', 0., {}, 'take miwae for masks'),
-    ('blur', 0., {}, 'ambient_gan for others'), ('noise', Photons(.1), {}, 'Gaussian noise of one known level above 0'),
+    ('blur', 0., {}, 'ambient_gan for others'), ('noise', Photons(.1), {},
+                                                 'Gaussian noise of one known level above 0'),
     ('noise', .5, dict(k=0), 'k=0 must be a positive whole number'), ('noise', .5, dict(bins=-1), 'bins=')])
 def test_a_flow_says_what_it_needs(kind, sigma, more, says):
     ys = Corruption(corruptions[kind].op, sigma).measure(torch.full((8, *shape), -.5))

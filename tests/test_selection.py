@@ -29,7 +29,8 @@ def made():
     "Measurements and a small teacher"
     ys = A.measure(digits()[:200])
     torch.manual_seed(0)
-    return ys, train(ys, MLP((1, 8, 8), width=32, blocks=1), objective_for(A), images=640, batch=64, quiet=True)
+    return ys, train(ys, MLP((1, 8, 8), width=32, blocks=1), objective_for(A), images=640, batch=64,
+                     quiet=True)
 
 
 class Says:
@@ -46,7 +47,8 @@ class Says:
 def go(made, **kw):
     ys, teacher = made
     own = {k: kw.pop(k) for k in ('monitor', 'select', 'patience') if k in kw}
-    return distill(teacher, ys, SiD(.5), checkpoints=Checkpoints(64, grid=0, **own), **dict(images=320, batch=32, lr=1e-3, quiet=True) | kw)
+    return distill(teacher, ys, SiD(.5), checkpoints=Checkpoints(64, grid=0, **own),
+                   **dict(images=320, batch=32, lr=1e-3, quiet=True) | kw)
 
 
 def shown(model): return content_hash(model.net.state_dict())
@@ -56,8 +58,10 @@ def test_lost_weights_are_told(made, tmp_path):
     "Without its folder the best is gone: the last weights are returned, and not called selected"
     G = go(made, monitor=Says(3., 1., 2., 2., 2.), select='v', out=tmp_path/'run')
     shutil.rmtree(tmp_path/'run/best')
-    with pytest.warns(UserWarning, match="best holds no weights selected by 'v'"): last = Generator.load(tmp_path/'run')
-    with pytest.warns(UserWarning, match="best is gone: the last weights are returned, not those at image 128"):
+    with pytest.warns(UserWarning, match="best holds no weights selected by 'v'"):
+        last = Generator.load(tmp_path/'run')
+    with pytest.warns(UserWarning,
+                      match="best is gone: the last weights are returned, not those at image 128"):
         again = go(made, monitor=Says(3., 1., 2., 2., 2.), select='v', out=tmp_path/'run', resume=True)
     assert 'selected' not in again.cost and shown(again) == shown(last) != shown(G)
 
@@ -71,13 +75,15 @@ def test_the_best_is_returned(made, tmp_path, kept):
         assert shown(Generator.load(tmp_path/'run')) == says.nets[1]
         assert json.loads((tmp_path/'run/results.json').read_text())['selected'] == 128
         assert len([*(tmp_path/'run/best').iterdir()]) == 2
-        assert checkpoint.load(tmp_path/'run')[1]['images'] == 320                  # the last one is there too, to go on from
+        # the last one is there too, to go on from
+        assert checkpoint.load(tmp_path/'run')[1]['images'] == 320
     assert 'selected' not in go(made, monitor=Says(*range(5))).cost
 
 
 def test_a_teacher_is_selected_as_well(made, tmp_path):
     says = Says(3., 1., 2.)
-    t = train(made[0], MLP((1, 8, 8), width=16, blocks=1), images=192, batch=32, quiet=True, checkpoints=Checkpoints(64, grid=0, monitor=says, select='v'), out=tmp_path/'run')
+    t = train(made[0], MLP((1, 8, 8), width=16, blocks=1), images=192, batch=32, quiet=True,
+              checkpoints=Checkpoints(64, grid=0, monitor=says, select='v'), out=tmp_path/'run')
     assert shown(t) == says.nets[1] == shown(Teacher.load(tmp_path/'run'))
 
 
@@ -93,17 +99,20 @@ def test_patience_ends_a_run_once_and_for_all(made, tmp_path):
 def test_selection_only_chooses(made, tmp_path):
     "What is trained is the same with and without, and with observations that say something else"
     blank = Measurements(torch.zeros_like(made[0].y), A)
-    for name, args in dict(a=dict(monitor=False), b=dict(select='proximal'), c=dict(select='histogram')).items():
+    for name, args in dict(a=dict(monitor=False), b=dict(select='proximal'),
+                           c=dict(select='histogram')).items():
         go(made if name != 'c' else (blank, made[1]), out=tmp_path/name, **args)
     a, b, c = (checkpoint.load(tmp_path/name)[0] for name in 'abc')
-    assert a.keys() == b.keys() == c.keys() and all(torch.equal(a[k], b[k]) and torch.equal(a[k], c[k]) for k in a)
+    assert a.keys() == b.keys() == c.keys() and all(torch.equal(a[k], b[k]) and torch.equal(a[k], c[k])
+                                                    for k in a)
 
 
 def test_a_kill_while_the_best_is_written(made, tmp_path):
     says = Says(5., 4., 3., 2., 1.)
     go(made, monitor=says, select='v', out=tmp_path/'run')
     half = tmp_path/'run/best/checkpoint-000000000999.safetensors'
-    half.write_bytes(b'not yet')                                                    # its JSON, which commits, is not there
+    # its JSON, which commits, is not there
+    half.write_bytes(b'not yet')
     assert shown(Generator.load(tmp_path/'run')) == says.nets[4]
 
 
@@ -111,27 +120,36 @@ def test_a_stale_best_does_not_survive_a_new_start(made, tmp_path):
     go(made, monitor=Says(0., 1., 2., 3., 4.), select='v', out=tmp_path/'run')
     for p in (tmp_path/'run').glob('checkpoint-*'): p.unlink()
     says = Says(9., 8., 7., 6., 5.)
-    assert shown(go(made, monitor=says, select='v', out=tmp_path/'run', resume=True)) == says.nets[4] == shown(Generator.load(tmp_path/'run'))
+    assert shown(go(made, monitor=says, select='v', out=tmp_path/'run',
+                    resume=True)) == says.nets[4] == shown(Generator.load(tmp_path/'run'))
 
 
 def test_kills_and_processes_select_the_same(tmp_path):
     "Killed as the best so far is written, between its two files and before it is noted; and in two processes"
-    done = run('dcd_train', 'digits-noise', '--images', 6400, '--out', 'run', '--set', 'network=MLP(shape=(1,8,8),width=32,blocks=2)', cwd=tmp_path)
+    done = run('dcd_train', 'digits-noise', '--images', 6400, '--out', 'run', '--set',
+               'network=MLP(shape=(1,8,8),width=32,blocks=2)', cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    args = ['--images', 3200, '--batch', 64, '--checkpoint_every', 640, '--resume', '--json', '--set', 'loss=SiD(alpha=.5) lr=3e-3 fake.lr=1e-3 select=proximal decay=0']
-    go = lambda name, n=1, **kw: run_together(n, 'dcd_distill', 'run', '--out', name, *args, cwd=tmp_path, **kw)
+    args = ['--images', 3200, '--batch', 64, '--checkpoint_every', 640, '--resume', '--json', '--set',
+            'loss=SiD(alpha=.5) lr=3e-3 fake.lr=1e-3 select=proximal decay=0']
+    go = lambda name, n=1, **kw: run_together(n, 'dcd_distill', 'run', '--out', name, *args, cwd=tmp_path,
+                                              **kw)
     for fate in (('os.replace', 5), ('dcd_nb.training:Loop.keep_best', 2), ('dcd_nb.training:Loop.adopt', 1)):
         assert [p.returncode for p in go('parts', fate=fate)] == [-signal.SIGKILL], fate
     for name, n in dict(whole=1, parts=1, two=2).items():
         for p in go(name, n): assert p.returncode == 0, p.stderr[-6000:]
     a, b, c = (json.loads((tmp_path/k/'results.json').read_text()) for k in ('whole', 'parts', 'two'))
     assert a['selected'] == b['selected'] == c['selected'] and a['weights_sha256'] == b['weights_sha256']
-    for k, r in dict(whole=a, parts=b, two=c).items(): assert shown(Generator.load(tmp_path/k)) == r['weights_sha256']
+    for k, r in dict(whole=a, parts=b, two=c).items():
+        assert shown(Generator.load(tmp_path/k)) == r['weights_sha256']
 
 
 @pytest.mark.parametrize('kw, says', [
-    (dict(select='proximl'), "select='proximl' is not known; did you mean 'proximal'"), (dict(select='fd', monitor=lambda G: dict(v=1.)), "select='fd' is none of the numbers that monitor returns: v"),
-    (dict(select='proximal', monitor=False), "select='proximal' needs a monitor"), (dict(patience=3), 'patience=3 needs select'), (dict(select='proximal', patience=0), 'patience=0 must be'),
+    (dict(select='proximl'), "select='proximl' is not known; did you mean 'proximal'"),
+    (dict(select='fd', monitor=lambda G: dict(v=1.)),
+     "select='fd' is none of the numbers that monitor returns: v"),
+    (dict(select='proximal', monitor=False), "select='proximal' needs a monitor"),
+    (dict(patience=3), 'patience=3 needs select'), (dict(select='proximal', patience=0),
+                                                    'patience=0 must be'),
     (dict(select=5), 'select=5 must be the name')])
 def test_bad_selection_is_one_sentence(made, kw, says):
     with pytest.raises(BadInput, match=says) as e: go(made, **kw)
@@ -140,7 +158,8 @@ def test_bad_selection_is_one_sentence(made, kw, says):
 
 # The distance
 
-@pytest.mark.parametrize('corruption', [A, Corruption(RandomMask(.5)), Corruption(GaussianBlur(5, .8), .1), Corruption(Downsample(2), .1), Corruption(RandomMask(.8), .3)])
+@pytest.mark.parametrize('corruption', [A, Corruption(RandomMask(.5)), Corruption(GaussianBlur(5, .8), .1),
+                                        Corruption(Downsample(2), .1), Corruption(RandomMask(.8), .3)])
 @pytest.mark.parametrize('space', ['pca', 'pixels'])
 def test_clean_images_are_at_the_floor(corruption, space):
     "Other digits than those observed, five times: at the floor on average, whatever the corruption; brighter digits are above it"
@@ -158,7 +177,9 @@ def test_fresh_corruption_is_fresh_and_repeatable():
     x = digits()[:600]
     a, b, c = (corrupted_anew(x, A, seed) for seed in (0, 0, 1))
     assert torch.equal(a, b) and not torch.equal(a, c)
-    assert all(abs(torch.corrcoef(torch.stack([(a - x).flatten(), (other - x).flatten()]))[0, 1]) < .02 for other in (c, A.measure(x).y))      # five standard errors
+    # five standard errors
+    assert all(abs(torch.corrcoef(torch.stack([(a - x).flatten(), (other - x).flatten()]))[0, 1]) < .02
+               for other in (c, A.measure(x).y))
 
 
 def test_what_a_monitor_meets():
@@ -181,7 +202,8 @@ def test_bytes_are_compared_with_bytes():
     seen = stored(A.measure(x[:900]).y.clamp(-1, 1))
     e = proximal_fid(x[900:], seen, corruption=A)
     assert e['proximal'] < 1.5*e['floor']
-    assert proximal_fid(x[900:], Measurements(seen/127.5 - 1, A))['proximal'] > 5*e['proximal']               # floats claim that their noise is whole
+    # floats claim that their noise is whole
+    assert proximal_fid(x[900:], Measurements(seen/127.5 - 1, A))['proximal'] > 5*e['proximal']
 
 
 # Noise and operators
@@ -193,7 +215,8 @@ def test_noise_alone():
 
 @pytest.mark.parametrize('sigma', [.1, .2, .5])
 @pytest.mark.parametrize('op', [Identity(), GaussianBlur(5, .8)])
-def test_sigma_of_digits(sigma, op): assert noise_patches(Corruption(op, sigma).measure(digits(), seed=3).y) == pytest.approx(sigma, rel=.1)
+def test_sigma_of_digits(sigma, op):
+    assert noise_patches(Corruption(op, sigma).measure(digits(), seed=3).y) == pytest.approx(sigma, rel=.1)
 
 
 def test_sigma_through_masks():
@@ -201,7 +224,8 @@ def test_sigma_through_masks():
     assert noise_patches(ys.y, ys.state) == pytest.approx(.5, rel=.1)
     dark = Corruption(RandomMask(.5), .3).measure(torch.full((2000, 1, 8, 8), -1.))
     assert noise_patches(dark.y, dark.state) == pytest.approx(.3, rel=.05)
-    assert noise_patches(dark.y) > .5                                                 # if holes are taken for values
+    # if holes are taken for values
+    assert noise_patches(dark.y) > .5
 
 
 @pytest.mark.parametrize('sigma', [.1, .2, .5])
@@ -212,16 +236,23 @@ def test_sigma_of_smooth_pictures(sigma):
 
 def test_the_operator_is_found():
     x = digits()[torch.randperm(1797, generator=rng(1))]
-    for right, others in ((RandomMask(.5), (RandomMask(.4), RandomMask(.6))), (GaussianBlur(5, .7), (GaussianBlur(5, .6), GaussianBlur(5, .8)))):
+    for right, others in ((RandomMask(.5), (RandomMask(.4), RandomMask(.6))),
+                          (GaussianBlur(5, .7), (GaussianBlur(5, .6), GaussianBlur(5, .8)))):
         y = Corruption(right, .1).measure(x[:900]).y
-        assert repr(fitting(x[900:], y, [Corruption(op, .1) for op in (others[0], right, others[1])])[0][0].op) == repr(right)
+        assert repr(fitting(x[900:], y,
+                            [Corruption(op, .1) for op in (others[0], right, others[1])])[0][0].op) == repr(right)
     assert missing_rate(Corruption(RandomMask(.3), .2).measure(x).y) == pytest.approx(.3, abs=.01)
 
 
 @pytest.mark.parametrize('f, says', [
-    (lambda: noise_patches(5), 'y must be a float tensor'), (lambda: noise_detail(torch.zeros(5, 1, 1, 1)), 'of 2x2 pixels or more'), (lambda: noise_patches(digits()/0), 'NaN or infinity'),
-    (lambda: noise_patches(digits()[:1, :, :3, :3]), 'too few'), (lambda: noise_range(digits()), 'no value outside'), (lambda: fitting(digits(), digits(), []), 'corruptions is empty'),
-    (lambda: noise_patches((m := Corruption(RandomMask(.5), .1).measure(digits())).y, m.state), 'known too badly')])
+    (lambda: noise_patches(5), 'y must be a float tensor'),
+    (lambda: noise_detail(torch.zeros(5, 1, 1, 1)), 'of 2x2 pixels or more'),
+    (lambda: noise_patches(digits()/0), 'NaN or infinity'),
+    (lambda: noise_patches(digits()[:1, :, :3, :3]), 'too few'),
+    (lambda: noise_range(digits()), 'no value outside'),
+    (lambda: fitting(digits(), digits(), []), 'corruptions is empty'),
+    (lambda: noise_patches((m := Corruption(RandomMask(.5), .1).measure(digits())).y, m.state),
+     'known too badly')])
 def test_what_cannot_be_estimated_is_one_sentence(f, says):
     with pytest.raises(BadInput, match=says) as e: f()
     assert '\n' not in str(e.value)

@@ -27,7 +27,8 @@ small = dict(
 
 
 def cells(page, kind):
-    return [''.join(c['source']) for c in json.loads((nbs/f'{page}.ipynb').read_text())['cells'] if c['cell_type'] == kind]
+    return [''.join(c['source']) for c in json.loads((nbs/f'{page}.ipynb').read_text())['cells']
+            if c['cell_type'] == kind]
 
 
 def blocks(page):
@@ -55,10 +56,13 @@ def commands_run(page, folder, monkeypatch, shape, names=None, replaced={}):
 
 
 def test_photons(tmp_path, monkeypatch):
-    x = torch.nn.functional.avg_pool2d(torch.randn(12, 1, 24, 24, generator=torch.Generator().manual_seed(0)), 3)*1.5
+    x = torch.nn.functional.avg_pool2d(torch.randn(12, 1, 24, 24, generator=torch.Generator().manual_seed(0)),
+                                       3)*1.5
     np.save(tmp_path/'digits.npy', x.clamp(-1, 1).numpy())
-    done = commands_run('41b_photons', tmp_path, monkeypatch, (1, 8, 8), dict(Anscombe=Anscombe, save_images=save_images), dict(digits='digits.npy'))
-    assert done == ['dcd_corrupt', 'dcd_train', 'dcd_distill', 'dcd_evaluate', 'dcd_sample', 'dcd_train', 'dcd_distill', 'dcd_evaluate', 'dcd_restore']
+    done = commands_run('41b_photons', tmp_path, monkeypatch, (1, 8, 8),
+                        dict(Anscombe=Anscombe, save_images=save_images), dict(digits='digits.npy'))
+    assert done == ['dcd_corrupt', 'dcd_train', 'dcd_distill', 'dcd_evaluate', 'dcd_sample', 'dcd_train',
+                    'dcd_distill', 'dcd_evaluate', 'dcd_restore']
     assert Generator.load(tmp_path/'student').corruption['sigma']['gain'] == .07
     assert (tmp_path/'images.png').stat().st_size > 500
 
@@ -75,9 +79,12 @@ def test_a_camera(tmp_path, monkeypatch):
     page, space = cells('41c_camera', 'code'), {}
     own = next(s for s in page if 'class Whiten' in s)
     (tmp_path/'whiten.py').write_text('import torch\nfrom dcd_nb.operators import Separable\n\n' + own)
-    for mark in ('%load_ext', 'def camera', 'def grey', 'def flat_patches', 'def levels', 'class Whiten', 'def quarters'):
+    for mark in ('%load_ext', 'def camera', 'def grey', 'def flat_patches', 'def levels', 'class Whiten',
+                 'def quarters'):
         lines = next(s for s in page if mark in s).splitlines()
-        exec('\n'.join(l for l in lines if not l.startswith(('%', 'work = ', 'true = ', 'for i, (one', '    save_images', 'shots, means', 'said, here', 'assert', 'print('))), space)
+        exec('\n'.join(l for l in lines
+                       if not l.startswith(('%', 'work = ', 'true = ', 'for i, (one', '    save_images',
+                                            'shots, means', 'said, here', 'assert', 'print('))), space)
     (tmp_path/'shots').mkdir()
     scenes = GaussianBlur(7, 1.)(space['leaves'](3, 128, 60))
     for i, shot in enumerate(space['camera'](scenes)): save_images(shot[None], tmp_path/f'shots/{i}.png')
