@@ -128,6 +128,7 @@ def _restore_first(task, share=3.1, drawn=True, **learn):
     yield Entry('restored', 0, 0, lambda n: restored[:n])
     yield Entry('many', teacher.nfe(), teacher.cost['images'], teacher.sample)
 
+# %% ../../nbs/29f_contest.ipynb #4fb740b2
 def _em(task, draw, first, each, laps=8, clean=0, **learn):
     ys, budget = task.ys, (task.times(first), task.times(each))
     more = dict(clean=task.clean(clean)) if clean else {}
@@ -148,6 +149,7 @@ def _scsi(task, share=.22, then=.97, **learn):
     yield Entry('restored', 0, 0, lambda n: restored[:n])
     yield Entry('many', teacher.nfe(), flow.cost['images'] + teacher.cost['images'], teacher.sample)
 
+# %% ../../nbs/29f_contest.ipynb #66c7e03f
 def _ambient_gan(task, share=.19, steps=5, penalty=1., batch=64, **learn):
     settings = task.fitting()
     own = {k: settings[k] for k in ('seed', 'quiet')} | task.run('gan')
@@ -176,6 +178,7 @@ def _ambient_flow(task, share=.25, k=4, **learn):
     yield Entry('restored', draws, model.cost['images'], lambda n: restored[:n])
     yield Entry('one', 1, model.cost['images'], lambda n: model.sample(n).clamp(-1, 1))
 
+# %% ../../nbs/29f_contest.ipynb #6a35d1ef
 def _by_risk(task, kind, share, dropout=True, weight=None, **learn):
     "GSURE; or SURE-score, of which the checkpoint with the least proximal distance is taken"
     A = task.ys.corruption
@@ -253,6 +256,7 @@ def run_method(
         with atomic(path) as tmp: tmp.write_text(json.dumps(row, indent=1))
     return found
 
+# %% ../../nbs/29f_contest.ipynb #365c0654
 def read_rows(folder:str | Path) -> list[dict]:
     "The rows in `folder`, in the order of `methods`"
     found = [json.loads(p.read_text()) for p in sorted(Path(folder).glob('*.json'))]
@@ -275,6 +279,7 @@ def _mean(values):
     if isinstance(values[0], dict): return {k: _mean([v[k] for v in values]) for k in values[0]}
     return sum(values)/len(values)
 
+# %% ../../nbs/29f_contest.ipynb #129ccd05
 def as_table(found:list[dict]) -> str:
     "Rows of `over_seeds` as a Markdown table: means, the range over seeds, the least distances in bold"
     spaces = [*found[0]['fd']]
