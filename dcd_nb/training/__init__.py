@@ -203,7 +203,7 @@ belongs = {
     'loss fake fake_steps student teacher':
         "it is an argument of distill; what a teacher learns is its objective, objective=...",
     'alpha': "alpha belongs to the loss of distill, loss=SiD(alpha=...)",
-    'init_sigma latent_scale outside_slope start':
+    'init_sigma latent_scale outside_slope refine start':
         "it belongs to the generator, student=Student(...) of distill",
     'dropout':
         "dropout belongs to the network, e.g. UNet(..., dropout=.1), or to the generator, "
