@@ -58,7 +58,8 @@ def corrupt(
     start = time.monotonic()
     A = Corruption(Operator.parse(op), _noise(sigma))
     _free(out, source, overwrite, resume)
-    x = load_images(source, pixels(size), channels, dtype=None, scaling=Scaling.parse(scaling) if scaling else None)
+    scaling = Scaling.parse(scaling) if scaling else None
+    x = load_images(source, pixels(size), channels, dtype=None, scaling=scaling)
     ys = measure_to(A, x, out, seed, resume)
     report(dict(out=str(file_pair(out)[0]), n=len(ys), image=list(ys.shape),
                 **_told(A), seed=seed, hash=ys.hash, seconds=round(time.monotonic() - start, 2)), json)
@@ -117,7 +118,8 @@ def import_arrays(
             _free(f'{out}-held', y, overwrite)
             _of_frames(held, op, sigma, None).save(f'{out}-held')
     ys.save(out)
-    report(dict(out=str(file_pair(out)[0]), n=len(ys), image=list(ys.shape), **_told(ys.corruption), hash=ys.hash), json)
+    report(dict(out=str(file_pair(out)[0]), n=len(ys), image=list(ys.shape), **_told(ys.corruption),
+                hash=ys.hash), json)
 
 def _of_frames(frames, op, sigma, mask):
     "Measurements of frames, whose level of noise has their units"

@@ -48,7 +48,8 @@ class FITS(Format, suffixes=('.fits', '.fit', '.fts', '.fz')):
                 hdu.header.add_comment(value) if key == 'COMMENT' else hdu.header.add_history(value)
             else: hdu.header[key] = (value, comment)
         if about['unit']: hdu.header['BUNIT'] = about['unit']
-        if about['blank'] is not None: hdu.header['BLANK'] = int(about['blank']) - {'uint16': 32768, 'uint32': 2**31}.get(a.dtype.name, 0)
+        if about['blank'] is not None:
+            hdu.header['BLANK'] = int(about['blank']) - {'uint16': 32768, 'uint32': 2**31}.get(a.dtype.name, 0)
         with open(path, 'wb') as f: hdu.writeto(f)
         if (about['slope'], about['intercept']) != (1, 0):
             with fits.open(path, mode='update', do_not_scale_image_data=True) as again:
@@ -81,22 +82,28 @@ class MRC(Format, suffixes=('.mrc', '.mrcs', '.map', '.rec', '.st')):
             if about['whole']: m.header.origin = tuple(h['origin'])
 
 # %% ../../nbs/02be_instruments.ipynb #aab6d807
-_technical = ('Modality', 'PhotometricInterpretation', 'BitsStored', 'PixelSpacing', 'SliceThickness', 'SpacingBetweenSlices',
+_technical = ('Modality', 'PhotometricInterpretation', 'BitsStored', 'PixelSpacing',
+              'SliceThickness', 'SpacingBetweenSlices',
               'RescaleType', 'WindowCenter', 'WindowWidth')
 
 def _calibration_of(d, name):
     "Slope, intercept and unit of a DICOM data set"
     require('ModalityLUTSequence' not in d,
             f"{name} is calibrated by a table instead of a slope: convert it first")
-    groups = [*d.get('SharedFunctionalGroupsSequence', []), *d.get('PerFrameFunctionalGroupsSequence', [])]
-    found = [g.PixelValueTransformationSequence[0] for g in groups if 'PixelValueTransformationSequence' in g] or [d]
-    lines = {(float(g.get('RescaleSlope', 1)), float(g.get('RescaleIntercept', 0)), str(g.get('RescaleType', ''))) for g in found}
+    groups = [*d.get('SharedFunctionalGroupsSequence', []),
+              *d.get('PerFrameFunctionalGroupsSequence', [])]
+    found = [g.PixelValueTransformationSequence[0] for g in groups
+             if 'PixelValueTransformationSequence' in g] or [d]
+    lines = {(float(g.get('RescaleSlope', 1)), float(g.get('RescaleIntercept', 0)),
+              str(g.get('RescaleType', ''))) for g in found}
     require(len(lines) == 1,
             f"{name} has frames with {len(lines)} different calibrations: split it into files of "
             f"one each")
     return lines.pop()
 
-def _plain(v): return [*map(_plain, v)] if hasattr(v, '__iter__') and not isinstance(v, str) else v if isinstance(v, (str, int)) else float(v)
+def _plain(v):
+    if isinstance(v, (str, int)): return v
+    return [*map(_plain, v)] if hasattr(v, '__iter__') else float(v)
 
 class DICOM(Format, suffixes=('.dcm', '.dicom', '.ima')):
     "DICOM of scanners: pixels with slope, intercept and window"
@@ -114,8 +121,11 @@ class DICOM(Format, suffixes=('.dcm', '.dicom', '.ima')):
         slope, intercept, unit = _calibration_of(d, name)
         first = lambda k: _plain(d[k].value)[0] if d[k].VM > 1 else _plain(d[k].value)
         shown = None
-        if 'WindowCenter' in d: shown = [first('WindowCenter') - first('WindowWidth')/2, first('WindowCenter') + first('WindowWidth')/2]
-        header = {k: _plain(d[k].value) for k in _technical if k in d and d[k].value not in (None, '')}
+        if 'WindowCenter' in d:
+            middle, half = first('WindowCenter'), first('WindowWidth')/2
+            shown = [middle - half, middle + half]
+        header = {k: _plain(d[k].value) for k in _technical if k in d
+                  and d[k].value not in (None, '')}
         return Raw(a, slope, intercept, d.get('PixelPaddingValue'), unit, shown, header)
 
     @classmethod
@@ -155,8 +165,10 @@ class NIfTI(Format, suffixes=('.nii',)):
         h, a = im.header, np.asanyarray(im.dataobj.get_unscaled()).T
         require(a.ndim > 1, f"{name} has shape {im.shape}, which is no image")
         shown = [float(h['cal_min']), float(h['cal_max'])] if h['cal_min'] < h['cal_max'] else None
-        header = dict(affine=im.affine.tolist(), zooms=[float(z) for z in h.get_zooms()], units=list(h.get_xyzt_units()))
-        return Raw(a[..., None, :, :], im.dataobj.slope, im.dataobj.inter, limits=shown, header=header)
+        header = dict(affine=im.affine.tolist(), zooms=[float(z) for z in h.get_zooms()],
+                      units=list(h.get_xyzt_units()))
+        return Raw(a[..., None, :, :], im.dataobj.slope, im.dataobj.inter, limits=shown,
+                   header=header)
 
     @classmethod
     def write(cls, path, a, about):

@@ -62,7 +62,8 @@ class Generator(AroundNetwork):
     calls = property(lambda self: 1 + len(self.refine), doc="of the network, for an image")
     latent_shape = property(lambda self: (self.calls*self.shape[0], *self.shape[1:]),
                             doc="Of z without B: the noise of each call, one behind the other")
-    corruption = property(lambda self: self.about.get('corruption'), doc="Of the observations, as plain values")
+    corruption = property(lambda self: self.about.get('corruption'),
+                          doc="Of the observations, as plain values")
 
     def __call__(self,
         z,          # normal noise (B, C, H, W); of several calls, (B, calls*C, H, W)
@@ -113,7 +114,8 @@ class Student:
     def __post_init__(self):
         _check_generator(self.init_sigma, self.outside_slope, self.latent_scale, self.refine)
         if self.dropout is not None:
-            number('dropout', self.dropout, lambda v: 0 <= v < 1, 'at least 0 and below 1; None: the dropout of the teacher')
+            number('dropout', self.dropout, lambda v: 0 <= v < 1,
+                   'at least 0 and below 1; None: the dropout of the teacher')
         require(self.start is None or isinstance(self.start, Generator),
                 f"start={self.start!r} must be a Generator")
 
@@ -179,7 +181,8 @@ def load(cls:Generator,
     net, objective, meta, held = load_model(path, 'generator', device, precision)
     about = dict(meta.get('about') or {})
     if 'corruption' in meta: about['corruption'] = meta['corruption']      # a run's recipe.json says it apart
-    G = cls(net, objective, meta['init_sigma'], about, meta.get('outside_slope', 1.), meta.get('latent_scale', 1.),
+    G = cls(net, objective, meta['init_sigma'], about, meta.get('outside_slope', 1.),
+            meta.get('latent_scale', 1.),
             meta.get('refine', ()))
     G.held = held
     G.rule, G.path = meta.get('draws', 1), Path(path).resolve()
@@ -193,9 +196,11 @@ def load_pretrained(
 ):
     "The `Generator` or the `Teacher` that `name` holds"
     require(isinstance(name, (str, Path)), f"model={name!r} must be a name or a path")
-    shipped = {p.stem: p for p in Path(files('dcd_nb')/'weights').glob('*.json') if load_meta(p)['meta'].get('kind') == 'generator'}
+    shipped = {p.stem: p for p in Path(files('dcd_nb')/'weights').glob('*.json')
+               if load_meta(p)['meta'].get('kind') == 'generator'}
     path = name if path_of(name).exists() or path_of(f'{name}.json').exists() else shipped.get(str(name))
-    if path is None and file_pair(name)[0].exists(): path = name           # without JSON, which `load_meta` says
+    if path is None and file_pair(name)[0].exists():
+        path = name           # without JSON, which `load_meta` says
     require(path is not None,
             f"model={str(name)!r} is no file, no folder of a run, and no name of weights "
                               f"that come with the package ({', '.join(sorted(shipped))})")
@@ -239,8 +244,10 @@ def to_onnx(self:Generator,
             "the generator is shown more than a mask: that cannot be written as ONNX")
     shown = dict(z=z) if state is None else dict(z=z, mask=state)
     with saving(path), warnings.catch_warnings(action='ignore'):
-        torch.onnx.export(_Call(self).eval(), tuple(shown.values()), path, input_names=[*shown], output_names=['x'],
-                          dynamic_shapes={k: {0: 'n'} for k in shown}, dynamo=True, external_data=False, verbose=False)
+        torch.onnx.export(_Call(self).eval(), tuple(shown.values()), path, input_names=[*shown],
+                          output_names=['x'],
+                          dynamic_shapes={k: {0: 'n'} for k in shown}, dynamo=True,
+                          external_data=False, verbose=False)
 
 # %% ../../nbs/22_generator.ipynb #6bf26e94
 def resized_copy(

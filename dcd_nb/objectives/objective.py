@@ -170,7 +170,9 @@ class Standard(Objective):
         y, draws = batch.y, fresh(draws, batch.y)
         s = self.draw_levels(y, draws)
         y_s = y + s*draws.normal(y)
-        return (net.weight(s.flatten())*(self.denoise(net, y_s, s.flatten(), batch.state) - y)**2).flatten(1).mean(1)
+        s = s.flatten()
+        error = self.denoise(net, y_s, s, batch.state) - y
+        return (net.weight(s)*error**2).flatten(1).mean(1)
 
     def compared(self, corruption, x, draws): return corruption.recorrupt(x, draws)
 

@@ -85,7 +85,8 @@ class Operator(Named, family='operator'):
     def is_described(self, d):
         "Is this the operator that `to_dict` described as `d`?"
         return same_description(self.to_dict(), d)
-    can_hide_more = property(lambda self: self.hides is not None and type(self).further is not Operator.further,
+    can_hide_more = property(lambda self: self.hides is not None
+                             and type(self).further is not Operator.further,
                              doc="Can `further` hide more of what it `hides`?")
     is_scan = property(lambda self: self.linear and self.in_kspace,
                        doc="Can images be reconstructed from y by the adjoint and by SENSE?")
@@ -282,10 +283,13 @@ def hide_entries(op, y, mask, lines:bool=False):
 def require_mask(op, mask, shape:tuple, lines:bool=False):
     "Complain about what is no mask for images of `shape` (B, C, H, W), or for their lines"
     need = (1, 1 if lines else shape[2], shape[3])
-    if mask is None: raise BadInput(f"state of {op} is missing: it needs a mask of shape {need} for each image")
-    if not torch.is_tensor(mask): raise BadInput(f"state of {op} must be one tensor with all masks, but is a {type(mask).__name__}")
+    if mask is None:
+        raise BadInput(f"state of {op} is missing: it needs a mask of shape {need} for each image")
+    if not torch.is_tensor(mask):
+        raise BadInput(f"state of {op} must be one tensor with all masks, but is a {type(mask).__name__}")
     axis = ": add an axis, mask[:, None]" if mask.ndim == 3 and mask.shape[1:] == need[1:] else ''
-    fits = mask.ndim == 4 and all(m in (1, n) for m, n in zip(mask.shape[1:], shape[1:])) and (not lines or mask.shape[1:] == need)
+    fits = mask.ndim == 4 and all(m in (1, n) for m, n in zip(mask.shape[1:], shape[1:]))
+    fits = fits and (not lines or mask.shape[1:] == need)
     if not fits:
         raise BadInput(f"state of {op} has the shape {tuple(mask.shape[1:])} for each image, "
                        f"but images of shape {tuple(shape[1:])} need {need}{axis}")
