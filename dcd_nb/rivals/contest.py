@@ -12,11 +12,12 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from shutil import rmtree
 
 import torch
 from torch import Tensor
 
-from ..errors import choose, require, number
+from ..errors import BadInput, choose, require, number
 from ..draws import rng
 from ..files import atomic
 from ..machine import made_with
@@ -238,9 +239,13 @@ def run_method(
     make, out = method_named(method), Path(out)
     scale = number('scale', scale, lambda v: v > 0, 'a positive number')
     corruption = r.name.split('-', 1)[-1]
-    task, found = Task(r, out, scale, quiet), []
+    fresh, task, found = not out.exists(), Task(r, out, scale, quiet), []
     task.out.mkdir(parents=True, exist_ok=True)
-    with processor_time(out/'seconds.json') as seconds: entries = [*make(task, **settings)]
+    try:
+        with processor_time(out/'seconds.json') as seconds: entries = [*make(task, **settings)]
+    except BadInput:                # refused before anything was trained: no folder is left
+        if fresh and {p.name for p in out.iterdir()} <= {'seconds.json'}: rmtree(out)
+        raise
     judge = Judge(to_floats(r.clean_images()) if reference is None else reference)
     for e in entries:
         said = judge(e.make(n))
