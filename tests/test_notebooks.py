@@ -165,6 +165,16 @@ def test_what_is_announced_is_shown(path):
 
 
 @pytest.mark.parametrize('path', notebooks, ids=lambda p: p.stem)
+def test_what_is_checked_for_the_text_below_has_a_text_below(path):
+    "A cell that checks 'what the text below says' stands before words, not before the end of the page"
+    cells = [(c['cell_type'], ''.join(c['source'])) for c in json.loads(path.read_text(encoding='utf-8'))['cells']]
+    for i, (_, source) in enumerate(cells):
+        if 'what the text below says' in source:
+            below = [text for kind, text in cells[i + 1:] if kind == 'markdown' and not text.startswith('Next:')]
+            assert below, f'nothing stands below: {source[:200]}'
+
+
+@pytest.mark.parametrize('path', notebooks, ids=lambda p: p.stem)
 def test_a_list_stands_apart_from_what_is_above(path):
     "Jupyter does without, but Pandoc wants an empty line above a list: without it the page shows the stars"
     for text in prose(path.stem):

@@ -183,6 +183,8 @@ _add_digits('digits-noise', "scikit-learn's digits with noise of sigma 0.5", Ide
 _add_digits('digits-mask', 'digits, half of the pixels missing', RandomMask(.5), lowest=.1,
             objective=dict(delta=.3))
 _add_digits('digits-blur', 'blurred digits with noise of sigma 0.1', GaussianBlur(5, .8), .1)
+_add_digits('digits-blur-noise', 'digits with a strong blur and noise of sigma 0.2',
+            GaussianBlur(7, 1.2), .2, lowest=.1)
 _add_digits('digits-saturation',
             'over-exposed digits with noise of sigma 0.1, by the general route: '
             'a plain diffusion of what is seen',

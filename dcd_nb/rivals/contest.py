@@ -247,13 +247,15 @@ def run_method(
         if fresh and {p.name for p in out.iterdir()} <= {'seconds.json'}: rmtree(out)
         raise
     judge = Judge(to_floats(r.clean_images()) if reference is None else reference)
+    near = Proximal(task.ys)              # how far the samples, corrupted, are from the observations
     for e in entries:
-        said = judge(e.make(n))
+        x = e.make(n)
+        said = judge(x) | dict(proximal=near(x.clamp(-1, 1))['proximal'])
         found.append(dict(
             method=method, corruption=corruption, data=r.name.split('-')[0], seed=r.seed,
             group=e.group, calls=e.calls, seconds=round(seconds[0], 2), images=e.images,
             clean_images=e.clean, n=n, scale=scale,
-            **{k: said[k] for k in ('fd', 'precision', 'recall')}, made_with=made_with()))
+            **{k: said[k] for k in ('fd', 'precision', 'recall', 'proximal')}, made_with=made_with()))
     for row in found:
         name = '-'.join(str(row[k]) for k in ('data', 'corruption', 'method', 'group'))
         path = Path(rows or out)/f'{name}-seed{r.seed}.json'
