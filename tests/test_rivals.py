@@ -252,6 +252,19 @@ def test_the_command_writes_a_row_and_goes_on(tmp_path, capsys):
     assert {*written['fd']} == {*written['precision']} == {*written['recall']} == {'classifier', 'random', 'pca'}
 
 
+def test_methods_take_measurements_of_ones_own(tmp_path, capsys, monkeypatch):
+    "No clean image is there: a row holds the proximal distance alone, and who needs clean images says so"
+    monkeypatch.chdir(tmp_path)
+    recipe('digits-noise').measurements().select(range(300)).save('mine')
+    settings = dict(data='mine', n=200, set='train.images=600')
+    run('own', 'gan', method='ambientgan', **settings)
+    assert 'no clean images' in capsys.readouterr().out
+    row, = (json.loads(p.read_text()) for p in (tmp_path/'gan').glob('*-seed0.json'))
+    assert row['fd'] == {} and row['proximal'] > 0
+    with pytest.raises(SystemExit): run('own', 'em', method='em-diffusion', **settings)
+    assert 'needs 50 clean images; take em-mmps' in capsys.readouterr().err and not (tmp_path/'em').exists()
+
+
 @pytest.mark.parametrize('method, kind, says', [
     ('miwae', 'blur', 'MIWAE needs pixels that are seen or hidden'),
     ('miwae', 'saturation', 'take NotMIWAE()'),

@@ -151,7 +151,7 @@ def run(
     recipe:str,      # a recipe: see dcd_recipes
     out:str,         # folder; if something is there already, the run goes on
     minutes:float=None, # for all stages; default: the recipe's own budget
-    data:str=None,   # images: a path or a name; default: those of the recipe
+    data:str=None,   # images: a path or a name; with METHOD also measurements; default: those of the recipe
     warm:str=None,   # a record whose networks go on, with fresh optimisers
     n:int=None,      # images that are compared; default: 50 000, with METHOD 5000
     clean:bool=False, # also train a teacher on clean images, to know what the corruption costs
@@ -164,11 +164,14 @@ def run(
     "Train, distil, compare, and write OUT/record"
     r = make(recipe).override(changes_of(set))
     if method is not None:
-        others = dict(minutes=minutes, data=data, warm=warm, clean=clean, longer=longer, device=device)
+        others = dict(minutes=minutes, warm=warm, clean=clean, longer=longer, device=device)
         given = [k for k, v in others.items() if v]
         require(not given, f"{', '.join(given)} cannot stand beside method={method!r}: "
                            "its budget follows from the recipe's train.images")
-        return report(dict(rows=run_method(r, method, out, n=n or 5000, quiet=json)), json)
+        rows = run_method(r, method, out, n=n or 5000, quiet=json, data=data)
+        if json: return report(dict(rows=rows), json)
+        words = {f"{row['method']}, {row['group']}": _row_in_words(row) for row in rows}
+        return report(words, json)
     found = run_recipe(r, out, minutes, data, warm=warm, n=n or 50_000,
                        clean=clean, longer=longer, device=device, quiet=json)
     if json: return report(found, json)
@@ -176,6 +179,13 @@ def run(
     for space, distances in found['fd'].items():
         short[f'distance, {space}'] = ', '.join(f'{who} {v:.3f}' for who, v in distances.items())
     report(short, json)
+
+def _row_in_words(row):
+    "Network calls, seconds and distances of one row of a contest"
+    far = ', '.join(f'{space} {v:.3f}' for space, v in row['fd'].items()) or 'no clean images'
+    return (f"{row['calls']} calls an image, {row['seconds']:.0f} s of processor time, "
+            f"proximal distance {row['proximal']:.3f}, distance: {far}")
+
 
 # %% ../../nbs/90b_learn.ipynb #3f49d3bf
 @call_parse

@@ -28,7 +28,7 @@ from ..metrics.evaluation import to_floats
 from ..metrics import Proximal
 from ..networks import Network
 from ..training import Checkpoints, train
-from ..recipes import Recipe
+from ..recipes.recipe import holds_measurements, Recipe
 from ..quickstart import ways_to_sample
 from ..runs import Judge, sampled
 from .plain import restore_first, train_on_y
@@ -54,9 +54,10 @@ class Task:
         out:Path,
         scale:float=1., # of all budgets
         quiet:bool=False,
+        data=None,      # measurements, or images to corrupt; None: those of the recipe
     ):
         self.r, self.out, self.scale, self.quiet = r, Path(out), scale, quiet
-        self.ys = r.measurements()
+        self.ys, self.data = r.measurements(data), data
 
     def times(self, k:float) -> int:
         "`k` times the images of the recipe's teacher"
@@ -71,7 +72,10 @@ class Task:
 
     def clean(self, n:int) -> Tensor:
         "`n` clean images, for a method that is given some"
-        x = to_floats(self.r.clean_images())
+        require(not (self.data and holds_measurements(self.data)),
+                f"data={str(self.data)!r} holds measurements alone, and this method needs {n} clean "
+                "images; take em-mmps, or pass images as data, which the recipe corrupts")
+        x = to_floats(self.r.clean_images(self.data))
         return x[torch.randperm(len(x), generator=rng(self.r.seed, n))[:n]]
 
     def fitting(self) -> dict:
@@ -230,23 +234,26 @@ def run_method(
     out:str | Path,       # folder of the run; if something is there already, it goes on
     scale:float=1.,       # of the budget
     n:int=5000,           # samples that are judged
-    reference:Tensor | None=None, # clean images to compare with; None: those of the recipe
+    reference:Tensor | None=None, # clean images to compare with; None: those of the recipe or of `data`
     rows:str | Path | None=None,  # folder of the rows; None: `out`
     quiet:bool=False,
+    data:str | Path | None=None, # measurements, which are compared by the proximal distance alone; or images
     **settings,           # of the method, instead of its own
 ) -> list[dict]:
     "Train by a method on the measurements of a recipe, judge, and write rows; returns them"
     make, out = method_named(method), Path(out)
     scale = number('scale', scale, lambda v: v > 0, 'a positive number')
     corruption = r.name.split('-', 1)[-1]
-    fresh, task, found = not out.exists(), Task(r, out, scale, quiet), []
+    fresh, task, found = not out.exists(), Task(r, out, scale, quiet, data), []
     task.out.mkdir(parents=True, exist_ok=True)
     try:
         with processor_time(out/'seconds.json') as seconds: entries = [*make(task, **settings)]
     except BadInput:                # refused before anything was trained: no folder is left
         if fresh and {p.name for p in out.iterdir()} <= {'seconds.json'}: rmtree(out)
         raise
-    judge = Judge(to_floats(r.clean_images()) if reference is None else reference)
+    if reference is None and not (data and holds_measurements(data)):
+        reference = to_floats(r.clean_images(data))
+    judge = Judge(reference) if reference is not None else lambda x: dict(fd={}, precision={}, recall={})
     near = Proximal(task.ys)              # how far the samples, corrupted, are from the observations
     for e in entries:
         x = e.make(n)
