@@ -284,6 +284,7 @@ def over_seeds(rows:list[dict]) -> list[dict]:
     for same in kinds.values():
         one = {k: same[0][k] for k in (*names, 'scale')}
         one |= {k: _mean([row[k] for row in same]) for k in ('calls', 'seconds', 'images', 'fd', 'precision', 'recall')}
+        if all('proximal' in row for row in same): one['proximal'] = _mean([row['proximal'] for row in same])
         one['range'] = {s: [f([row['fd'][s] for row in same]) for f in (min, max)] for s in one['fd']}
         found.append(one | dict(seeds=[row['seed'] for row in same]))
     return found
@@ -295,17 +296,19 @@ def _mean(values):
 
 # %% ../../nbs/29f_contest.ipynb #129ccd05
 def as_table(found:list[dict]) -> str:
-    "Rows of `over_seeds` as a Markdown table: means, the range over seeds, the least distances in bold"
+    "Rows of `over_seeds` as a Markdown table: means, the range over seeds, the least distances in bold; precision and recall by the classifier"
     spaces = [*found[0]['fd']]
     least = {s: min(row['fd'][s] for row in found) for s in spaces}
     def distance(row, s):
         mean, (lo, hi) = f"{row['fd'][s]:.2f}", row['range'][s]
         if row['fd'][s] == least[s]: mean = f'**{mean}**'
         return mean if len(row['seeds']) == 1 else f'{mean} ({lo:.2f} to {hi:.2f})'
-    head = ['method', 'calls', 'seconds', *spaces, 'precision', 'recall', 'seeds']
+    proximal = ['proximal'] if all('proximal' in row for row in found) else []
+    near = ['precision', 'recall'] if spaces else []
+    head = ['method', 'calls', 'seconds', *spaces, *proximal, *near, 'seeds']
     lines = [head, [':--', *['--:']*(len(head) - 1)]]
     for row in found:
-        near = [f"{row[k]['classifier']:.2f}" for k in ('precision', 'recall')]
-        start = [row['method'], f"{row['calls']:.0f}", f"{row['seconds']:.0f}"]
-        lines.append([*start, *(distance(row, s) for s in spaces), *near, str(len(row['seeds']))])
+        lines.append([row['method'], f"{row['calls']:.0f}", f"{row['seconds']:.0f}",
+                      *(distance(row, s) for s in spaces), *(f'{row[k]:.2f}' for k in proximal),
+                      *(f"{row[k]['classifier']:.2f}" for k in near), str(len(row['seeds']))])
     return '\n'.join(f"| {' | '.join(line)} |" for line in lines)
