@@ -4,6 +4,7 @@ import json
 import pytest
 import torch
 
+from dcd_nb.cli import evaluate
 from dcd_nb.data import digits, Measurements
 from dcd_nb.draws import rng
 from dcd_nb.errors import BadInput
@@ -11,6 +12,7 @@ from dcd_nb.metrics import fourier_ring_correlation, two_sample
 from dcd_nb.mri import MultiCoilMRI
 from dcd_nb.data import phantoms
 from dcd_nb.operators import Corruption, FourierMask, Identity, RandomMask
+from dcd_nb.recipes import recipe
 from dcd_nb.restore.held_out import hide_some
 from processes import run
 
@@ -69,3 +71,13 @@ def test_the_command_reads_no_clean_image(tmp_path):
     assert refused.returncode == 2 and refused.stderr.startswith("error: reference='digits'")
     images = run('dcd_evaluate', 'digits', '--no-clean', '--measurements', 'ys', cwd=tmp_path)
     assert images.returncode == 2 and '--no-clean judges models' in images.stderr
+
+
+def test_a_run_is_not_judged_by_measurements_of_others(tmp_path, capsys):
+    "Those that the recipe makes are taken only if the run learned from them"
+    r = recipe('digits-noise', network__width=16, network__blocks=1, train__batch=32)
+    for name, sigma, rows in (('level', .4, 1797), ('images', .5, 200)):
+        ys = Corruption(Identity(), sigma).measure(digits()[:rows], seed=0)
+        r.teacher(ys, images=32, out=tmp_path/name, monitor=False, quiet=True)
+        with pytest.raises(SystemExit): evaluate(str(tmp_path/name), clean=False)
+        assert 'learned from others than its recipe' in capsys.readouterr().err

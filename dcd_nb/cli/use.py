@@ -93,6 +93,10 @@ def _in_y(found, x, path, seed):
     return found
 
 # %% ../../nbs/90c_use.ipynb #334876e0
+def _hash_of_data(model):
+    "Of the measurements that a teacher learned from; None: it is not known"
+    return getattr(model, 'data', {}).get('hash')
+
 def _without_clean(model, source, path, other, n, seed, device):
     "What can be said of a model without any clean image"
     require(model is not None,
@@ -102,7 +106,13 @@ def _without_clean(model, source, path, other, n, seed, device):
     require(path or plain,
             f"measurements are missing: {source!r} does not say what it learned from; "
                            "pass --measurements")
-    ys = Measurements.load(path) if path else Recipe.from_dict(plain, model.held).measurements()
+    if path: ys = Measurements.load(path)
+    else:
+        ys = Recipe.from_dict(plain, model.held).measurements()
+        own = ys.corruption.is_described(model.corruption) and _hash_of_data(model) in (None, ys.hash)
+        require(own,
+                f"measurements are missing: {source!r} learned from others than its recipe "
+                f"{plain['name']!r} makes; pass --measurements")
     pair = load_pretrained(other, pick_device(device)) if other else None
     return judge_without_clean(model, ys, pair, n, seed=seed)
 

@@ -188,9 +188,9 @@ def _are_paths(source): return all(isinstance(p, (str, Path)) for p in source)
 def _are_pictures(files): return all(Path(p).suffix.lower() in image_suffixes for p in files)
 
 # %% ../../nbs/02c_loading.ipynb #371f4b49
-def _from_frames(source, size, scaling):
+def _from_frames(source, size, scaling, dataset):
     "Frames in [-1, 1]: the scaling of 16 bits or floats is said if nobody chose it"
-    frames = read_frames(source, scaling or Percentiles(0, 100))
+    frames = read_frames(source, scaling or Percentiles(0, 100), dataset)
     data = frames.about['data']
     if not scaling and (data['dtype'], data['slope'], data['intercept']) == ('uint8', 1, 0):
         scaling = Limits(0, 255)                               # pictures, as in a folder
@@ -276,16 +276,18 @@ def load_images(
     dtype:torch.dtype | None=torch.float32, # torch.uint8: bytes, mapped from disk; None: as stored
     part:str='train', # or 'test', of data sets that come in these two
     scaling:Scaling | tuple | None=None, # of 16 bits or floats: the values that become -1 and 1; None: lowest and highest, and a warning
+    dataset:str | int | None=None, # which part of files that hold several arrays
 ) -> Tensor:
     "Images (N, C, H, W): floats in [-1, 1], sorted by file name"
     size = _checked(source, size, channels, dtype, part)
     source, path = _located(source)
-    if scaling is not None or _is_frames(source, path): a = _from_frames(source, size, scaling)
+    if scaling is not None or dataset is not None or _is_frames(source, path):
+        a = _from_frames(source, size, scaling, dataset)
     else: a = _found(source, path, size, part)
     try: a = _smaller(a, size) if torch.is_tensor(a) else _decoded(a, size, channels)
     except NotBytes as e:
         if path is None and not _are_paths(source): raise
-        try: a = _from_frames(source, size, None)
+        try: a = _from_frames(source, size, None, None)
         except BadInput as why: raise (e if 'holds no file' in str(why) else why) from None
     fits = channels in (None, a.shape[1]) and (size is None or tuple(a.shape[2:]) == sides_of(size))
     require(fits, f"source={_named(source)} has shape {tuple(a.shape)}, and arrays become smaller by whole factors "
