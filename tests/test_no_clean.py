@@ -7,13 +7,14 @@ import torch
 from dcd_nb.cli import evaluate
 from dcd_nb.data import digits, Measurements
 from dcd_nb.draws import rng
+from dcd_nb.distill import load_pretrained
 from dcd_nb.errors import BadInput
 from dcd_nb.metrics import fourier_ring_correlation, two_sample
 from dcd_nb.mri import MultiCoilMRI
 from dcd_nb.data import phantoms
 from dcd_nb.operators import Corruption, FourierMask, Identity, RandomMask
 from dcd_nb.recipes import recipe
-from dcd_nb.restore.held_out import hide_some
+from dcd_nb.restore.held_out import hide_some, predict_held_out
 from processes import run
 
 
@@ -48,6 +49,16 @@ def test_hidden_entries_are_taken_from_the_observed_ones(op):
     assert (split.shown.y*(after == 0)).abs().max() == 0 and (split.shown.y*split.counted).abs().max() == 0
     assert torch.equal(split.counted, ((before - after) > 0).expand_as(ys.y))
     assert torch.equal(split.shown.y + ys.y*split.counted, ys.y)
+
+
+def test_pixels_with_levels_of_their_own_are_hidden_and_predicted():
+    "Also from a part of the measurements, whose levels are a part of all"
+    ys = Corruption(RandomMask(.3), torch.rand(40, 1, 8, 8, generator=rng(0))*.3).measure(digits()[:40], seed=1)
+    some = ys.select(range(30, 40))
+    split = hide_some(some)
+    assert torch.equal(split.shown.sigma, ys.sigma[30:]) and split.counted.any()
+    found = predict_held_out(load_pretrained('digits-mask'), some, method='Sample(.2, leaps=2, moves=1, last=1)', n=4)
+    assert found['n'] == 10 and 0 < found['error'] < 1.5
 
 
 def test_rings_of_what_moved_apart_are_uncorrelated():
