@@ -147,12 +147,13 @@ def _array(path):
 def fastmri(
     source:str,      # an HDF5 file of fastMRI, or a folder of them
     out:str,         # writes OUT.safetensors and OUT.json, and shards into OUT-shards
-    R:float=4,       # acceleration: one line in R is kept
+    R:float=None,    # acceleration: one line in R is kept; default: 4, or the lines of scans that skipped some
     acs:int=None,    # lines in the centre that are kept, and show the maps; default: W/16
     lines:str='random', # the others: random or equispaced
     height:int=384,  # of the images, in pixels
     width:int=320,   # of the images: lines of k-space
     coils:int=4,     # virtual coils
+    noise:bool=False, # estimate the noise at the edge of k-space and keep its level; else scans are taken as noiseless
     acquisition:str='', # only files whose kind begins so, e.g. AXT2
     files:int=None,  # how many files; default: all
     slices:int=None, # how many slices of each, from the first; default: all
@@ -162,19 +163,19 @@ def fastmri(
     overwrite:bool=False, # replace measurements that are already there
     json:bool=False, # print one line of JSON
 ):
-    "Raw scans of fastMRI to measurements: crop, compress, find the coil maps, hide lines"
+    "Raw scans, complete or under-sampled, to measurements: crop, compress, find the coil maps, hide lines"
     start = time.monotonic()
     _free(out, source, overwrite)
     shards = shards or f'{out}-shards'
     made = prepare_scans(source, shards, (height, width), coils, acs, slices, files, acquisition,
-                         quiet=json)
-    ys = hide_lines(shards, out, int(R) if R == int(R) else R, acs, lines, seed, made)
+                         noise, quiet=json)
     if whole:
         x = scan_images(shards, made)
         x = x/x.norm(dim=1, keepdim=True).clamp(min=1)
         save_tensors(whole, dict(images=x), dict(kind='images', source=str(source)))
+    ys = hide_lines(shards, out, int(R) if R and R == int(R) else R, acs, lines, seed, made)
     report(dict(out=str(file_pair(out)[0]), n=len(ys), image=list(ys.shape),
-                op=repr(ys.op), volumes=len(made), seed=seed, hash=ys.hash,
+                **_told(ys.corruption), volumes=len(made), seed=seed, hash=ys.hash,
                 seconds=round(time.monotonic() - start, 2)), json)
 
 # %% ../../nbs/90a_prepare.ipynb #15fb489a
