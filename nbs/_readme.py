@@ -43,11 +43,11 @@ def picture(columns=12):
              'teacher_mask as in training': 'drawn by the teacher, 35 network calls', 'student': 'drawn by the student, one network call'}
     gap = 2
     high, wide = (len(im) + gap)//len(rows), (im.shape[1] + gap)//16
-    fig, axs = plt.subplots(len(names), figsize=(6, 2.9), gridspec_kw=dict(hspace=.45, left=0, right=1, top=.93, bottom=0))
+    fig, axs = plt.subplots(len(names), figsize=(6, 3.1), gridspec_kw=dict(hspace=.6, left=0, right=1, top=.93, bottom=0))
     for ax, (row, name) in zip(axs, names.items()):
         top = rows.index(row)*high
         ax.imshow(im[top:top + high - gap, :columns*wide - gap], interpolation='nearest', cmap='gray')
-        ax.set_title(name, loc='left', fontsize=11, pad=3, fontweight='bold' if row == 'student' else None)
+        ax.set_title(name, loc='left', fontsize=13, pad=4, fontweight='bold' if row == 'student' else None)
         ax.axis('off')
     fig.savefig(root/'nbs/runs/first.png', dpi=120, bbox_inches='tight', pad_inches=.02)
 
