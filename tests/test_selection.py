@@ -2,6 +2,7 @@
 import json
 import shutil
 import signal
+import warnings
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from processes import run, run_together
 from dcd_nb import checkpoint
 from dcd_nb.draws import rng
 from dcd_nb.errors import BadInput
-from dcd_nb.data import Measurements, digits
+from dcd_nb.data import Measurements, camera_noise, digits, phantoms
 from dcd_nb.distill import Generator, distill, health
 from dcd_nb.files import content_hash
 from dcd_nb.identify import fitting, missing_rate, noise_detail, noise_patches, noise_range

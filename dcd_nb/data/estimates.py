@@ -144,8 +144,6 @@ def camera_noise(
                        [(m, v**.5) for m, v, _ in levels], len(noise))
 
 # %% ../../nbs/02ca_estimates.ipynb #f1acebcf
-#| code-fold: true
-#| code-summary: "Helpers: where patches may lie, and the correlation of what is in them"
 def _places(parts, size, pixels=8_000_000):
     "Of places of a patch: brightness, variance of the ring around, and (part, image, row, column)"
     ring, step, found = size//2, max(1, size//4), []

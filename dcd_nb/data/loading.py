@@ -24,7 +24,7 @@ from .sources import digits, toy
 from .heads import phantoms
 from .archives import image_files, image_suffixes, listed_images, warn_of_left
 from .formats import Format, suffix_of
-from .frames import Frames, Limits, Percentiles, read_frames, Scaling
+from .frames import Frames, is_bytes, Limits, Percentiles, read_frames, Scaling
 from .pictures import centre_of, decode, fail, NotBytes, sides_of
 from .cache import cache_dir, cached
 from .measurements import shape_in_words
@@ -192,7 +192,7 @@ def _from_frames(source, size, scaling):
     "Frames in [-1, 1]: the scaling of 16 bits or floats is said if nobody chose it"
     frames = read_frames(source, scaling or Percentiles(0, 100))
     data = frames.about['data']
-    if not scaling and (data['dtype'], data['slope'], data['intercept']) == ('uint8', 1, 0):
+    if not scaling and is_bytes(data):
         scaling = Limits(0, 255)                               # pictures, as in a folder
         frames = Frames(frames.parts, frames.names, data, scaling)
     y = frames.y
