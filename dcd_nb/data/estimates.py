@@ -134,7 +134,8 @@ def camera_noise(
         at = _apart(corners[rows[varies[rows].argsort()[:50*most]]].tolist(), size, most)
         flat = torch.stack([parts[p][i, a:a + size, b:b + size].double() for p, i, a, b in at])
         v = flat.var((1, 2))
-        se = 2*1.25*v.std().item()/len(v)**.5               # of a median; 2, as patches may overlap
+        spread = 1.48*(v - v.median()).abs().median()             # a patch with an edge must not count
+        se = 2*1.25*spread.item()/len(v)**.5                     # of a median; 2, as patches may overlap
         levels.append((flat.mean().item(), v.median().item(), se))
         noise.append((flat - flat.mean((1, 2), keepdim=True))/v.mean().sqrt().clamp(min=1e-12))
     noise = torch.cat(noise)
