@@ -23,8 +23,6 @@ from ..convert import from_pickle
 from .options import pixels, polite, report
 
 # %% ../../nbs/90a_prepare.ipynb #2d82c24f
-#| code-fold: true
-#| code-summary: "Helper: may it be written?"
 def _free(out, source, overwrite, resume=False):
     "Complain if nothing can be written to `out`"
     require(Path(out).name not in ('', '.', '..'),
@@ -40,8 +38,6 @@ def _free(out, source, overwrite, resume=False):
     require(not is_source, f"out={out!r} would replace the source: choose another name")
 
 # %% ../../nbs/90a_prepare.ipynb #1213847d
-#| code-fold: true
-#| code-summary: "Helper: what --sigma may be"
 def _noise(text):
     "A noise level, photons, or the levels in a file"
     try: return float(text)
@@ -57,8 +53,6 @@ def _told(A):
     return dict(op=repr(A.op), sigma=repr(A.photons) if A.photons else A.rms_sigma)
 
 # %% ../../nbs/90a_prepare.ipynb #502b9b99
-#| code-fold: true
-#| code-summary: "dcd_noise"
 @call_parse
 @polite
 def noise(
@@ -92,8 +86,6 @@ def noise(
             'next': ' '.join(['dcd_import', *what])}, json)
 
 # %% ../../nbs/90a_prepare.ipynb #7eef5526
-#| code-fold: true
-#| code-summary: "Helpers: parts of one size, photons, and values at the ends"
 def _centres(parts, most=256):
     "The centres of images of several sizes, (N, C, H, W)"
     h, w = (min(most, *(a.shape[k] for a in parts)) for k in (2, 3))
@@ -116,8 +108,6 @@ def _ends(parts):
     return sum(((a == low) | (a == high)).sum() for a in parts)/sum(a.size for a in parts)
 
 # %% ../../nbs/90a_prepare.ipynb #40f4607a
-#| code-fold: true
-#| code-summary: "dcd_import"
 @call_parse
 @polite
 def import_arrays(
@@ -185,8 +175,6 @@ def _array(path):
     return found[found.files[0]]
 
 # %% ../../nbs/90a_prepare.ipynb #a6043d70
-#| code-fold: true
-#| code-summary: "dcd_corrupt"
 @call_parse
 @polite
 def corrupt(
@@ -216,8 +204,6 @@ def corrupt(
                 **_told(A), seed=seed, hash=ys.hash, seconds=round(time.monotonic() - start, 2)), json)
 
 # %% ../../nbs/90a_prepare.ipynb #bcc56bc4
-#| code-fold: true
-#| code-summary: "dcd_fastmri"
 @call_parse
 @polite
 def fastmri(
@@ -254,8 +240,6 @@ def fastmri(
                 seconds=round(time.monotonic() - start, 2)), json)
 
 # %% ../../nbs/90a_prepare.ipynb #15fb489a
-#| code-fold: true
-#| code-summary: "dcd_cache"
 @call_parse
 @polite
 def cache(
@@ -271,8 +255,6 @@ def cache(
                 removed=len(gone)), json)
 
 # %% ../../nbs/90a_prepare.ipynb #57e0891b
-#| code-fold: true
-#| code-summary: "dcd_convert"
 @call_parse
 @polite
 def convert(

@@ -26,8 +26,6 @@ from .formats import Format, read_file, suffix_of, write_file
 from . import datasets, instruments  # their formats are known by their suffixes
 
 # %% ../../nbs/02bf_frames.ipynb #104eea48
-#| code-fold: true
-#| code-summary: "Scaling and Limits"
 class Scaling(Named, family='scaling'):
     "Which values of the data become -1 and 1"
     example = 'Limits(0, 4095)'
@@ -56,8 +54,6 @@ class Limits(Scaling):
         return Photons(factor*level.gain, factor*level.read, factor*(level.offset - self.low) - 1)
 
 # %% ../../nbs/02bf_frames.ipynb #ca40378e
-#| code-fold: true
-#| code-summary: "Percentiles, FileLimits and TypeLimits"
 class Percentiles(Scaling):
     "Two percentiles of the data, missing values left out"
     def __init__(self, low:float=.1, high:float=99.9):
@@ -93,8 +89,6 @@ class TypeLimits(Scaling):
         return Limits(*(d['slope']*k + d['intercept'] for k in (info.min, info.max)))
 
 # %% ../../nbs/02bf_frames.ipynb #c4f367c4
-#| code-fold: true
-#| code-summary: "Frames"
 class Frames:
     "Images in the units of an instrument, and their scaling to [-1, 1]"
     def __init__(self,
@@ -140,8 +134,6 @@ class Frames:
         return torch.from_numpy(np.isfinite(self.values).all(1, keepdims=True).astype(np.float32))
 
 # %% ../../nbs/02bf_frames.ipynb #4529bbb1
-#| code-fold: true
-#| code-summary: "patches"
 @patch
 def patches(self:Frames,
     size:int,            # of a patch, in pixels
@@ -198,8 +190,6 @@ def _with(self:Frames, parts):
     return Frames([a for a, _ in found], [n for _, n in found], said, self.scaling)
 
 # %% ../../nbs/02bf_frames.ipynb #722e050b
-#| code-fold: true
-#| code-summary: "thinned and joined"
 @patch
 def thinned(self:Frames,
     every:int, # 2: every second pixel
@@ -225,8 +215,6 @@ def joined(
     return x.reshape(-1, *middle, h*every, w*every)
 
 # %% ../../nbs/02bf_frames.ipynb #43caa9e1
-#| code-fold: true
-#| code-summary: "Helper: places"
 def _some(items, share, generator):
     "A share of `items`, drawn without replacement, in order"
     n = round(share*len(items))
@@ -246,8 +234,6 @@ def _cut(a, places, size):
     return cut[np.isfinite(cut).any((1, 2, 3))] if cut.dtype.kind == 'f' else cut
 
 # %% ../../nbs/02bf_frames.ipynb #1396531b
-#| code-fold: true
-#| code-summary: "Helper: files, and what they must have in common"
 def _files(source):
     "What to call each file of `source`, and the file or its bytes"
     if isinstance(source, (list, tuple)):
@@ -287,8 +273,6 @@ def _common(first, said, name_of_first, name):
     return first | dict(slope=1., intercept=0., blank=None, dtype='float32')     # results are floats
 
 # %% ../../nbs/02bf_frames.ipynb #d4442683
-#| code-fold: true
-#| code-summary: "read_frames"
 def read_frames(
     source:str | Path | Iterable, # a file, a folder, a zip, a tar, a pattern such as 'run7/*.tif', or a list of files
     scaling:Scaling | tuple | None=Percentiles(), # which values become -1 and 1; None: Limits(0, 255) for bytes
@@ -315,8 +299,6 @@ def read_frames(
     return Frames(parts, names, first, scaling)
 
 # %% ../../nbs/02bf_frames.ipynb #8e2a1dfd
-#| code-fold: true
-#| code-summary: "write_frames"
 def write_frames(
     path:str | Path, # its suffix says the format
     x:Tensor,        # images (N, C, H, W) in [-1, 1], e.g. samples or restorations

@@ -73,10 +73,11 @@ def _values(v, sigma):
     levels = some.unique()
     if len(levels) <= 1024 and len(some) >= 8*len(levels):
         step = levels.diff().median().item() if len(levels) > 1 else 0.
+        what_to_do = "keep observations as floats, or say sigma=0"
+        if step < sigma/2: what_to_do = "the steps are small, so noisy files of 8 bits can be used as they are"
         return (f"y takes only {len(levels)} different values, {step:.2g} apart, which Gaussian "
                 "noise never does: either it has no noise, "
-                f"though sigma={sigma:.3g}, or it was rounded after the noise; keep observations "
-                "as floats, or say sigma=0")
+                f"though sigma={sigma:.3g}, or it was rounded after the noise; {what_to_do}")
     ends = ((v == v.max()) | (v == v.min())).double().mean().item()
     if ends > .002:
         return (f"{ends:.1%} of the values of y equal its largest or smallest one, {v.min():.3g} "
@@ -209,8 +210,7 @@ def _looked_at(ys, y, state, seen):
     wrong = [*_range(y, v, min(sigma, most), max(highest, min(most, 10.)), extent, keeps)]
     if wrong: return wrong
     wrong = [_channels(y, keeps), _values(v, sigma) if levels.min() > 0 else None]
-    if wrong[1]: return wrong
     if shared: wrong.append(f"neighbouring pixels of y share noise of about {most:.2g} (correlation "
                             f"{shared.correlation[0]:.2f} in the flattest patches), which training takes "
                             "to be independent: keep every second pixel (dcd_import --every 2)")
-    return [*wrong, _noise(v, sigma, highest, most, extent)]
+    return wrong if wrong[1] else [*wrong, _noise(v, sigma, highest, most, extent)]
