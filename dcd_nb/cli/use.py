@@ -208,7 +208,7 @@ def restore(
     # an .npz (mean, std, 90 % interval, samples), a .png grid (means and maps of the standard deviation),
     # or a folder for PNG files, with the deviations in OUT-std; of frames that dcd_import took also .tif, .fits, .mrc, ...: means, in their units and type
     out:str,
-    # as in Python: 'Sample(leaps=8)', 'Optimise()', 'Anneal(steps=60)';
+    # as in Python: 'Sample(leaps=8)', 'Optimise()', 'Anneal(steps=60)', 'Denoise()', one call of a teacher;
     # default: Sample() for a generator, Anneal() for a teacher
     method:str=None,
     n:int=32,        # samples for each measurement
@@ -233,11 +233,13 @@ def restore(
         require(isinstance(prior, Generator) and isinstance(method, Sample),
                 "learn is for a generator and the method Sample")
         method.misfit = learn_misfit(prior, Measurements.load(learn), seed=seed, quiet=json)
-    if images: ys = ys[:images]
+    every = ys.about.get('data', {}).get('every', 1)             # thinned: so many pixels apart
+    if images: ys = ys[:images*every**2]
     r = run_restore(prior, ys, method, n, seed, quiet=json)
+    if every > 1: r = r.joined(every)
     if path.suffix in ('.png', '.npz', ''): save_restored(r, path)
     else: write_frames(path, r.mean, ys.about)
-    report(dict(out=str(path), n=len(ys), samples=n, method=repr(method),
+    report(dict(out=str(path), n=len(r.mean), samples=r.samples.shape[1], method=repr(method),
                 residual=r.residual.square().mean().sqrt().item(), sigma=ys.corruption.rms_sigma,
                 std=r.std.mean().item(), **r.diagnostics, seed=seed,
                 seconds=round(time.monotonic() - start, 2)), json)
