@@ -24,7 +24,23 @@ from .restore.held_out import predict_held_out
 class Verdict(dict):
     "What `judge_without_clean` found: a dict that prints in sentences and that JSON can hold"
     def __repr__(self):
-        return '\n'.join(f'{name:12s} {text}' for name, text in self.sentences().items())
+        grades = self.grades()
+        return '\n'.join(f'{name:12s} {grades[name]:10s}{text}' for name, text in self.sentences().items())
+
+    def grades(self) -> dict:
+        "{verdict: 'good', 'doubtful' or 'bad'; '' where there is none}"
+        t, c, h, a = self['two_sample'], self['copies'], self['held_out'], self['halves']
+        def grade(good, fair): return 'good' if good else 'doubtful' if fair else 'bad'
+        far, number = self['proximal']/max(self['floor'], 1e-12), t['telling_number']
+        found = dict(samples=grade(t['p'] > .05, number is None or number >= 200),
+                     distance=grade(far <= 1.5, far <= 3),
+                     noise=grade(self['sees_sigma'], True),
+                     prediction='', copies=grade(c['share'] <= 2*c['expected'], c['share'] <= 4*c['expected']))
+        if 'why_not' not in h:
+            off, best = abs(h['coverage'] - .9), h['linear'] is None or h['error'] <= h['linear']
+            found['prediction'] = grade(best and off <= .05, off <= .1)
+        if a: found['halves'] = grade(a['fd'] <= 2*a['floor'], a['fd'] <= 4*a['floor'])
+        return found
 
     def sentences(self) -> dict:
         "{verdict: what was found, in words}"

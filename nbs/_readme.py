@@ -34,22 +34,22 @@ def readme():
     return '\n\n'.join(parts) + '\n'
 
 
-def picture():
-    "What was seen and what was made of it: some rows of the record of handwriting, with their names"
+def picture(columns=12):
+    "What was seen and what was made of it: some rows of the record of handwriting, each below its name"
     import matplotlib.pyplot as plt
     record = root/'nbs/runs/mnist-mask'
     rows, im = json.loads((record/'results.json').read_text())['rows'], plt.imread(record/'grid.png')
-    names = {'clean': 'clean images,\nnever used in training', 'corrupted': 'measurements, 60 % missing:\nall that training sees',
-             'teacher_mask as in training': 'drawn by the teacher,\n35 network calls', 'student': 'drawn by the student,\none network call'}
+    names = {'clean': 'clean images, never used in training', 'corrupted': 'measurements, 60 % missing: all that training sees',
+             'teacher_mask as in training': 'drawn by the teacher, 35 network calls', 'student': 'drawn by the student, one network call'}
     gap = 2
-    step = (len(im) + gap)//len(rows)
-    fig, axs = plt.subplots(len(names), figsize=(9, 3.1))
+    high, wide = (len(im) + gap)//len(rows), (im.shape[1] + gap)//16
+    fig, axs = plt.subplots(len(names), figsize=(6, 3.1), gridspec_kw=dict(hspace=.6, left=0, right=1, top=.93, bottom=0))
     for ax, (row, name) in zip(axs, names.items()):
-        top = rows.index(row)*step
-        ax.imshow(im[top:top + step - gap], interpolation='nearest', cmap='gray')
-        ax.set_title(name, x=-.015, y=.12, ha='right', fontsize=10, fontweight='bold' if row == 'student' else None)
+        top = rows.index(row)*high
+        ax.imshow(im[top:top + high - gap, :columns*wide - gap], interpolation='nearest', cmap='gray')
+        ax.set_title(name, loc='left', fontsize=13, pad=4, fontweight='bold' if row == 'student' else None)
         ax.axis('off')
-    fig.savefig(root/'nbs/runs/first.png', dpi=120, bbox_inches='tight')
+    fig.savefig(root/'nbs/runs/first.png', dpi=120, bbox_inches='tight', pad_inches=.02)
 
 
 def ratios():
@@ -77,12 +77,14 @@ def chart():
                 mean = sum(values)/len(values)
                 ax.plot([min(values), max(values)], [row, row], color=colors['student'], lw=1)
                 ax.plot(mean, row, marks[space], color=colors['student' if mean < 1 else 'teacher'])
-        for space, mark in marks.items(): ax.plot([], [], mark, color='#80868E', label=space.replace('pca', 'PCA'))
+        for x, who, side in ((.96, 'student', 'right'), (1.04, 'teacher', 'left')):
+            ax.text(x, len(found) - .3, f'{who} nearer', ha=side, va='bottom', color=colors[who], fontsize=9)
+        for space, mark in marks.items(): ax.plot([], [], mark, color='#80868E', label={'pca': 'principal components', 'random': 'random network'}.get(space, space))
         ax.set_yticks(range(len(found)), [recipe(name).title.partition(';')[0] for name in reversed(found)])
         ax.set(xscale='log', xlim=(.03, 2.5), xticks=[.05, .1, .2, .5, 1, 2], xticklabels=['0.05', '0.1', '0.2', '0.5', '1', '2'], ylim=(-.6, len(found) - .4))
         ax.axvline(1, color='#80868E', lw=1), ax.minorticks_off()
-        ax.set_xlabel("distance of the student / distance of its teacher's best sampler")
-        ax.legend(loc='center left', bbox_to_anchor=(1, .5), frameon=False, title='feature space')
+        ax.set_xlabel('distance of the student / distance of its teacher, both to clean images')
+        ax.legend(loc='center left', bbox_to_anchor=(1, .5), frameon=False, title='features')
         fig.savefig(root/'nbs/results.svg', transparent=True, metadata={'Date': None, 'Description': json.dumps(found)})
 
 

@@ -219,3 +219,51 @@ def test_a_finished_run_is_extended(tmp_path):
         assert run(*line, *more, cwd=tmp_path).returncode == 0
     begun = json.loads((tmp_path/'more/recipe.json').read_text())
     assert begun['start'] == content_hash(Generator.load(tmp_path/'G').net.state_dict())
+
+
+def test_noisy_photographs_alone_from_their_noise_to_whole_restored_ones(tmp_path):
+    "The noise is estimated, patches of every second pixel are learned from, whole photographs come back"
+    import numpy as np
+    from PIL import Image
+    g = torch.Generator().manual_seed(0)
+    taps = torch.tensor([.5, 1., .5])/1.5**.5
+    grey = torch.tensor([60., 110., 170.]).view(3, 1, 1, 1)
+    eps = torch.randn(3, 1, 102, 106, generator=g)
+    shots = grey + 8*torch.conv2d(torch.conv2d(eps, taps.view(1, 1, 1, 3)), taps.view(1, 1, 3, 1))
+    (tmp_path/'photos').mkdir()
+    for i, a in enumerate(shots[:, 0].round().clamp(0, 255).numpy().astype(np.uint8)):
+        Image.fromarray(a).save(tmp_path/f'photos/{i}.{("png", "tif")[i % 2]}')           # mixed
+    said = json.loads(run('dcd_noise', 'photos', '--json', cwd=tmp_path).stdout)
+    command, y, out, *options = shlex.split(said['next'])
+    assert (command, y, options[2:6]) == ('dcd_import', 'photos', ['--every', '2', '--patch', '16'])
+    assert float(options[1]) == pytest.approx(8, rel=.15) and said['clipped'] == '0.0%' and said['photons'] == 'no'
+    net = 'network=MLP(shape=(1,16,16),width=16,blocks=1)'
+    five(tmp_path, (command, y, out, *options),
+         ('dcd_train', 'own', '--data', out, '--out', 'teacher', '--images', 64, '--batch', 32, '--set', net),
+         (command, y, 'whole', *options[:4]),
+         ('dcd_restore', 'teacher', 'whole', 'restored', '--images', 2, '--method', 'Denoise()'),
+         ('dcd_restore', 'teacher', f'{out}-held', 'patches.npz', '--n', 4, '--method', 'Anneal(steps=3)'))
+    ys, whole = Measurements.load(tmp_path/out), Measurements.load(tmp_path/'whole')
+    assert ys.shape == (1, 16, 16) and len(whole) == 12 and whole.shape == (1, 50, 52)
+    assert ys.sigma == whole.sigma == pytest.approx(float(options[1])/127.5)
+    assert [p.name for p in sorted((tmp_path/'restored').iterdir())] == ['000000.png', '000001.png']
+    assert Image.open(tmp_path/'restored/000000.png').size == (104, 100)
+    Image.fromarray(np.full((100, 104), 7, np.uint16)).save(tmp_path/'photos/deep.png')
+    for line in (('dcd_noise', 'photos'), ('dcd_import', 'photos', 'no')):
+        assert 'photos has dtype uint16, but' in run(*line, cwd=tmp_path).stderr
+
+
+def test_noise_of_photons_and_independent_noise_is_told_apart(tmp_path):
+    import numpy as np
+    g = np.random.default_rng(0)
+    light = np.linspace(20, 400, 8)[:, None, None]*np.ones((1, 64, 64))
+    np.save(tmp_path/'counts.npy', (100 + 2*g.poisson(light)).astype('float32'))
+    np.save(tmp_path/'plain.npy', (light + 9*g.normal(size=light.shape)).astype('float32'))
+    counts, plain = (json.loads(run('dcd_noise', f'{k}.npy', '--json', cwd=tmp_path).stdout) for k in ('counts', 'plain'))
+    gain = float(re.search(r'gain=([\d.]+)', counts['photons'])[1])
+    assert gain == pytest.approx(2, rel=.2) and counts['photons'] in shlex.split(counts['next'])
+    assert plain['photons'] == 'no' and float(plain['noise'].split()[0]) == pytest.approx(9, rel=.05)
+    assert '--every' not in counts['next'] + plain['next']
+    done = run(*shlex.split(counts['next']), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert Measurements.load(tmp_path/'mine').corruption.photons

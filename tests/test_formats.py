@@ -42,6 +42,8 @@ def test_values_and_type_come_back(tmp_path, suffix, dtype):
     assert (again == a).all() and said == about and json.loads(json.dumps(about)) == about
     one, _ = made(tmp_path/f'one.{suffix}', a[:1].reshape(1, 12, 17))
     assert (one == a[:1]).all()
+    three, _ = made(tmp_path/f'three.{suffix}', a[:3])                             # and no colours
+    assert three.shape == (3, 1, 12, 17) and (three == a[:3]).all()
 
 
 @pytest.mark.parametrize('channels', [1, 3])
@@ -248,6 +250,8 @@ def test_what_cannot_be_used_is_said(tmp_path):
     assert (read_file(tmp_path/'two.h5', dataset='b/c')[0] == whole).all()
     refused(lambda: read_file(tmp_path/'two.h5', dataset='b/d'), "did you mean 'b/c'")
     refused(lambda: read_file(tmp_path/'two.h5', dataset='z'), 'complex')
+    refused(lambda: load_images(tmp_path/'two.h5'), 'pass dataset=')
+    assert load_images(tmp_path/'two.h5', scaling=(0, 30000), dataset='b/c').shape == whole.shape
     Image.fromarray(np.dstack([whole[0, 0] % 255]*4).astype(np.uint8)).save(tmp_path/'clear.png')
     refused(lambda: read_file(tmp_path/'clear.png'), 'partly transparent')
     refused(lambda: read_frames([]), 'holds no file')

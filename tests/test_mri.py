@@ -1,16 +1,20 @@
 "MRI against other packages: deepinv's operator, sigpy's coil maps"
 import json
 
+import numpy as np
 import pytest
 import torch
 
+from dcd_nb import cli
 from dcd_nb.cli import fastmri
 from dcd_nb.draws import Draws, rng
 from dcd_nb.errors import BadInput
 from dcd_nb.data import Measurements, load_images
 from dcd_nb.diffusion import LogNormal
 from dcd_nb.distill import Generator, distill
-from dcd_nb.mri import MultiCoilMRI, acs_scale, chessboard, compress_coils, espirit, from_coils, hide_lines, phantoms, prepare_scans, scan_images, sense, to_coils, to_fftmod, write_fastmri
+from dcd_nb.identify import identifiability
+from dcd_nb.files import load_meta
+from dcd_nb.mri import MultiCoilMRI, acs_scale, chessboard, compress_coils, edge_noise, espirit, from_coils, hide_lines, phantoms, prepare_scans, scan_images, sense, to_coils, to_fftmod, write_fastmri
 from dcd_nb.metrics import evaluate
 from dcd_nb.networks import MLP, Precond, UNet
 from dcd_nb.objectives import AmbientFourier
@@ -270,3 +274,86 @@ def test_without_h5py_the_extra_is_named(volumes, monkeypatch):
     monkeypatch.setitem(__import__('sys').modules, 'h5py', None)
     with pytest.raises(BadInput, match=r"pip install 'dcd_nb\[mri\]'"):
         prepare_scans(volumes/'raw', volumes/'shards', **opts)
+
+
+# Scans that skipped lines when they were made, with noise
+
+@pytest.fixture(scope='module')
+def fast(tmp_path_factory):
+    "Two volumes of four slices at 32x16, with a mask each, 8 of 16 lines, and noise; one coil is loud"
+    h5py, folder = pytest.importorskip('h5py'), tmp_path_factory.mktemp('fast')
+    (folder/'raw').mkdir()
+    for i in range(2):
+        path = folder/f'raw/{i}.h5'
+        write_fastmri(path, slices=4, size=(32, 16), seed=i, sigma=.05, R=2, acs=7)
+        with h5py.File(path, 'r+') as f: f['kspace'][:, 0] *= 3
+    return folder
+
+
+small = dict(height=32, width=16, json=True)
+
+
+def test_scans_that_skipped_lines_keep_their_masks_and_noise(fast, capsys):
+    import h5py
+    fastmri(str(fast/'raw'), str(fast/'ys'), noise=True, **small)
+    told, ys = said(capsys), Measurements.load(fast/'ys')
+    assert told['n'] == len(ys) == 8 and told['sigma'] == ys.corruption.sigma > 0
+    for i in range(2):
+        with h5py.File(fast/f'raw/{i}.h5') as f: mask = torch.from_numpy(f['mask'][()])
+        assert all(torch.equal(m.flatten(), mask) for m in ys.state['mask'][4*i:4*i + 4])
+    assert (ys.op.lines, ys.op.R) == ('given', 2) and (ys.y*(1 - ys.state['mask'])).abs().max() == 0
+    # one level for all coils and scans, and the right one
+    assert edge_noise(ys.y).sigma == pytest.approx(ys.corruption.sigma, rel=.2)
+    for i in range(2):                           # the gain, the level, and one of six coils that is loud
+        found = load_meta(fast/f'ys-shards/{i}')['meta']['noise']['sigma']
+        assert found == pytest.approx(1e-4*.05*(14/6)**.5, rel=.2)
+    fastmri(str(fast/'raw'), str(fast/'plain'), **small)
+    assert said(capsys)['sigma'] == 0 and Measurements.load(fast/'plain').corruption.sigma == 0
+    for wrong, says in ((dict(R=2), 'R=2 would hide more'), (dict(whole=str(fast/'x')), 'no whole ones')):
+        with pytest.raises(SystemExit): fastmri(str(fast/'raw'), str(fast/'c'), **small, **wrong)
+        assert says in capsys.readouterr().err
+
+
+def test_they_are_trained_on_distilled_and_restored_by_the_commands(fast, capsys):
+    if not (fast/'ys.json').exists(): fastmri(str(fast/'raw'), str(fast/'ys'), noise=True, **small)
+    at, quiet = (lambda name: str(fast/name)), dict(json=True, images=16, batch=8)
+    network = "network=MLP((2, 32, 16), width=16)"
+    cli.train('phantoms-16-R4-noise', data=at('ys'), out=at('teacher'), set=network, **quiet)
+    teacher = Teacher.load(fast/'teacher')
+    assert teacher.objective.lowest_level == Measurements.load(fast/'ys').corruption.sigma
+    cli.distill(at('teacher'), data=at('ys'), out=at('student'), **quiet)
+    cli.restore(at('student'), at('ys'), at('restored.npz'), images=2, n=4, json=True)
+    with np.load(fast/'restored.npz') as found: assert found['mean'].shape == (2, 2, 32, 16)
+
+
+def test_a_file_without_a_mask_whose_lines_are_zero_is_no_complete_scan(fast, tmp_path):
+    import h5py
+    for i, lines in enumerate(([2], [0, 1, 15])):                         # a gap; padding
+        write_fastmri(tmp_path/'raw.h5', size=(32, 16), acs=7)
+        with h5py.File(tmp_path/'raw.h5', 'r+') as f: f['kspace'][...] = f['kspace'][...]*([n not in lines for n in range(16)])
+        prepare_scans(tmp_path/'raw.h5', tmp_path/str(i), size=(32, 16), acs=7, quiet=True)
+    assert hide_lines(tmp_path/'0', tmp_path/'a').state['mask'].sum() == 2*15
+    assert hide_lines(tmp_path/'1', tmp_path/'b', 2).op.lines == 'random'
+    with pytest.raises(BadInput, match='raw.h5 is padded with lines of 0'):
+        prepare_scans(tmp_path/'raw.h5', tmp_path/'2', size=(32, 16), acs=7, noise=True, quiet=True)
+    with pytest.raises(BadInput, match='complete ones and others'):
+        only = [tmp_path/'0/raw', tmp_path/'1/raw']
+        hide_lines(tmp_path, tmp_path/'c', only=only)
+
+
+def test_one_mask_for_all_scans_is_told(fast, tmp_path):
+    for i in range(2): write_fastmri(tmp_path/f'{i}.h5', slices=1, size=(32, 16), R=2, acs=7)
+    prepare_scans(tmp_path, tmp_path/'shards', size=(32, 16), quiet=True)
+    said = identifiability(hide_lines(tmp_path/'shards', tmp_path/'ys')).verdict
+    assert said.startswith('All scans have one and the same mask: 8 of 16 lines are measured in no scan')
+
+
+def test_loading_scans_reads_their_file_once(fast, monkeypatch):
+    "Maps of fresh scans lie in the file that is being loaded"
+    import dcd_nb.mri.multicoil as multicoil
+    prepare_scans(fast/'raw', fast/'shards', size=(32, 16), quiet=True)
+    hide_lines(fast/'shards', fast/'once')
+    read, real = [], multicoil.load_tensors
+    monkeypatch.setattr(multicoil, 'load_tensors', lambda path: read.append(path) or real(path))
+    ys = Measurements.load(fast/'once')
+    assert len(ys) == 8 and len(read) <= 1

@@ -4,14 +4,17 @@ import json
 import pytest
 import torch
 
+from dcd_nb.cli import evaluate
 from dcd_nb.data import digits, Measurements
 from dcd_nb.draws import rng
+from dcd_nb.distill import load_pretrained
 from dcd_nb.errors import BadInput
 from dcd_nb.metrics import fourier_ring_correlation, two_sample
 from dcd_nb.mri import MultiCoilMRI
 from dcd_nb.data import phantoms
 from dcd_nb.operators import Corruption, FourierMask, Identity, RandomMask
-from dcd_nb.restore.held_out import hide_some
+from dcd_nb.recipes import recipe
+from dcd_nb.restore.held_out import hide_some, predict_held_out
 from processes import run
 
 
@@ -48,6 +51,16 @@ def test_hidden_entries_are_taken_from_the_observed_ones(op):
     assert torch.equal(split.shown.y + ys.y*split.counted, ys.y)
 
 
+def test_pixels_with_levels_of_their_own_are_hidden_and_predicted():
+    "Also from a part of the measurements, whose levels are a part of all"
+    ys = Corruption(RandomMask(.3), torch.rand(40, 1, 8, 8, generator=rng(0))*.3).measure(digits()[:40], seed=1)
+    some = ys.select(range(30, 40))
+    split = hide_some(some)
+    assert torch.equal(split.shown.sigma, ys.sigma[30:]) and split.counted.any()
+    found = predict_held_out(load_pretrained('digits-mask'), some, method='Sample(.2, leaps=2, moves=1, last=1)', n=4)
+    assert found['n'] == 10 and 0 < found['error'] < 1.5
+
+
 def test_rings_of_what_moved_apart_are_uncorrelated():
     x = torch.randn(50, 1, 16, 16, generator=rng(0))
     moved = fourier_ring_correlation(x, x.roll(8, -1))
@@ -69,3 +82,13 @@ def test_the_command_reads_no_clean_image(tmp_path):
     assert refused.returncode == 2 and refused.stderr.startswith("error: reference='digits'")
     images = run('dcd_evaluate', 'digits', '--no-clean', '--measurements', 'ys', cwd=tmp_path)
     assert images.returncode == 2 and '--no-clean judges models' in images.stderr
+
+
+def test_a_run_is_not_judged_by_measurements_of_others(tmp_path, capsys):
+    "Those that the recipe makes are taken only if the run learned from them"
+    r = recipe('digits-noise', network__width=16, network__blocks=1, train__batch=32)
+    for name, sigma, rows in (('level', .4, 1797), ('images', .5, 200)):
+        ys = Corruption(Identity(), sigma).measure(digits()[:rows], seed=0)
+        r.teacher(ys, images=32, out=tmp_path/name, monitor=False, quiet=True)
+        with pytest.raises(SystemExit): evaluate(str(tmp_path/name), clean=False)
+        assert 'learned from others than its recipe' in capsys.readouterr().err

@@ -140,6 +140,16 @@ def test_each_of_several_figures_has_a_caption(path):
         assert n < 2 or found and len(json.loads(found[1])) == n, f"{n} figures: give {n} captions in #| fig-subcap: {''.join(cell['source'])[:200]}"
 
 
+@pytest.mark.parametrize('path', notebooks, ids=lambda p: p.stem)
+def test_a_figure_stands_alone(path):
+    "Quarto takes a table or text that is displayed beside a picture for figure (a), and gives it the caption"
+    for cell in json.loads(path.read_text(encoding='utf-8'))['cells']:
+        if '#| label: fig-' not in ''.join(cell['source']): continue
+        shown = [o for o in cell.get('outputs', []) if o['output_type'] == 'display_data']
+        with_picture = ['image/png' in o['data'] for o in shown]
+        assert all(with_picture) or not any(with_picture), f"show the text in a cell of its own: {''.join(cell['source'])[:200]}"
+
+
 def test_pictures_reach_the_site():
     "nbdev renders a copy of the folder; a file that is not copied is a broken picture"
     with working_directory(nbs.parent):

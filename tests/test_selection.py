@@ -2,6 +2,7 @@
 import json
 import shutil
 import signal
+import warnings
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from processes import run, run_together
 from dcd_nb import checkpoint
 from dcd_nb.draws import rng
 from dcd_nb.errors import BadInput
-from dcd_nb.data import Measurements, digits
+from dcd_nb.data import Measurements, camera_noise, digits, phantoms
 from dcd_nb.distill import Generator, distill, health
 from dcd_nb.files import content_hash
 from dcd_nb.identify import fitting, missing_rate, noise_detail, noise_patches, noise_range
@@ -266,3 +267,54 @@ def test_health_asks_the_same_distance(made):
 def test_numbers_that_are_none_select_nothing(made):
     G = go(made, monitor=Says(*[float('nan')]*5), select='v')
     assert 'selected' not in G.cost and shown(G) == G.cost['weights_sha256']
+
+
+# Noise that neighbours share
+
+def soft(shape, g):
+    "Noise of level 1; neighbours have a correlation of 2/3, and 1/6 two pixels apart"
+    taps = torch.tensor([.5, 1., .5])/1.5**.5
+    eps = torch.randn(*shape[:2], shape[2] + 2, shape[3] + 2, generator=g)
+    return torch.conv2d(torch.conv2d(eps, taps.view(1, 1, 1, 3)), taps.view(1, 1, 3, 1))
+
+
+@pytest.mark.parametrize('shared', [True, False])
+def test_camera_noise_of_many_simulations(shared):
+    "Level, correlation and standard error, on a staircase of grey in any units"
+    g, found = rng(0), []
+    stairs = torch.linspace(20, 200, 8).repeat_interleave(16).expand(2, 1, 128, 128)
+    for _ in range(12):
+        noise = soft(stairs.shape, g) if shared else torch.randn(stairs.shape, generator=g)
+        found.append(camera_noise(stairs + 5*noise))
+    level = torch.tensor([f.sigma for f in found])
+    assert level.mean() == pytest.approx(5, rel=.03)
+    se = sum(f.se for f in found)/len(found)
+    assert .5*level.std() < se < 3*level.std()
+    near = torch.tensor([f.correlation for f in found]).mean(0)
+    assert torch.allclose(near, torch.tensor([2/3, 1/6, 0.] if shared else [0., 0., 0.]), atol=.05)
+    assert all(f.shared == shared and f.every == (2 if shared else 1) for f in found)
+
+
+def test_camera_noise_depends_on_brightness_and_takes_several_sizes():
+    g = rng(1)
+    parts = [torch.linspace(0, 100, h).view(1, 1, h, 1).expand(1, 3, h, 90) for h in (128, 160)]
+    found = camera_noise([x + (1 + x/50)*torch.randn(x.shape, generator=g) for x in parts])
+    for brightness, level in found.levels: assert level == pytest.approx(1 + brightness/50, rel=.12)
+
+
+def test_noise_patches_warns_of_noise_that_neighbours_share_and_of_no_other():
+    from dcd_nb.show.images import photos
+    x = torch.linspace(-.5, .5, 40).view(-1, 1, 1, 1).expand(40, 1, 32, 32)
+    with pytest.warns(UserWarning, match=r'share noise of about 0\.1 .*take camera_noise'):
+        assert noise_patches(x + .1*soft(x.shape, rng(0))) < .07
+    with warnings.catch_warnings(action='error'):
+        for clean in (x, photos(96), phantoms(20, 64)):
+            for sigma in (.05, .2):
+                noise_patches(clean + sigma*torch.randn(clean.shape, generator=rng(0)))
+
+
+@pytest.mark.parametrize('given, says', [(7, 'y must be a float tensor'), ([], 'images are empty'),
+                                         (torch.zeros(1, 1, 8, 8), '12x12 pixels or more'),
+                                         (torch.zeros(1, 1, 32, 32), 'give larger images, or more')])
+def test_no_camera_noise_of_what_is_too_small(given, says):
+    with pytest.raises(BadInput, match=says): camera_noise(given)

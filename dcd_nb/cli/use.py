@@ -93,6 +93,10 @@ def _in_y(found, x, path, seed):
     return found
 
 # %% ../../nbs/90c_use.ipynb #334876e0
+def _hash_of_data(model):
+    "Of the measurements that a teacher learned from; None: it is not known"
+    return getattr(model, 'data', {}).get('hash')
+
 def _without_clean(model, source, path, other, n, seed, device):
     "What can be said of a model without any clean image"
     require(model is not None,
@@ -102,7 +106,13 @@ def _without_clean(model, source, path, other, n, seed, device):
     require(path or plain,
             f"measurements are missing: {source!r} does not say what it learned from; "
                            "pass --measurements")
-    ys = Measurements.load(path) if path else Recipe.from_dict(plain, model.held).measurements()
+    if path: ys = Measurements.load(path)
+    else:
+        ys = Recipe.from_dict(plain, model.held).measurements()
+        own = ys.corruption.is_described(model.corruption) and _hash_of_data(model) in (None, ys.hash)
+        require(own,
+                f"measurements are missing: {source!r} learned from others than its recipe "
+                f"{plain['name']!r} makes; pass --measurements")
     pair = load_pretrained(other, pick_device(device)) if other else None
     return judge_without_clean(model, ys, pair, n, seed=seed)
 
@@ -198,7 +208,7 @@ def restore(
     # an .npz (mean, std, 90 % interval, samples), a .png grid (means and maps of the standard deviation),
     # or a folder for PNG files, with the deviations in OUT-std; of frames that dcd_import took also .tif, .fits, .mrc, ...: means, in their units and type
     out:str,
-    # as in Python: 'Sample(leaps=8)', 'Optimise()', 'Anneal(steps=60)';
+    # as in Python: 'Sample(leaps=8)', 'Optimise()', 'Anneal(steps=60)', 'Denoise()', one call of a teacher;
     # default: Sample() for a generator, Anneal() for a teacher
     method:str=None,
     n:int=32,        # samples for each measurement
@@ -209,7 +219,7 @@ def restore(
     device:str=None, # cpu, cuda, cuda:1, ...
     json:bool=False, # print one line of JSON
 ):
-    "Restore measurements, with the generator as prior"
+    "Restore measurements, with the generator as prior; tested on images of up to 1024 values"
     start, path = time.monotonic(), Path(out)
     ys = Measurements.load(measurements)
     require('data' in ys.about or path.suffix in ('.png', '.npz', ''),
@@ -223,11 +233,13 @@ def restore(
         require(isinstance(prior, Generator) and isinstance(method, Sample),
                 "learn is for a generator and the method Sample")
         method.misfit = learn_misfit(prior, Measurements.load(learn), seed=seed, quiet=json)
-    if images: ys = ys[:images]
+    every = ys.about.get('data', {}).get('every', 1)             # thinned: so many pixels apart
+    if images: ys = ys[:images*every**2]
     r = run_restore(prior, ys, method, n, seed, quiet=json)
+    if every > 1: r = r.joined(every)
     if path.suffix in ('.png', '.npz', ''): save_restored(r, path)
     else: write_frames(path, r.mean, ys.about)
-    report(dict(out=str(path), n=len(ys), samples=n, method=repr(method),
+    report(dict(out=str(path), n=len(r.mean), samples=r.samples.shape[1], method=repr(method),
                 residual=r.residual.square().mean().sqrt().item(), sigma=ys.corruption.rms_sigma,
                 std=r.std.mean().item(), **r.diagnostics, seed=seed,
                 seconds=round(time.monotonic() - start, 2)), json)

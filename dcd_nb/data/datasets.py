@@ -93,14 +93,15 @@ class MATLAB(Format, suffixes=('.mat',)):
     @classmethod
     def _from_variables(cls, f, name, dataset):
         "Name and array of an older file, with its axes reversed"
-        def is_image(v): return isinstance(v, np.ndarray) and v.dtype.kind in 'iufcb' and min(v.shape) > 1
+        def is_image(v): return isinstance(v, np.ndarray) and v.dtype.kind in 'iufcb' and min(v.shape[:2]) > 1
         found = {k: v for k, v in cls.library().loadmat(f).items() if is_image(v)}
         key = _only(found, dataset, name)
         return key, found[key].T
 
     @classmethod
     def write(cls, path, a, about):
-        a = a[..., 0, :, :] if a.shape[-3] == 1 else a
+        frames = a.shape[-4] if a.ndim > 3 else 1
+        if a.shape[-3] == 1 and frames != 3: a = a[..., 0, :, :]    # three would be read as colours
         with open(path, 'wb') as f: cls.library().savemat(f, {about['header'].get('dataset', 'images'): a.swapaxes(-1, -2).T})
 
 # %% ../../nbs/02bda_datasets.ipynb #e5288ce8

@@ -24,13 +24,15 @@ from .sources import digits, toy
 from .heads import phantoms
 from .archives import image_files, image_suffixes, listed_images, warn_of_left
 from .formats import Format, suffix_of
-from .frames import Frames, Limits, Percentiles, read_frames, Scaling
+from .frames import Frames, is_bytes, Limits, Percentiles, read_frames, Scaling
 from .pictures import centre_of, decode, fail, NotBytes, sides_of
 from .cache import cache_dir, cached
 from .measurements import shape_in_words
 from .measuring import double_converter
 
 # %% ../../nbs/02c_loading.ipynb #224de016
+#| code-fold: true
+#| code-summary: "Helper: the name of an entry"
 def _key(path, size, channels):
     "Names the images at `path` as they are now, and how to decode them"
     path = path.resolve()
@@ -40,6 +42,8 @@ def _key(path, size, channels):
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:20]
 
 # %% ../../nbs/02c_loading.ipynb #174baffe
+#| code-fold: true
+#| code-summary: "Helper: decode all"
 def _to_agree(a, b):
     "The argument that makes images of shapes `a` and `b` alike"
     if a[0] == b[0]: return f'size={min(a[1:] + b[1:])}'
@@ -63,6 +67,8 @@ def _decode_all(path, raw, size, channels, left):
     return names, shape
 
 # %% ../../nbs/02c_loading.ipynb #e9697f2c
+#| code-fold: true
+#| code-summary: "Helper: decoded once"
 def _decoded(path, size, channels):
     "The images at `path` as uint8, mapped from the cache, and what was left out is said; those of a list in memory"
     left = Counter()
@@ -96,6 +102,8 @@ def _decoded(path, size, channels):
     return images
 
 # %% ../../nbs/02c_loading.ipynb #89cd8549
+#| code-fold: true
+#| code-summary: "Helper: arrays"
 def _arrays(path):
     "The arrays in a npy, npz or safetensors file, by name"
     if path.suffix.lower() == '.npy':
@@ -138,6 +146,8 @@ def _array(path, part):
     return a
 
 # %% ../../nbs/02c_loading.ipynb #aac78c3c
+#| code-fold: true
+#| code-summary: "Helper: data sets by name"
 _made = {  # from the size that was asked for
     'digits': lambda size: digits(), 'roll': lambda size: toy('roll', 20_000),
     'moons': lambda size: toy('moons', 20_000), 'blobs': lambda size: toy('blobs', 20_000),
@@ -162,6 +172,8 @@ def _of_torchvision(name, part, root=None):
     return a[:, None] if a.ndim == 3 else a.permute(0, 3, 1, 2)
 
 # %% ../../nbs/02c_loading.ipynb #0de324d1
+#| code-fold: true
+#| code-summary: "Helper: what a path holds"
 _folders = {  # as torchvision calls them
     'cifar-10-batches-py': 'cifar10', 'cifar-100-python': 'cifar100',
     'MNIST/raw': 'mnist', 'FashionMNIST/raw': 'fashion-mnist'}
@@ -188,11 +200,13 @@ def _are_paths(source): return all(isinstance(p, (str, Path)) for p in source)
 def _are_pictures(files): return all(Path(p).suffix.lower() in image_suffixes for p in files)
 
 # %% ../../nbs/02c_loading.ipynb #371f4b49
-def _from_frames(source, size, scaling):
+#| code-fold: true
+#| code-summary: "Helper: frames of instruments"
+def _from_frames(source, size, scaling, dataset):
     "Frames in [-1, 1]: the scaling of 16 bits or floats is said if nobody chose it"
-    frames = read_frames(source, scaling or Percentiles(0, 100))
+    frames = read_frames(source, scaling or Percentiles(0, 100), dataset)
     data = frames.about['data']
-    if not scaling and (data['dtype'], data['slope'], data['intercept']) == ('uint8', 1, 0):
+    if not scaling and is_bytes(data):
         scaling = Limits(0, 255)                               # pictures, as in a folder
         frames = Frames(frames.parts, frames.names, data, scaling)
     y = frames.y
@@ -209,6 +223,8 @@ def _from_frames(source, size, scaling):
     return y.clamp(-1, 1)
 
 # %% ../../nbs/02c_loading.ipynb #7213608c
+#| code-fold: true
+#| code-summary: "Helper: smaller arrays, bytes and floats"
 def _smaller(a, size):
     "An array of images, averaged over squares of pixels if `size` is smaller by a whole factor"
     h, w = a.shape[2:]
@@ -224,6 +240,8 @@ def bytes_to_floats(a:Tensor) -> Tensor:
     return x
 
 # %% ../../nbs/02c_loading.ipynb #2ee6cfe2
+#| code-fold: true
+#| code-summary: "Helper: arguments and errors"
 def _named(source):
     "What error messages call the source"
     return repr(source) if isinstance(source, str) else type(source).__name__
@@ -276,16 +294,18 @@ def load_images(
     dtype:torch.dtype | None=torch.float32, # torch.uint8: bytes, mapped from disk; None: as stored
     part:str='train', # or 'test', of data sets that come in these two
     scaling:Scaling | tuple | None=None, # of 16 bits or floats: the values that become -1 and 1; None: lowest and highest, and a warning
+    dataset:str | int | None=None, # which part of files that hold several arrays
 ) -> Tensor:
     "Images (N, C, H, W): floats in [-1, 1], sorted by file name"
     size = _checked(source, size, channels, dtype, part)
     source, path = _located(source)
-    if scaling is not None or _is_frames(source, path): a = _from_frames(source, size, scaling)
+    if scaling is not None or dataset is not None or _is_frames(source, path):
+        a = _from_frames(source, size, scaling, dataset)
     else: a = _found(source, path, size, part)
     try: a = _smaller(a, size) if torch.is_tensor(a) else _decoded(a, size, channels)
     except NotBytes as e:
         if path is None and not _are_paths(source): raise
-        try: a = _from_frames(source, size, None)
+        try: a = _from_frames(source, size, None, None)
         except BadInput as why: raise (e if 'holds no file' in str(why) else why) from None
     fits = channels in (None, a.shape[1]) and (size is None or tuple(a.shape[2:]) == sides_of(size))
     require(fits, f"source={_named(source)} has shape {tuple(a.shape)}, and arrays become smaller by whole factors "

@@ -234,29 +234,7 @@ def load(cls:Measurements,
             f"corruption={corruption} is not the one that made {str(path)!r}: {meta['corruption']}")
     return cls(tensors['y'], corruption, state_from_flat(tensors), meta['about'], tensors.get('sigma'))
 
-# %% ../../nbs/02b_measurements.ipynb #b5125489
-def _tensor(a, name):
-    "`a` as a tensor, or an error"
-    try: return torch.as_tensor(a)
-    except (TypeError, ValueError, RuntimeError) as e:
-        raise BadInput(f"{name} cannot be read as an array ({e!s:.80}): give one of NumPy or PyTorch") from None
-
-def _as_images(y):
-    "`y` as a float tensor (N, C, H, W), and whether its channels came last"
-    y = _tensor(y, 'y')
-    require(y.ndim in (3, 4), f"y has shape {tuple(y.shape)}: give (N, H, W), (N, C, H, W) or (N, H, W, C)")
-    require(y.is_floating_point(), f"y has type {y.dtype}: give floats, in the units of sigma; pictures lie in [-1, 1]")
-    if y.ndim == 3: y = y[:, None]
-    last = y.shape[3] < 4 and min(y.shape[1:3]) > 3
-    return (y.permute(0, 3, 1, 2) if last else y).float(), last
-
-def _row_each(t, n):
-    "State or noise levels `t` with a row for each of `n` observations, and an axis of channels"
-    t = _tensor(t, 'state or sigma').float()
-    require(t.ndim > 1 and len(t), f"state must be an array, one for all observations or one each, not of shape {tuple(t.shape)}")
-    if t.ndim in (2, 3): t = t.view(-1, 1, *t.shape[-2:])
-    return t.expand(n, *t.shape[1:]).contiguous() if len(t) == 1 else t
-
+# %% ../../nbs/02b_measurements.ipynb #c5ec0fdb
 @patch
 def select(self:Measurements,
     rows:Iterable[int] | Tensor | slice, # numbers of observations
@@ -295,6 +273,29 @@ def to_arrays(self:Measurements) -> dict:
     found = {'y': self.y} | flat_state(self.state)
     if self.corruption.noise_differs: found['sigma'] = self.sigma
     return {k: t.cpu().numpy() for k, t in found.items()}
+
+# %% ../../nbs/02b_measurements.ipynb #b5125489
+def _tensor(a, name):
+    "`a` as a tensor, or an error"
+    try: return torch.as_tensor(a)
+    except (TypeError, ValueError, RuntimeError) as e:
+        raise BadInput(f"{name} cannot be read as an array ({e!s:.80}): give one of NumPy or PyTorch") from None
+
+def _as_images(y):
+    "`y` as a float tensor (N, C, H, W), and whether its channels came last"
+    y = _tensor(y, 'y')
+    require(y.ndim in (3, 4), f"y has shape {tuple(y.shape)}: give (N, H, W), (N, C, H, W) or (N, H, W, C)")
+    require(y.is_floating_point(), f"y has type {y.dtype}: give floats, in the units of sigma; pictures lie in [-1, 1]")
+    if y.ndim == 3: y = y[:, None]
+    last = y.shape[3] < 4 and min(y.shape[1:3]) > 3
+    return (y.permute(0, 3, 1, 2) if last else y).float(), last
+
+def _row_each(t, n):
+    "State or noise levels `t` with a row for each of `n` observations, and an axis of channels"
+    t = _tensor(t, 'state or sigma').float()
+    require(t.ndim > 1 and len(t), f"state must be an array, one for all observations or one each, not of shape {tuple(t.shape)}")
+    if t.ndim in (2, 3): t = t.view(-1, 1, *t.shape[-2:])
+    return t.expand(n, *t.shape[1:]).contiguous() if len(t) == 1 else t
 
 # %% ../../nbs/02b_measurements.ipynb #80cb70da
 @patch(cls_method=True)

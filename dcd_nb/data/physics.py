@@ -6,6 +6,8 @@
 __all__ = ['check_physics']
 
 # %% ../../nbs/02cb_physics.ipynb #f5ff2ca5
+import warnings
+
 import torch
 from torch import Tensor
 
@@ -13,7 +15,7 @@ from ..errors import BadInput, require
 from ..draws import rng
 from ..operators import map_state
 from .measurements import Measurements
-from .estimates import evenly_spaced, noise_patches
+from .estimates import evenly_spaced, noise_patches, shared_noise
 
 # %% ../../nbs/02cb_physics.ipynb #6773d6f2
 def _extent(ys, state):
@@ -37,8 +39,14 @@ def _neighbour_noise(y, seen):
 
 def _most_noise(y, seen):
     "The noise that there may be, from the directions without image, or else from neighbours"
-    try: return noise_patches(y, seen)
+    try:
+        with warnings.catch_warnings(action='ignore'): return noise_patches(y, seen)
     except BadInput: return _neighbour_noise(y, seen)
+
+def _shared(y, most):
+    "The noise that neighbouring pixels share, if it is much more than `most`, which was found elsewhere"
+    found = shared_noise(y)
+    return found if found and most < .7*found.sigma else None
 
 # %% ../../nbs/02cb_physics.ipynb #cdf1a8b2
 def _range(y, v, low, high, extent, keeps):
@@ -65,10 +73,11 @@ def _values(v, sigma):
     levels = some.unique()
     if len(levels) <= 1024 and len(some) >= 8*len(levels):
         step = levels.diff().median().item() if len(levels) > 1 else 0.
+        what_to_do = "keep observations as floats, or say sigma=0"
+        if step < sigma/2: what_to_do = "the steps are small, so noisy files of 8 bits can be used as they are"
         return (f"y takes only {len(levels)} different values, {step:.2g} apart, which Gaussian "
                 "noise never does: either it has no noise, "
-                f"though sigma={sigma:.3g}, or it was rounded after the noise; keep observations "
-                "as floats, or say sigma=0")
+                f"though sigma={sigma:.3g}, or it was rounded after the noise; {what_to_do}")
     ends = ((v == v.max()) | (v == v.min())).double().mean().item()
     if ends > .002:
         return (f"{ends:.1%} of the values of y equal its largest or smallest one, {v.min():.3g} "
@@ -196,7 +205,12 @@ def _looked_at(ys, y, state, seen):
     v = v[evenly_spaced(len(v), 500_000)]
     extent, keeps = _extent(ys, state)
     most = _most_noise(y, seen)
+    shared = _shared(y, most) if seen is None and levels.min() > 0 else None
+    if shared: most = shared.sigma
     wrong = [*_range(y, v, min(sigma, most), max(highest, min(most, 10.)), extent, keeps)]
     if wrong: return wrong
     wrong = [_channels(y, keeps), _values(v, sigma) if levels.min() > 0 else None]
+    if shared: wrong.append(f"neighbouring pixels of y share noise of about {most:.2g} (correlation "
+                            f"{shared.correlation[0]:.2f} in the flattest patches), which training takes "
+                            "to be independent: keep every second pixel (dcd_import --every 2)")
     return wrong if wrong[1] else [*wrong, _noise(v, sigma, highest, most, extent)]

@@ -84,6 +84,7 @@ class Generator(AroundNetwork):
     conditions = Teacher.conditions
     def __repr__(self): return f"Generator({self.net!r}, {self.objective!r})"
 
+# %% ../../nbs/22_generator.ipynb #94dd8744
 def _check_generator(init_sigma, outside_slope, latent_scale, refine):
     number('init_sigma', init_sigma, lambda v: v > 0, 'a positive number')
     number('outside_slope', outside_slope, lambda v: 0 <= v <= 1, 'a number from 0 to 1')

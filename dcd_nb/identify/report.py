@@ -163,7 +163,10 @@ class Report:
         self.n = None if ys is None else len(ys)
         self.listed = ys is None and op.all_states() is not None   # nothing is left to chance
         states = _states(op, shape, seed, ys)
+        self.coils = ys is not None and op.hides == 'lines' and isinstance(states, dict)
         M = coverage(op, states[:20_000].cpu()) if torch.is_tensor(states) else None
+        if self.coils: M = op.observed(states).flatten(1)[:20_000, :1024].float().cpu()
+        self.one_mask = M is not None and len(M) > 1 and bool((M == M[0]).all())
         self.afresh = ys is not None and op.random and M is None
         if M is not None: self._from_masks(op, M, exact=ys is None and op.shows_all_pairs)
         else: self._from_matrices(op, shape, draws, seed)
@@ -209,14 +212,27 @@ def identifiable(self:Report) -> bool | str | None:
     if self.afresh: return None
     if self.chance is not None: return True
     if self.determined > (1 - 1e-9 if self.listed else .999): return 'second moments'
+    if self.coils: return None           # what lines do not show, coils may
     # not only some draws were looked at
     all_known = not self.corruption.op.random or self.worst is None
     return False if self.rank < self.d or all_known else None
+
+def _of_lines(report, hidden):
+    "What the masks of scans with several coils leave open, in words"
+    if hidden:
+        one = 'All scans have one and the same mask: ' if report.one_mask else ''
+        return (f"{one}{hidden} of {report.d} lines are measured in no scan. What they hold is known "
+                "through the coils alone, as by SENSE; by hiding lines it cannot be learned: "
+                "take scans with different masks.")
+    return (f"Not decided: every line is measured in some scan, but only {report.determined:.1%} of all "
+            "pairs of lines in the same scan; the rest is left to the coils.")
 
 @patch(as_prop=True)
 def verdict(self:Report) -> str:
     "`identifiable` in words"
     op, hidden = self.corruption.op, self.d - self.rank
+    if self.coils and self.identifiable is None:
+        return _of_lines(self, hidden)
     if self.afresh:
         return ("No verdict: the states of this operator cannot be looked at one by one here. "
                 "Ask for the corruption alone, or for smaller images.")

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['Batch', 'Compose', 'Corruption', 'Downsample', 'fft2c', 'fftc', 'FourierMask', 'from_complex', 'from_deepinv',
            'FromDeepinv', 'GaussianBlur', 'GivenMasks', 'Identity', 'ifft2c', 'ifftc', 'join_states', 'map_state',
-           'new_states', 'Operator', 'Photons', 'PixelMask', 'Poisson', 'Quantise', 'RandomMask', 'require_binary',
-           'require_mask', 'require_rows', 'Saturation', 'Separable', 'through_lines', 'to_complex', 'to_deepinv',
-           'VaryingBlur']
+           'new_states', 'Operator', 'Photons', 'PixelMask', 'Poisson', 'Quantise', 'RandomMask', 'RandomNet',
+           'require_binary', 'require_mask', 'require_rows', 'Saturation', 'Separable', 'through_lines', 'to_complex',
+           'to_deepinv', 'VaryingBlur']
 
 # %% ../../nbs/01g_operators.ipynb #16bcd057
 from .states import join_states, map_state, new_states, require_binary, require_rows
@@ -18,11 +18,11 @@ from .separable import Downsample, GaussianBlur, Separable, VaryingBlur
 from .fourier import fft2c, fftc, FourierMask, from_complex, ifft2c, ifftc
 from .fourier import through_lines, to_complex
 from .masks import GivenMasks
-from .nonlinear import Poisson, Quantise, Saturation
+from .nonlinear import Poisson, Quantise, RandomNet, Saturation
 from .deepinv import from_deepinv, FromDeepinv, to_deepinv
 
 _all_ = ['Batch', 'Compose', 'Corruption', 'Downsample', 'fft2c', 'fftc', 'FourierMask',
          'from_complex', 'from_deepinv', 'FromDeepinv', 'GaussianBlur', 'GivenMasks', 'Identity',
          'ifft2c', 'ifftc', 'join_states', 'map_state', 'new_states', 'Operator', 'Photons', 'PixelMask',
-         'Poisson', 'Quantise', 'RandomMask', 'require_binary', 'require_mask', 'require_rows', 'Saturation', 'Separable',
+         'Poisson', 'Quantise', 'RandomMask', 'RandomNet', 'require_binary', 'require_mask', 'require_rows', 'Saturation', 'Separable',
          'through_lines', 'to_complex', 'to_deepinv', 'VaryingBlur']

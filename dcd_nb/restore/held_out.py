@@ -46,7 +46,8 @@ def hide_some(
         return _split_noise(ys, .5 if share is None else share, g)
     before, after = (ys.op.observed(state) != 0 for state in (ys.state, less))
     with warnings.catch_warnings(action='ignore', category=UserWarning):   # more is hidden than usual
-        shown = Measurements(ys.y*after, ys.corruption, less, ys.about)
+        own = ys.sigma if ys.corruption.noise_differs else None
+        shown = Measurements(ys.y*after, ys.corruption, less, ys.about, own)
     return Split(shown, ys.y, ys.sigma, (before & ~after).expand_as(ys.y))
 
 def _split_noise(ys, share, g):

@@ -6,7 +6,7 @@
 __all__ = ['Restored', 'Method', 'require_restorable', 'most_entries', 'watched', 'Chains', 'repeated', 'Optimise', 'over_pixels']
 
 # %% ../../nbs/25_method.ipynb #41ba046c
-import math, time
+import copy, math, time
 from contextlib import contextmanager
 
 import torch
@@ -18,7 +18,7 @@ from ..named import Named
 from ..draws import Draws, hash32
 from ..machine import progress
 from ..operators import map_state
-from ..data import Measurements
+from ..data import joined, Measurements
 from ..diffusion import device_of, require_float32
 from ..training import Teacher
 from ..distill import Generator
@@ -54,12 +54,22 @@ def interval(self:Restored, level=.9) -> tuple[Tensor, Tensor]:
     rank = lambda q: min(1., max(0., (q*(n + 1) - 1)/max(1, n - 1)))
     return tuple(self.samples.quantile(rank(q), 1) for q in (.5 - level/2, .5 + level/2))
 
+# %% ../../nbs/25_method.ipynb #8d53b5a3
+@patch
+def joined(self:Restored, every:int) -> 'Restored':
+    "Whole images of those of every so many pixels"
+    new = copy.copy(self)
+    for k in ('samples', 'mean', 'std'): setattr(new, k, joined(getattr(self, k), every))
+    new.residual = self.residual.view(-1, every**2).square().mean(1).sqrt()
+    return new
+
 # %% ../../nbs/25_method.ipynb #30ac2af3
 class Method(Named, family='method'):
     "How to restore"
     example = 'Sample(leaps=8)'
     needs = Generator  # the prior it works with
     note = ''          # a word of the preparation to the user
+    samples = True     # are there several images for each measurement?
     def prepared(self, prior:Generator | Teacher, ys:Measurements, seed:int) -> 'Method':
         "The method, ready for these measurements"
         return self
