@@ -98,9 +98,9 @@ def _photons(y, found):
     "Photons, if the level rises with brightness as theirs does"
     lowest, highest = (f([s for _, s in found.levels]) for f in (min, max))
     if highest < 1.3*lowest: return None
-    try: p = photon_noise(y)
+    try: p = photon_noise(y - 1)          # in files 0 is no light, where it is -1 in images
     except BadInput: return None
-    return Photons(*(float(f'{v:.3g}') for v in (p.gain, p.read, p.offset)))
+    return Photons(*(float(f'{v:.3g}') for v in (p.gain, p.read, p.offset + 1)))
 
 def _ends(parts):
     "The share of values that are the lowest or the highest of all"
