@@ -31,8 +31,6 @@ from .measurements import shape_in_words
 from .measuring import double_converter
 
 # %% ../../nbs/02c_loading.ipynb #224de016
-#| code-fold: true
-#| code-summary: "Helper: the name of an entry"
 def _key(path, size, channels):
     "Names the images at `path` as they are now, and how to decode them"
     path = path.resolve()
@@ -42,8 +40,6 @@ def _key(path, size, channels):
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:20]
 
 # %% ../../nbs/02c_loading.ipynb #174baffe
-#| code-fold: true
-#| code-summary: "Helper: decode all"
 def _to_agree(a, b):
     "The argument that makes images of shapes `a` and `b` alike"
     if a[0] == b[0]: return f'size={min(a[1:] + b[1:])}'
@@ -67,8 +63,6 @@ def _decode_all(path, raw, size, channels, left):
     return names, shape
 
 # %% ../../nbs/02c_loading.ipynb #e9697f2c
-#| code-fold: true
-#| code-summary: "Helper: decoded once"
 def _decoded(path, size, channels):
     "The images at `path` as uint8, mapped from the cache, and what was left out is said; those of a list in memory"
     left = Counter()
@@ -102,8 +96,6 @@ def _decoded(path, size, channels):
     return images
 
 # %% ../../nbs/02c_loading.ipynb #89cd8549
-#| code-fold: true
-#| code-summary: "Helper: arrays"
 def _arrays(path):
     "The arrays in a npy, npz or safetensors file, by name"
     if path.suffix.lower() == '.npy':
@@ -146,8 +138,6 @@ def _array(path, part):
     return a
 
 # %% ../../nbs/02c_loading.ipynb #aac78c3c
-#| code-fold: true
-#| code-summary: "Helper: data sets by name"
 _made = {  # from the size that was asked for
     'digits': lambda size: digits(), 'roll': lambda size: toy('roll', 20_000),
     'moons': lambda size: toy('moons', 20_000), 'blobs': lambda size: toy('blobs', 20_000),
@@ -172,8 +162,6 @@ def _of_torchvision(name, part, root=None):
     return a[:, None] if a.ndim == 3 else a.permute(0, 3, 1, 2)
 
 # %% ../../nbs/02c_loading.ipynb #0de324d1
-#| code-fold: true
-#| code-summary: "Helper: what a path holds"
 _folders = {  # as torchvision calls them
     'cifar-10-batches-py': 'cifar10', 'cifar-100-python': 'cifar100',
     'MNIST/raw': 'mnist', 'FashionMNIST/raw': 'fashion-mnist'}
@@ -200,8 +188,6 @@ def _are_paths(source): return all(isinstance(p, (str, Path)) for p in source)
 def _are_pictures(files): return all(Path(p).suffix.lower() in image_suffixes for p in files)
 
 # %% ../../nbs/02c_loading.ipynb #371f4b49
-#| code-fold: true
-#| code-summary: "Helper: frames of instruments"
 def _from_frames(source, size, scaling, dataset):
     "Frames in [-1, 1]: the scaling of 16 bits or floats is said if nobody chose it"
     frames = read_frames(source, scaling or Percentiles(0, 100), dataset)
@@ -223,8 +209,6 @@ def _from_frames(source, size, scaling, dataset):
     return y.clamp(-1, 1)
 
 # %% ../../nbs/02c_loading.ipynb #7213608c
-#| code-fold: true
-#| code-summary: "Helper: smaller arrays, bytes and floats"
 def _smaller(a, size):
     "An array of images, averaged over squares of pixels if `size` is smaller by a whole factor"
     h, w = a.shape[2:]
@@ -240,8 +224,6 @@ def bytes_to_floats(a:Tensor) -> Tensor:
     return x
 
 # %% ../../nbs/02c_loading.ipynb #2ee6cfe2
-#| code-fold: true
-#| code-summary: "Helper: arguments and errors"
 def _named(source):
     "What error messages call the source"
     return repr(source) if isinstance(source, str) else type(source).__name__

@@ -29,8 +29,6 @@ _all_ = ['Anneal', 'Chains', 'Dense', 'Denoise', 'Evidence', 'Iterative', 'learn
          'Optimise', 'Restored', 'Sample', 'Tiles', 'Walk']
 
 # %% ../../nbs/25d_restore.ipynb #ecc48b86
-#| code-fold: true
-#| code-summary: "restore"
 def is_larger(ys:Measurements, prior:Generator | Teacher) -> bool:
     "Are the images behind `ys` larger than those of the prior, so that they are restored in tiles?"
     if not (isinstance(ys, Measurements) and isinstance(prior, (Generator, Teacher))): return False
