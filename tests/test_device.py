@@ -179,7 +179,7 @@ def both_steps(r):
     return found, (first, fake, student), (T, Generator(made.requires_grad_(False), objective))
 
 
-cannot = 'whose noise is not Gaussian|cannot be annealed|prior is a teacher of images behind|but the prior makes images of shape'
+cannot = 'whose noise is not Gaussian|cannot be annealed|prior is a teacher of images behind|but the prior makes images of shape|cannot be cut into tiles'
 
 
 def restored(T, G, ys):

@@ -282,7 +282,7 @@ def soft(shape, g):
 def test_camera_noise_of_many_simulations(shared):
     "Level, correlation and standard error, on a staircase of grey in any units"
     g, found = rng(0), []
-    stairs = torch.linspace(20, 200, 8).repeat_interleave(16).expand(2, 1, 128, 128)
+    stairs = torch.linspace(20, 200, 4).repeat_interleave(48).expand(2, 1, 128, 192)
     for _ in range(12):
         noise = soft(stairs.shape, g) if shared else torch.randn(stairs.shape, generator=g)
         found.append(camera_noise(stairs + 5*noise))
@@ -305,7 +305,7 @@ def test_camera_noise_depends_on_brightness_and_takes_several_sizes():
 def test_noise_patches_warns_of_noise_that_neighbours_share_and_of_no_other():
     from dcd_nb.show.images import photos
     x = torch.linspace(-.5, .5, 40).view(-1, 1, 1, 1).expand(40, 1, 32, 32)
-    with pytest.warns(UserWarning, match=r'share noise of about 0\.1 .*take camera_noise'):
+    with pytest.warns(UserWarning, match=r'share noise of about 0\.(1|09[5-9]) .*take camera_noise'):
         assert noise_patches(x + .1*soft(x.shape, rng(0))) < .07
     with warnings.catch_warnings(action='error'):
         for clean in (x, photos(96), phantoms(20, 64)):

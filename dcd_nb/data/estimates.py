@@ -123,7 +123,7 @@ def camera_noise(
     parts = list(images) if isinstance(images, (list, tuple)) else [images]
     require(parts, "images are empty: give a float tensor (N, C, H, W), or several")
     for y in parts: _pictures(y, 12)
-    size = min(size, *(min(y.shape[2:])//2 for y in parts))
+    size = min(size, *(min(y.shape[2:])//3 for y in parts))
     parts = [y.flatten(0, 1).float() for y in parts]                     # channels count as images
     mean, varies, corners = _places(parts, size)
     require(len(mean) >= 64,
@@ -133,15 +133,21 @@ def camera_noise(
     for rows in mean.argsort().chunk(8):
         at = _apart(corners[rows[varies[rows].argsort()[:50*most]]].tolist(), size, most)
         flat = torch.stack([parts[p][i, a:a + size, b:b + size].double() for p, i, a, b in at])
-        v = flat.var((1, 2))
+        rest = _without_slope(flat)
+        v = rest.square().mean((1, 2))
         spread = 1.48*(v - v.median()).abs().median()             # a patch with an edge must not count
         se = 2*1.25*spread.item()/len(v)**.5                     # of a median; 2, as patches may overlap
         levels.append((flat.mean().item(), v.median().item(), se))
-        noise.append((flat - flat.mean((1, 2), keepdim=True))/v.mean().sqrt().clamp(min=1e-12))
+        noise.append(rest/v.mean().sqrt().clamp(min=1e-12))
     noise = torch.cat(noise)
+    near = tuple(_correlation(noise, k) for k in (1, 2, 3))
+    # mean and slopes took a part of the noise with them, the more the farther it is shared
+    kept = max(.5, 1 - 3*max(1., 1 + 2*sum(near))**2/size**2)
+    levels = [(m, v/kept, e/kept) for m, v, e in levels]
+    near = tuple(c*kept + 1 - kept for c in near)
     sigma = (sum(v for _, v, _ in levels)/len(levels))**.5
     se = sum(e**2 for _, _, e in levels)**.5/len(levels)/(2*max(sigma, 1e-12))
-    return CameraNoise(sigma, se, tuple(_correlation(noise, k) for k in (1, 2, 3)),
+    return CameraNoise(sigma, se, near,
                        [(m, v**.5) for m, v, _ in levels], len(noise))
 
 # %% ../../nbs/02ca_estimates.ipynb #f1acebcf
@@ -163,6 +169,15 @@ def _places(parts, size, pixels=8_000_000):
             corners = torch.cartesian_prod(torch.tensor([p]), i, *at)
             found.append(((mean + middle).flatten(), (second - first**2).flatten(), corners))
     return map(torch.cat, zip(*found))
+
+def _without_slope(flat):
+    "Patches (n, size, size) without the plane that fits them best"
+    flat = flat - flat.mean((1, 2), keepdim=True)
+    at = torch.arange(flat.shape[1]).to(flat) - (flat.shape[1] - 1)/2
+    for along in (at[:, None], at[None]):
+        along = along.expand(flat.shape[1:])
+        flat = flat - (flat*along).sum((1, 2), keepdim=True)/along.square().sum()*along
+    return flat
 
 def _apart(corners, size, most):
     "The first `most` patches of which none shares more than half of its sides with one before"
