@@ -184,6 +184,15 @@ def test_what_is_checked_for_the_text_below_has_a_text_below(path):
             assert below, f'nothing stands below: {source[:200]}'
 
 
+def test_no_output_names_a_folder_of_the_machine_that_made_it():
+    folders = re.compile(r'(/tmp|/root|/home/[a-z]+|/work)/')
+    for path in notebooks:
+        for c in json.loads(path.read_text(encoding='utf-8'))['cells']:
+            for o in c.get('outputs', []):
+                text = ''.join(o.get('text', '')) + ''.join(o.get('data', {}).get('text/plain', ''))
+                assert not folders.search(text), f'{path.name}: {text[:300]}'
+
+
 @pytest.mark.parametrize('path', notebooks, ids=lambda p: p.stem)
 def test_a_list_stands_apart_from_what_is_above(path):
     "Jupyter does without, but Pandoc wants an empty line above a list: without it the page shows the stars"
