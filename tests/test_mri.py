@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from dcd_nb import cli
 from dcd_nb.cli import fastmri
@@ -14,11 +15,11 @@ from dcd_nb.diffusion import LogNormal
 from dcd_nb.distill import Generator, distill
 from dcd_nb.identify import identifiability
 from dcd_nb.files import load_meta
-from dcd_nb.mri import MultiCoilMRI, acs_scale, chessboard, compress_coils, edge_noise, espirit, from_coils, hide_lines, phantoms, prepare_scans, scan_images, sense, to_coils, to_fftmod, write_fastmri
+from dcd_nb.mri import MultiCoilMRI, acs_scale, chessboard, compress_coils, edge_noise, espirit, from_coils, hide_lines, phantoms, prepare_scans, prepare_slice, scan_images, sense, to_coils, to_fftmod, write_fastmri
 from dcd_nb.metrics import evaluate
 from dcd_nb.networks import MLP, Precond, UNet
 from dcd_nb.objectives import AmbientFourier
-from dcd_nb.operators import Corruption, FourierMask, from_complex, join_states, map_state, new_states, to_complex
+from dcd_nb.operators import Corruption, FourierMask, from_complex, fftc, ifftc, join_states, map_state, new_states, to_complex
 from dcd_nb.recipes import recipe
 from dcd_nb.restore import Anneal, restore
 from dcd_nb.training import Checkpoints, Teacher, train
@@ -312,6 +313,38 @@ def test_scans_that_skipped_lines_keep_their_masks_and_noise(fast, capsys):
     for wrong, says in ((dict(R=2), 'R=2 would hide more'), (dict(whole=str(fast/'x')), 'no whole ones')):
         with pytest.raises(SystemExit): fastmri(str(fast/'raw'), str(fast/'c'), **small, **wrong)
         assert says in capsys.readouterr().err
+
+
+def test_volumes_are_held_out_whole_and_both_parts_have_one_scale(fast, capsys):
+    where = dict(shards=str(fast/'ys-shards'), noise=True, **small)
+    fastmri(str(fast/'raw'), str(fast/'all'), **where)
+    fastmri(str(fast/'raw'), str(fast/'part'), held_out=.5, **where)
+    assert (said(capsys)['volumes'], len(Measurements.load(fast/'all'))) == (1, 8)
+    whole, part, held = (Measurements.load(fast/name) for name in ('all', 'part', 'part-held'))
+    assert whole.corruption.sigma == part.corruption.sigma == held.corruption.sigma
+    order = (part, held) if torch.equal(whole.y[:4], part.y) else (held, part)      # four slices a volume
+    assert torch.equal(whole.y, torch.cat([ys.y for ys in order])) and part.hash != held.hash
+    for ys in (part, held): assert (ys.op.draw(9, ys.shape, rng(0))['mask'] == ys.state['mask'][0]).all()
+    for share, says in ((.1, 'held_out=0.1 of 2 volumes leaves one part empty'), (1., 'held_out=1.0')):
+        with pytest.raises(SystemExit): fastmri(str(fast/'raw'), str(fast/'d'), held_out=share, **where)
+        assert says in capsys.readouterr().err
+    with pytest.raises(SystemExit): fastmri(str(fast/'raw'), str(fast/'part-held'), **where)
+    assert 'would replace part-held.safetensors' in capsys.readouterr().err
+
+
+def test_fewer_lines_make_pixels_larger_both_ways(tmp_path):
+    "Scans that skipped lines, at half of the width: the image is the whole one at half of the resolution"
+    import h5py
+    write_fastmri(tmp_path/'raw.h5', slices=1, size=(64, 48), sigma=0., R=2, acs=8)
+    with h5py.File(tmp_path/'raw.h5') as f: k, lines = torch.from_numpy(f['kspace'][0]), torch.from_numpy(f['mask'][()]) > 0
+    y = to_coils(prepare_slice(k, lines, (64, 48), (32, 24), coils=6)['kspace'])
+    x = F.pad(phantoms(1, (64, 48), 0), (0, 0, 32, 32))                             # rows as a scanner reads them
+    maps = to_coils(Corruption(MultiCoilMRI(1, coils=6)).measure(x, 0).state['maps'])
+    k = fftc(maps*to_complex(x)[:, None])[:, :, 32:96, 12:36]*lines[12:36]          # half of the resolution
+    want = fftc(ifftc(k)[:, :, 16:48])                                              # and no air
+    power = lambda k: ifftc(k).abs().square().sum(1).sqrt()
+    got, want = power(y), power(want)
+    assert off(got*want.norm()/got.norm(), want) < 1e-3
 
 
 def test_they_are_trained_on_distilled_and_restored_by_the_commands(fast, capsys):

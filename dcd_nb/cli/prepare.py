@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from fastcore.script import call_parse
 
-from ..errors import BadInput, require
+from ..errors import BadInput, number, require
+from ..draws import rng
 from ..files import file_pair, hidden_path, save_tensors
 from ..operators import Corruption, Operator, Photons
 from ..data import cache_dir, cache_entries, camera_noise, load_images, measure_to, Measurements
@@ -220,14 +221,16 @@ def fastmri(
     files:int=None,  # how many files; default: all
     slices:int=None, # how many slices of each, from the first; default: all
     shards:str=None, # folder of the shards; default: OUT-shards
-    whole:str=None,  # also write the images of the whole scans to WHOLE.safetensors
-    seed:int=0,      # of the masks
+    whole:str=None,  # also write the images of the whole scans, of all volumes, to WHOLE.safetensors
+    held_out:float=0., # share of the volumes that goes to OUT-held; no volume is split, and both parts have one scale
+    seed:int=0,      # of the masks, and of the volumes that are held out
     overwrite:bool=False, # replace measurements that are already there
     json:bool=False, # print one line of JSON
 ):
     "Raw scans, complete or under-sampled, to measurements: crop, compress, find the coil maps, hide lines"
     start = time.monotonic()
-    _free(out, source, overwrite)
+    number('held_out', held_out, lambda v: 0 <= v < 1, 'at least 0 and below 1')
+    for path in [out, f'{out}-held'][:1 + (held_out > 0)]: _free(path, source, overwrite)
     shards = shards or f'{out}-shards'
     made = prepare_scans(source, shards, (height, width), coils, acs, slices, files, acquisition,
                          noise, quiet=json)
@@ -235,10 +238,20 @@ def fastmri(
         x = scan_images(shards, made)
         x = x/x.norm(dim=1, keepdim=True).clamp(min=1)
         save_tensors(whole, dict(images=x), dict(kind='images', source=str(source)))
-    ys = hide_lines(shards, out, int(R) if R and R == int(R) else R, acs, lines, seed, made)
-    report(dict(out=str(file_pair(out)[0]), n=len(ys), image=list(ys.shape),
-                **_told(ys.corruption), volumes=len(made), seed=seed, hash=ys.hash,
+    kept, held = _split(made, held_out, seed)
+    how = int(R) if R and R == int(R) else R, acs, lines, seed
+    if held: hide_lines(shards, f'{out}-held', *how, held, made)
+    ys = hide_lines(shards, out, *how, kept, made)
+    report(dict(out=str(file_pair(out)[0]), n=len(ys), image=list(ys.shape), **_told(ys.corruption),
+                volumes=len(kept), held_out=len(held), seed=seed, hash=ys.hash,
                 seconds=round(time.monotonic() - start, 2)), json)
+
+def _split(volumes, share, seed):
+    "Those to train on, and those that are held out"
+    held = torch.randperm(len(volumes), generator=rng(seed)).tolist()[:round(share*len(volumes))]
+    require(not share or 0 < len(held) < len(volumes),
+            f"held_out={share} of {len(volumes)} volumes leaves one part empty: hold out more or fewer")
+    return [v for i, v in enumerate(volumes) if i not in held], [volumes[i] for i in sorted(held)]
 
 # %% ../../nbs/90a_prepare.ipynb #15fb489a
 @call_parse

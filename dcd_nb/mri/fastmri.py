@@ -40,8 +40,7 @@ def write_fastmri(
     size=(64, 48),# of the image; the file has twice as many rows
     sigma=.005,      # noise of k-space, per real channel
     gain=1e-4,       # scanners have units of their own
-    seed=0,
-    acquisition='AXT2',
+    seed=0, acquisition='AXT2',
     R:float=1,       # acceleration: above 1 lines are skipped, and the file holds their `mask`
     acs:int | None=None, # lines in the centre that are not skipped; None: a sixteenth of all
 ):
@@ -118,13 +117,12 @@ def _cut(k, recon, size, lines):
     recon = recon or k.shape[1:]
     if lines is None:
         return from_coils(fftc(fit_to(fit_to(ifftc(k), recon), size))[None]), None
-    n, (h, w) = k.shape[2], size
-    first = n//2 - w//2
-    require(first >= 0,
-            f"size={tuple(size)} has more than the {n} lines of this scan: take a smaller width")
-    rows = fftc(fit_to(fit_to(ifftc(k), (recon[0], n)), (h, n)))
-    mask = lines[first:first + w]
-    return from_coils(rows[None, ..., first:first + w]).masked_fill(~mask, 0), mask
+    (H, n), (h, w) = k.shape[1:], size
+    require(w <= n, f"size={tuple(size)} has more than the {n} lines of this scan: take a smaller width")
+    rows, high = (round(m*w/n) for m in (H, recon[0]))      # pixels are larger both ways, or neither
+    k = fftc(fit_to(fit_to(ifftc(k[:, H//2 - rows//2:][:, :rows]), (high, n)), (h, n)))
+    middle = slice(n//2 - w//2, n//2 - w//2 + w)
+    return from_coils(k[None, ..., middle]).masked_fill(~lines[middle], 0), lines[middle]
 
 def _centre(mask, acs):
     "How many lines in the centre show the coil maps: all that were measured side by side, up to 24"
@@ -234,15 +232,17 @@ def _slices(path, k, attributes, settings):
     return parts, noise and dict(sigma=noise.sigma, se=noise.se, clear=bool(noise.clear))
 
 def _noise_of(path, some, recon, size):
-    "Noise at the edge of some slices, cut to size; a warning names the file"
-    h, w = some[0][0].shape[1:]
-    require(size[0] <= h and size[1] <= w,
-            f"{path} has {h}x{w} points, fewer than size={tuple(size)}: with noise, take a smaller size")
+    "Noise at the edge of some slices, of the field of view; a warning names the file"
+    (h, w), skipped = some[0][0].shape[1:], some[0][1] is not None
+    field = (round(size[0]*w/size[1]), w) if skipped else size      # what is kept, in the file's pixels
+    require(field[0] <= h and field[1] <= w,
+            f"{path} has {h}x{w} points, but size={tuple(size)} takes {field[0]}x{field[1]} of them: "
+            f"with noise, take a smaller {'height' if skipped else 'size'}")
     whole = all(lines is not None or (one != 0).any(0).any(0).all() for one, lines in some)
     require(whole, f"{path} is padded with lines of 0, which have no noise: add a 'mask' to the file")
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter('always')
-        y = torch.cat([_cut(one, recon, size, lines)[0] for one, lines in some])
+        y = torch.cat([_cut(one, recon, field, lines)[0] for one, lines in some])
         try: found = edge_noise(y)
         except BadInput as e: raise BadInput(f'{path}: {e}') from None
     for w in said: warnings.warn(f'{path}: {w.message}')
@@ -277,6 +277,7 @@ def hide_lines(
     lines='random',# the others: 'random' or 'equispaced'
     seed=0,
     only:list[Path] | None=None, # which shards; None: all
+    scale_of:list[Path] | None=None, # with noise: those whose brightest slice is divided by; None: these
 ) -> Measurements:
     "Measurements from prepared scans"
     (shards, meta), (data, _) = _shards(folder, only), file_pair(out)
@@ -287,7 +288,7 @@ def hide_lines(
         op = MultiCoilMRI.of_masks(masks, str(out), coils, acs)
     else:
         op, fresh = (MultiCoilMRI(R or 4, acs, n, lines, m) for n, m in ((coils, out), (1, 'ring')))
-    scale, n = _brightest(shards, meta), sum(len(load_tensors(p)[0]['kspace']) for p in shards)
+    scale, n = _brightest(scale_of or shards, meta), sum(len(load_tensors(p)[0]['kspace']) for p in shards)
     A, each = Corruption(op, 1/scale if 'noise' in meta['sign'] else 0.), (2*coils, h, w)
     shapes = {'y': (n, *each), 'state.mask': (n, 1, 1, w), 'state.maps': (n, *each)}
     tmp, i = hidden_path(data), 0
