@@ -5,6 +5,7 @@ that needs them: ours does not.  Formulas are MathML, which is mended where brow
 with the comma behind one.  And names of the library, written as code in the text, lead to the page of names.
 """
 import os, re
+from html import unescape
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -74,15 +75,22 @@ def indent_known(m):
     return f'{m[1]} style="--indent: {len(m[3])}ch"{m[2]}{m[3]}'
 
 
-def wrap_words(m):
-    "A match of a text output, marked if it is sentences, whose long lines may go on below; columns of a table must not"
-    return m[0] if re.search(r'\S {2,}\S', m[2]) else f'{m[1]}<pre class="words">{m[2]}</pre>'
+def wrap_output(m):
+    """A match of a text output.  If it is sentences, it is marked, and long lines go on below.  Columns of a table must not,
+    but a last column that is a sentence may: it goes on below its own start."""
+    if not re.search(r'\S {2,}\S', m[3]): return f'{m[1]}<pre class="words">{m[2]}{m[3]}</code></pre>'
+    return f'{m[1]}<pre>{m[2]}{re.sub(r"(?m)^(.*\S {2,})((?:(?! {2}).){40,})$", hang_last, m[3])}</code></pre>'
+
+
+def hang_last(m):
+    "A match of a line of columns, of which the last is long, with the place where that begins"
+    return f'<span class="hang" style="--hang: {len(unescape(m[1]))}ch">{m[0]}</span>'
 
 
 def finish(page):
     "`page` without scripts of other servers, with formulas that read well, and with lines of code that know their indent"
     page = re.sub(r'(<span id="cb\d+-\d+")(><a [^>]*></a>(?:<span class="\w+">)?)( +)', indent_known, page)
-    page = re.sub(r'(<div class="cell-output[^>]*>\s*)<pre>(<code>.*?</code>)</pre>', wrap_words, page, flags=re.S)
+    page = re.sub(r'(<div class="cell-output[^>]*>\s*)<pre>(<code>)(.*?)</code></pre>', wrap_output, page, flags=re.S)
     page = re.sub(r'<script src="https://cdn\.[^>]*></script>\s*', '', page)
     page = re.sub(r'''<script[^>]*>define\('jquery'.*?</script>\s*''', '', page)
     page = re.sub(r'<p>(<img\b[^>]*>)\s+(?!</p>)', r'<p>\1</p>\n<p>', page)          # on a phone the picture scrolls, its text does not

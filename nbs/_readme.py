@@ -68,23 +68,28 @@ def chart():
     import matplotlib.pyplot as plt
     from dcd_nb.recipes import recipe
     from dcd_nb.show.images import axes, colors
-    found = ratios()
-    with plt.rc_context({'svg.fonttype': 'none', 'svg.hashsalt': 'dcd_nb', **dict.fromkeys(('text.color', 'axes.edgecolor', 'axes.labelcolor', 'xtick.color', 'ytick.color'), '#80868E')}):
-        fig, ax = axes(1, .36*len(found) + .9, 9.)
+    found, last, grey = ratios(), len(ratios()) - .4, '#80868E'
+    dark = dict.fromkeys(('text.color', 'axes.edgecolor', 'axes.labelcolor', 'xtick.color', 'ytick.color'), grey)
+    with plt.rc_context({'svg.fonttype': 'none', 'svg.hashsalt': 'dcd_nb', **dark}):
+        fig, ax = axes(1, .55*len(found) + 1.1, 4.8)            # as wide as a phone
         marks = dict(zip(dict.fromkeys(space for spaces in found.values() for space in spaces), 'os^D'))
-        for row, spaces in enumerate(reversed(found.values())):
+        for row, (name, spaces) in enumerate(reversed(found.items())):
+            ax.text(.028, row + .22, recipe(name).title.partition(';')[0], fontsize=9, va='bottom')
             for space, values in spaces.items():
                 mean = sum(values)/len(values)
                 ax.plot([min(values), max(values)], [row, row], color=colors['student'], lw=1)
                 ax.plot(mean, row, marks[space], color=colors['student' if mean < 1 else 'teacher'])
         for x, who, side in ((.96, 'student', 'right'), (1.04, 'teacher', 'left')):
-            ax.text(x, len(found) - .3, f'{who} nearer', ha=side, va='bottom', color=colors[who], fontsize=9)
-        for space, mark in marks.items(): ax.plot([], [], mark, color='#80868E', label={'pca': 'principal components', 'random': 'random network'}.get(space, space))
-        ax.set_yticks(range(len(found)), [recipe(name).title.partition(';')[0] for name in reversed(found)])
-        ax.set(xscale='log', xlim=(.03, 2.5), xticks=[.05, .1, .2, .5, 1, 2], xticklabels=['0.05', '0.1', '0.2', '0.5', '1', '2'], ylim=(-.6, len(found) - .4))
-        ax.axvline(1, color='#80868E', lw=1), ax.minorticks_off()
-        ax.set_xlabel('distance of the student / distance of its teacher, both to clean images')
-        ax.legend(loc='center left', bbox_to_anchor=(1, .5), frameon=False, title='features')
+            ax.text(x, last + .05, f'{who} nearer', ha=side, va='bottom', color=colors[who], fontsize=9)
+        for space, mark in marks.items():
+            words = {'pca': 'principal components', 'random': 'random network'}.get(space, space)
+            ax.plot([], [], mark, color=grey, label=words)
+        ax.set(xscale='log', xlim=(.026, 3.), ylim=(-.5, last), yticks=[], xticks=[.05, .1, .2, .5, 1, 2],
+               xticklabels=['0.05', '0.1', '0.2', '0.5', '1', '2'])
+        ax.axvline(1, color=grey, lw=1), ax.minorticks_off(), ax.spines['left'].set_visible(False)
+        ax.set_xlabel("student's distance / teacher's distance to clean images")
+        fig.legend(loc='outside lower left', frameon=False, ncol=3, fontsize=9, columnspacing=.8, handletextpad=0.,
+                   title='features', title_fontsize=9)
         fig.savefig(root/'nbs/results.svg', transparent=True, metadata={'Date': None, 'Description': json.dumps(found)})
 
 
