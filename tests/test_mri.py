@@ -1,5 +1,6 @@
 "MRI against other packages: deepinv's operator, sigpy's coil maps"
-import json
+import json, re, runpy, shlex, sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +24,8 @@ from dcd_nb.operators import Corruption, FourierMask, from_complex, fftc, ifftc,
 from dcd_nb.recipes import recipe
 from dcd_nb.restore import Anneal, restore
 from dcd_nb.training import Checkpoints, Teacher, train
+
+root = Path(__file__).parents[1]
 
 
 def off(a, b): return ((a - b).norm()/b.norm()).item()
@@ -347,16 +350,31 @@ def test_fewer_lines_make_pixels_larger_both_ways(tmp_path):
     assert off(got*want.norm()/got.norm(), want) < 1e-3
 
 
-def test_they_are_trained_on_distilled_and_restored_by_the_commands(fast, capsys):
-    if not (fast/'ys.json').exists(): fastmri(str(fast/'raw'), str(fast/'ys'), noise=True, **small)
-    at, quiet = (lambda name: str(fast/name)), dict(json=True, images=16, batch=8)
-    network = "network=MLP((2, 32, 16), width=16)"
-    cli.train('phantoms-16-R4-noise', data=at('ys'), out=at('teacher'), set=network, **quiet)
-    teacher = Teacher.load(fast/'teacher')
-    assert teacher.objective.lowest_level == Measurements.load(fast/'ys').corruption.sigma
-    cli.distill(at('teacher'), data=at('ys'), out=at('student'), **quiet)
-    cli.restore(at('student'), at('ys'), at('restored.npz'), images=2, n=4, json=True)
-    with np.load(fast/'restored.npz') as found: assert found['mean'].shape == (2, 2, 32, 16)
+def test_the_commands_for_files_of_k_space_run_as_they_stand(fast, monkeypatch, capsys):
+    "Those of the page on noisy scans, at a small size and with small budgets"
+    for i in range(2): write_fastmri(fast/f'my_scans/{i}.h5', slices=10, size=(32, 16), seed=i, sigma=.05, R=2, acs=7)
+    cells = json.loads((root/'nbs/45b_noisy_scans.ipynb').read_text(encoding='utf-8'))['cells']
+    lines = re.search(r'``` sh\n(dcd_fastmri my_scans .*?)```', '\n'.join(''.join(c['source']) for c in cells), re.S)[1]
+    small = " --images 16 --batch 8"
+    for as_it_stands, less in {'64 --width 64 --held_out 0.1': '32 --width 16 --held_out 0.5',
+                               '--out teacher': f"--out teacher{small} --set 'network=MLP((2,32,16),width=16)'",
+                               '--out student': f'--out student{small}', 'scans-held\n': 'scans-held --n 20\n',
+                               '--images 20': '--images 2 --n 4'}.items():
+        assert lines.count(as_it_stands) == 1
+        lines = lines.replace(as_it_stands, less)
+    monkeypatch.chdir(fast)
+    monkeypatch.setattr('warnings.showwarning', lambda *a, **kw: None)
+    for name, *args in map(shlex.split, lines.splitlines()):
+        if name == 'python': exec(args[1], {})
+        else:
+            monkeypatch.setattr('sys.argv', [name, *args])
+            try: runpy.run_path(str(Path(sys.executable).parent/name), run_name='__main__')
+            except SystemExit as e: assert not e.code, capsys.readouterr().err
+    assert '8 of 16 lines are measured in no scan' in capsys.readouterr().out
+    teacher, held = Teacher.load(fast/'teacher'), Measurements.load(fast/'scans-held')
+    assert teacher.objective.lowest_level == held.corruption.sigma and len(held) == 10
+    with np.load(fast/'restored.npz') as found:
+        assert found['mean'].shape == found['low'].shape == (2, 2, 32, 16) and found['samples'].shape == (2, 4, 2, 32, 16)
 
 
 def test_a_file_without_a_mask_whose_lines_are_zero_is_no_complete_scan(fast, tmp_path):
