@@ -79,13 +79,14 @@ def wrap_output(m):
     """A match of a text output.  If it is sentences, it is marked, and long lines go on below.  Columns of a table must not,
     but a last column that is a sentence may: it goes on below its own start."""
     if not re.search(r'\S {2,}\S', m[3]): return f'{m[1]}<pre class="words">{m[2]}{m[3]}</code></pre>'
-    text = re.sub(r'(?m)^(.*\S {2,})((?:(?! {2}).){40,})$', hang_last, m[3])
+    if 'class="hang"' in m[3]: return m[0]                       # a page that was finished before
+    text = re.sub(r'(?m)^(.*\S {2,})((?:(?! {2}).){40,})$\n?', hang_last, m[3])
     return f'{m[1]}<pre>{m[2]}{text}</code></pre>'
 
 
 def hang_last(m):
-    "A match of a line of columns, of which the last is long, with the place where that begins"
-    return f'<span class="hang" style="--hang: {len(unescape(m[1]))}ch">{m[0]}</span>'
+    "A match of a line of columns, of which the last is long, as a block with the place where that begins"
+    return f'<span class="hang" style="--hang: {len(unescape(m[1]))}ch">{m[1]}{m[2]}</span>'
 
 
 def finish(page):
