@@ -16,6 +16,7 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from ..errors import BadInput, require
+from ..named import loaded_from
 from ..draws import rng
 from ..files import content_hash, load_tensors, save_tensors
 from ..machine import pick_device
@@ -227,11 +228,11 @@ def load(cls:Measurements,
     require(meta.get('kind') == 'measurements',
             f"path={str(path)!r} holds {meta.get('kind', 'something else')}, not measurements")
     if corruption is None:
-        mine = [k for k in tensors if k.startswith('corruption.')]
-        held = {k.removeprefix('corruption.'): tensors[k] for k in mine}
+        held = {k.partition('.')[2]: t for k, t in tensors.items() if k.startswith('corruption.')}
         corruption = Corruption.from_dict(meta['corruption'], held)
     require(corruption.is_described(meta['corruption']),
             f"corruption={corruption} is not the one that made {str(path)!r}: {meta['corruption']}")
+    loaded_from(corruption.op, path)
     return cls(tensors['y'], corruption, state_from_flat(tensors), meta['about'], tensors.get('sigma'))
 
 # %% ../../nbs/02b_measurements.ipynb #c5ec0fdb

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..errors import BadInput, choose, require, number
 from ..draws import rng
+from ..show.images import save_images
 from ..files import atomic
 from ..machine import made_with
 from ..operators import Corruption, Identity
@@ -257,6 +258,7 @@ def run_method(
     near = Proximal(task.ys)              # how far the samples, corrupted, are from the observations
     for e in entries:
         x = e.make(n)
+        if x.shape[-1] > 1: save_images(x[:64], out/f'{e.group}.png', zoom=max(1, 32//x.shape[-1]))
         said = judge(x) | dict(proximal=near(x.clamp(-1, 1))['proximal'])
         found.append(dict(
             method=method, corruption=corruption, data=r.name.split('-')[0], seed=r.seed,
@@ -275,11 +277,11 @@ def read_rows(folder:str | Path) -> list[dict]:
     "The rows in `folder`, in the order of `methods`"
     found = [json.loads(p.read_text()) for p in sorted(Path(folder).glob('*.json'))]
     order = [*methods]
-    return sorted(found, key=lambda row: (row['corruption'], order.index(row['method']), row['seed']))
+    return sorted(found, key=lambda row: (row['data'], row['corruption'], order.index(row['method']), row['seed']))
 
 def over_seeds(rows:list[dict]) -> list[dict]:
     "Means of each method over the seeds, and the `range` of the distances"
-    kinds, found, names = {}, [], ('corruption', 'group', 'method', 'clean_images')
+    kinds, found, names = {}, [], ('data', 'corruption', 'group', 'method', 'clean_images')
     for row in rows: kinds.setdefault(tuple(row[k] for k in names), []).append(row)
     for same in kinds.values():
         one = {k: same[0][k] for k in (*names, 'scale')}
