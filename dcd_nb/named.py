@@ -25,7 +25,8 @@ class Named:
     "Made from plain values, printed as it is made, kept in files, and found by name"
     families = {}  # the first class of each family
     example = 'RandomMask(missing=.6)'  # of a text that is understood
-    remade = True  # can it be made again from what `to_dict` and `tensors` say? If not, the object itself has to be passed
+    # can it be made again from `to_dict` and `tensors`? If not, the object itself has to be passed
+    remade = True
     def __init_subclass__(cls,
         family=None,    # of the first class of a family: its name
         abstract=False, # of a class that only others are made of
@@ -205,7 +206,8 @@ def require_remade(
     "Complain now, and not when a file is read, about an object that its description does not make again"
     if not all(make and make.remade for make in _classes(d)): return       # nobody here can tell
     says = f"{name}={written(d)} could not be loaded again: "
-    keep = "keep each argument as it was given (self.kernel = kernel), and change it where it is used, not in the constructor"
+    keep = ("keep each argument as it was given (self.kernel = kernel), and change it where it is used, "
+            "not in the constructor")
     try: again = Named.from_dict(d, tensors).to_dict()
     except Exception as e:
         raise BadInput(f"{says}made of what it keeps it raises {type(e).__name__} "

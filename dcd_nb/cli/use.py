@@ -37,7 +37,8 @@ def _whole(path):
 @polite
 def sample(
     model:str,       # folder of a run, weights, or the name of a generator of the package
-    # a .png grid, an .npz (images as bytes), or a folder for single PNG files; with --like also .tif, .fits, .mrc, ...
+    # a .png grid, an .npz (images as bytes), or a folder for single PNG files; with --like also
+    # .tif, .fits, .mrc, ...
     out:str,
     n:int=64,        # images
     seed:int=0,      # image i depends on seed and i alone
@@ -145,7 +146,8 @@ def evaluate(
     size:str=None,   # crop images of a folder and resize them: 64, or 48x40 in width and height
     channels:int=None, # 1 for grey, 3 for colour
     find_copies:bool=False, # are samples copies of images of the reference?
-    # made by dcd_corrupt or dcd_import: proximal distance to them, and are samples copies of what is behind them?
+    # made by dcd_corrupt or dcd_import: proximal distance to them, and are samples copies of what is
+    # behind them?
     measurements:str=None,
     clean:bool=True, # only verdicts that need no clean image
     other:str=None,  # with --no-clean: a run on another half of the data
@@ -161,7 +163,8 @@ def evaluate(
         if json: report(found | dict(source=source), json)
         else: print(found)
         return
-    if reference is None and model is not None: reference, size, channels = _clean_images_of(model, size, channels)
+    if reference is None and model is not None:
+        reference, size, channels = _clean_images_of(model, size, channels)
     require(reference or measurements,
             f"reference is missing: {source!r} does not say "
             "which clean images it should be compared with; "
@@ -205,8 +208,9 @@ def save_restored(
 def restore(
     model:str,       # folder of a run, weights, or the name of a generator of the package
     measurements:str,# made by dcd_corrupt or dcd_import
-    # an .npz (mean, std, 90 % interval, samples), a .png grid (means and maps of the standard deviation),
-    # or a folder for PNG files, with the deviations in OUT-std; of frames that dcd_import took also .tif, .fits, .mrc, ...: means, in their units and type
+    # an .npz (mean, std, 90 % interval, samples), a .png grid (means and maps of the standard
+    # deviation), or a folder for PNG files, with the deviations in OUT-std; of frames that
+    # dcd_import took also .tif, .fits, .mrc, ...: means, in their units and type
     out:str,
     # as in Python: 'Sample(leaps=8)', 'Optimise()', 'Anneal(steps=60)', 'Denoise()', one call of a teacher;
     # default: Sample() for a generator, Anneal() for a teacher

@@ -103,7 +103,8 @@ class Student:
     * `outside_slope`: share that stays of what its images have outside [-1, 1]; .03: hardly anything
     * `dropout`: of fake and generator while they learn; None: the teacher's
     * `start`: a `Generator` whose weights go on; None: a copy of the teacher
-    * `refine`: lower levels, at each of which the image is noised and denoised again: (1., .4) makes three calls
+    * `refine`: lower levels, at each of which the image is noised and denoised again:
+      (1., .4) makes three calls
     """
     init_sigma: float = 2.5
     latent_scale: float = 1.
@@ -191,7 +192,8 @@ def load(cls:Generator,
 
 # %% ../../nbs/22_generator.ipynb #7aa1ae79
 def load_pretrained(
-    name:str | Path,           # of weights that come with the package, or a path: weights, or the folder of a run
+    # of weights that come with the package, or a path: weights, or the folder of a run
+    name:str | Path,
     device:str | torch.device='cpu',
     precision:str | None=None, # of the network; None: bf16 on a GPU that has it
 ):
@@ -211,7 +213,8 @@ def load_pretrained(
 
 @patch(cls_method=True)
 def from_pretrained(cls:Generator,
-    name:str | Path,           # of weights that come with the package, or a path: weights, or the folder of a run of `distill`
+    # of weights that come with the package, or a path: weights, or the folder of a run of `distill`
+    name:str | Path,
     device:str | torch.device='cpu',
     precision:str | None=None, # of the network; None: bf16 on a GPU that has it
 ):

@@ -29,7 +29,7 @@ Split.__doc__ = "Measurements to restore; what to predict; the level of its nois
 
 def hide_some(
     ys:Measurements,
-    share:float | None=None, # of pixels, lines or information; None: .05 of pixels or lines, .5 of information
+    share:float | None=None, # of pixels, lines or information; None: .05, .5 of information
     seed=0,
 ) -> Split:
     "Take a part of the measurements away, to predict it"

@@ -22,7 +22,8 @@ class Tiles:
         tile:tuple,  # (C, h, w) of the tiles
     ):
         require(shape[0] == tile[0] and shape[1] >= tile[1] and shape[2] >= tile[2],
-                f"ys are of images of shape {tuple(shape)}, but the prior makes images of shape {tuple(tile)}")
+                f"ys are of images of shape {tuple(shape)}, but the prior makes images of shape "
+                f"{tuple(tile)}")
         self.shape, self.h, self.w = tuple(shape), *tile[1:]
         rows, columns = ([*range(0, n - k, max(1, k//2)), n - k] for n, k in zip(shape[1:], tile[1:]))
         self.corners = [(a, b) for a in rows for b in columns]
@@ -30,9 +31,9 @@ class Tiles:
     def cut(self, one:Measurements) -> Measurements:
         "The tiles of measurements of one image"
         require(isinstance(one.op, (Identity, RandomMask)),
-                f"ys are of images of shape {self.shape}, larger than the {self.w}x{self.h} pixels of the prior, "
-                f"and {one.op} mixes pixels, so that they cannot be cut into tiles: train on images "
-                "of this size")
+                f"ys are of images of shape {self.shape}, larger than the {self.w}x{self.h} pixels of "
+                f"the prior, and {one.op} mixes pixels, so that they cannot be cut into tiles: "
+                "train on images of this size")
         def tiles(t): return torch.cat([t[..., a:a + self.h, b:b + self.w] for a, b in self.corners])
         corruption = one.corruption
         if corruption.noise_differs:

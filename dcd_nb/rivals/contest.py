@@ -100,7 +100,8 @@ def _of_teacher(teacher, ys):
     seed = 0
     ways = ways_to_sample(teacher, 2000, seed)
     if len(ways) > 1:
-        whole = {k: sampled(teacher, k, 2000, seed)[0] for k in ways if tuple(teacher.shape) == tuple(ys.shape)}
+        whole_size = tuple(teacher.shape) == tuple(ys.shape)
+        whole = {k: sampled(teacher, k, 2000, seed)[0] for k in ways} if whole_size else {}
         best = min(whole, key=lambda k: judge(whole[k].clamp(-1, 1))['proximal']) if whole else [*ways][0]
     else: best = [*ways][0]
     until = ways[best].get('until')
@@ -283,7 +284,8 @@ def over_seeds(rows:list[dict]) -> list[dict]:
     for row in rows: kinds.setdefault(tuple(row[k] for k in names), []).append(row)
     for same in kinds.values():
         one = {k: same[0][k] for k in (*names, 'scale')}
-        one |= {k: _mean([row[k] for row in same]) for k in ('calls', 'seconds', 'images', 'fd', 'precision', 'recall')}
+        always = ('calls', 'seconds', 'images', 'fd', 'precision', 'recall')
+        one |= {k: _mean([row[k] for row in same]) for k in always}
         if all('proximal' in row for row in same): one['proximal'] = _mean([row['proximal'] for row in same])
         one['range'] = {s: [f([row['fd'][s] for row in same]) for f in (min, max)] for s in one['fd']}
         found.append(one | dict(seeds=[row['seed'] for row in same]))
@@ -296,7 +298,8 @@ def _mean(values):
 
 # %% ../../nbs/29f_contest.ipynb #129ccd05
 def as_table(found:list[dict]) -> str:
-    "Rows of `over_seeds` as a Markdown table: means, the range over seeds, the least distances in bold; precision and recall by the classifier"
+    """Rows of `over_seeds` as a Markdown table: means, the range over seeds, the least distances in bold;
+    precision and recall by the classifier"""
     spaces = [*found[0]['fd']]
     least = {s: min(row['fd'][s] for row in found) for s in spaces}
     def distance(row, s):

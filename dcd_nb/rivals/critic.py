@@ -129,7 +129,8 @@ def ambient_gan(
     G = generator(learners['generator'].ema.net)
     plan = dict(kind='ambientgan', corruption=ys.corruption.to_dict(), data=ys.hash, net=G_net.to_dict(),
                 objective=Standard().to_dict(), init_sigma=G.init_sigma, outside_slope=G.outside_slope,
-                critic=width, steps=steps, penalty=penalty, learn={k: v.settings for k, v in learners.items()})
+                critic=width, steps=steps, penalty=penalty,
+                learn={k: v.settings for k, v in learners.items()})
     setup.settle(G_net, work)
     run = setup.folder(plan, ys.corruption)
     G.held, G.rule = run.held, run.rule

@@ -33,15 +33,17 @@ from .callbacks import Callback, callbacks_of, CSVLog, Live, telling, TensorBoar
 from .hardware import Hardware, speed_up
 from .setup import RunSetup
 
-_all_ = ['BatchFeed', 'Callback', 'callbacks_of', 'CSVLog', 'Live', 'telling', 'TensorBoardLog', 'check_kept', 'Checkpoints', 'EpochOrder', 'exploded', 'fit', 'Hardware', 'in_new_words',
-         'kept_inside', 'Learner', 'load_checkpoint', 'load_model', 'load_weights', 'Loop', 'MicroBatch',
-         'not_fatal', 'read_recipe', 'RunFolder', 'RunSetup', 'save_model', 'Step', 'StepContext', 'Teacher',
-         'utilisation']
+_all_ = ['BatchFeed', 'Callback', 'callbacks_of', 'CSVLog', 'Live', 'telling', 'TensorBoardLog',
+         'check_kept', 'Checkpoints', 'EpochOrder', 'exploded', 'fit', 'Hardware', 'in_new_words',
+         'kept_inside', 'Learner', 'load_checkpoint', 'load_model', 'load_weights', 'Loop',
+         'MicroBatch', 'not_fatal', 'read_recipe', 'RunFolder', 'RunSetup', 'save_model', 'Step',
+         'StepContext', 'Teacher', 'utilisation']
 
 # %% ../../nbs/20e_training.ipynb #c5051e5d
 def data_scale(
     ys,                      # `Measurements`
-    shape:tuple | None=None, # (C, H, W) of what shall have that scale; None: that of the observations. Several coils see one image
+    # (C, H, W) of what shall have that scale; None: the observations'. Several coils see one image
+    shape:tuple | None=None,
 ):
     "Root mean square of `ys` without their noise"
     seen = ys.op.observed(ys.state)
@@ -103,7 +105,8 @@ def _phase_one(learner, objective, feed):
 # %% ../../nbs/20e_training.ipynb #4f27da2b
 def train(
     ys: 'Measurements',                        # the observations: all the data there are
-    net: 'Network | Precond | Teacher | dict | str | None' = None, # trained in place; its description or name; or a teacher to go on with
+    # trained in place; its description or name; or a teacher to go on with
+    net: 'Network | Precond | Teacher | dict | str | None' = None,
     objective: 'Objective | None' = None,      # what to learn; None: the one that suits the corruption
     images: int | None = None,                 # the budget; or
     minutes: float | None = None,              # ... the time it may take
@@ -115,7 +118,8 @@ def train(
     hardware: 'Hardware | str | None' = None,  # or a device, e.g. 'cuda'; None: a GPU if there is one
     checkpoints: 'Checkpoints | None' = None,  # when, and what is looked at; None: ten in the run
     quiet: bool = False,                       # no progress bar, no summary
-    callbacks: 'list | str | None' = None,     # told of each report and checkpoint: `Callback`, 'csv', 'tensorboard', 'live'
+    # told of each report and checkpoint: `Callback`, 'csv', 'tensorboard', 'live'
+    callbacks: 'list | str | None' = None,
     check: bool = True,                        # warn of what `ys` contradict in what is said of them
     **learn,                                   # of `Learner`: lr, clip, warmup, decay, halflife, ...
 ) -> 'Teacher':

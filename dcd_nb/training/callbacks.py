@@ -22,8 +22,9 @@ from ..show.explorer import caption, figure_html
 class Callback:
     "What is told of a run. Override what you need"
     def begin(self, run):
-        """Before the first line: `run.plan` is what recipe.json says, `run.out` the folder or None, `run.lines` are the lines
-        of a run that goes on, and `run.preview(n)` makes samples (None for points)"""
+        """Before the first line: `run.plan` is what recipe.json says, `run.out` the folder or None,
+        `run.lines` are the lines of a run that goes on, and `run.preview(n)` makes samples (None for
+        points)"""
     def report(self, line:dict): "Every few steps: images, seconds, loss, grad, img_per_s, ..."
     def checkpoint(self, line:dict): "At a checkpoint: images, and what the monitor found"
     def event(self, line:dict): "Steps were skipped, or the run went back to its last checkpoint"
@@ -187,7 +188,8 @@ class Live(Callback):
             axs[1].imshow(image_grid(self.picture), interpolation='nearest')
             axs[1].axis('off')
         left = (total - last['images'])/max(last['img_per_s'], 1e-9)
-        text = f"{last['images']:_} of {total:_} images, loss {last['loss']:.3g}, {last['img_per_s']:.0f} images/s, {left:.0f} s left"
+        text = (f"{last['images']:_} of {total:_} images, loss {last['loss']:.3g}, "
+                f"{last['img_per_s']:.0f} images/s, {left:.0f} s left")
         self.box.value = figure_html(fig, f'loss after {last["images"]} images') + caption(text)
         self.drawn = time.monotonic()
         self.cost = self.drawn - start
@@ -196,7 +198,7 @@ class Live(Callback):
 _built_in = dict(csv=CSVLog, tensorboard=TensorBoardLog, live=Live)
 
 def callbacks_of(given) -> list[Callback]:
-    "Callbacks from objects, functions of a line, and names: 'csv', 'tensorboard', 'live', or several with commas"
+    "Callbacks from objects, functions of a line, and names: 'csv', 'tensorboard', 'live', or 'csv,live'"
     if given is None: return []
     if isinstance(given, str): given = [name.strip() for name in given.split(',') if name.strip()]
     if not isinstance(given, (list, tuple)): given = [given]

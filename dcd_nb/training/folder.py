@@ -59,7 +59,8 @@ def _settings(plan):
     plan = _repeatable(in_new_words(plan))
     found = _flat({k: v for k, v in plan.items() if k not in _inherited})
     if plan.get('kind') != 'train': return found
-    return {k: v for k, v in found.items() if not k.startswith('about.recipe.distill')}    # still to be chosen
+    # how it is distilled is still to be chosen
+    return {k: v for k, v in found.items() if not k.startswith('about.recipe.distill')}
 
 # %% ../../nbs/20b_folder.ipynb #bec1de32
 def _hashed(k):
@@ -232,7 +233,7 @@ def restore(self:RunFolder) -> tuple[dict, dict] | None:
     path, size = self.out/'metrics.jsonl', at.pop('metrics')
     if path.exists():
         text = path.read_bytes()[:size]
-        text = text[:text.rfind(b'\n') + 1]                                # a power cut may have left half a line
+        text = text[:text.rfind(b'\n') + 1]               # a power cut may have left half a line
         if self.chief and path.stat().st_size > len(text): os.truncate(path, len(text))
         self.lines = _parsed(text)
     return tensors, at
@@ -285,7 +286,8 @@ class Checkpoints:
     keep_weights: bool = False
 
     def __post_init__(self):
-        every, grid, monitor, select, patience = self.every, self.grid, self.monitor, self.select, self.patience
+        every, grid, monitor = self.every, self.grid, self.monitor
+        select, patience = self.select, self.patience
         if every is not None:
             number('every', every, lambda v: v > 0, 'a positive number of images between two checkpoints')
         require(isinstance(grid, int) and grid >= 0,

@@ -98,7 +98,8 @@ def _that_fit(threads):
 def _hardware_of(begun, device):
     "What recipe.json in the folder `begun` says of hardware"
     if begun is None or not (Path(begun)/'recipe.json').exists(): return {}
-    older = dict(precision='fp32', compile=False) if device.type == 'cpu' else {}       # runs that do not say it
+    # runs that do not say it
+    older = dict(precision='fp32', compile=False) if device.type == 'cpu' else {}
     return read_recipe(begun).get('hardware', older)
 
 # %% ../../nbs/20da_hardware.ipynb #20da000a
@@ -124,7 +125,7 @@ def compiler_failed() -> str | None:
     return f'{type(_failed[0]).__name__}: {_failed[0]}'.split('\n')[0][:200] if _failed else None
 
 def compiled_if_possible(graph, inputs):
-    "A backend of `torch.compile` that leaves networks as they are once the compiler has failed, and says so once"
+    "Backend of `torch.compile`: leaves networks as they are once the compiler failed, and says so once"
     if _failed: return graph.forward
     try:
         with torch._functorch.config.patch(force_non_lazy_backward_lowering=True):
