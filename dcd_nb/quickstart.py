@@ -53,6 +53,7 @@ def baselines_of(ys, n):
 kinds = [name.removeprefix('digits-') for name in recipes() if name.startswith('digits-')]
 kinds.remove('clean')
 
+# %% ../nbs/24_quickstart.ipynb #593964b9
 def quickstart(
     corruption='noise', # 'noise', 'mask', 'blur' or 'saturation'
     sigma=None,         # of the noise; None: that of the recipe

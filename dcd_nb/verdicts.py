@@ -9,6 +9,7 @@ __all__ = ['Verdict', 'judge_without_clean']
 import time
 
 import torch
+from fastcore.basics import patch
 
 from .errors import BadInput, require
 from .draws import Draws
@@ -43,30 +44,32 @@ class Verdict(dict):
         if a: found['halves'] = grade(a['fd'] <= 2*a['floor'], a['fd'] <= 4*a['floor'])
         return found
 
-    def sentences(self) -> dict:
-        "{verdict: what was found, in words}"
-        t, c = self['two_sample'], self['copies']
-        number = f"from {t['telling_number']} on" if t['telling_number'] else 'with no number that was tried'
-        said = {
-            'samples': f"p = {t['p']:.3f} that corrupted samples could be the data, {t['n']} pairs; "
-                       f"can be told from them {number}",
-            'distance': f"proximal {self['proximal']:.4f}, its floor {self['floor']:.4f}"}
-        if self['sensitivity']:
-            ps = ', '.join(f'p = {p:.3f} at {f} sigma' for f, p in self['sensitivity'].items())
-            shows = 'would show' if self['sees_sigma'] else 'would NOT show'
-            said['noise'] = f'{ps}: a mistake of a tenth {shows}'
-        h = self['held_out']
-        if 'why_not' in h: said['prediction'] = f"none: {h['why_not']}"
-        else:
-            linear = '' if h['linear'] is None else f", of the best linear prediction {h['linear']:.4f}"
-            said['prediction'] = (f"error {h['error']:.4f}, expected {h['expected']:.4f}{linear}; "
-                                  f"{h['coverage']:.0%} within intervals of 90 %")
-        said['copies'] = (f"{c['share']:.1%} of samples as near to an observation as "
-                          f"{c['expected']:.0%} of these are to each other")
-        if self['halves']:
-            said['halves'] = (f"models of two halves {self['halves']['fd']:.4f} apart, "
-                              f"one model {self['halves']['floor']:.4f}")
-        return said
+# %% ../nbs/27a_verdicts.ipynb #6db2c98c
+@patch
+def sentences(self:Verdict) -> dict:
+    "{verdict: what was found, in words}"
+    t, c = self['two_sample'], self['copies']
+    number = f"from {t['telling_number']} on" if t['telling_number'] else 'with no number that was tried'
+    said = {
+        'samples': f"p = {t['p']:.3f} that corrupted samples could be the data, {t['n']} pairs; "
+                   f"can be told from them {number}",
+        'distance': f"proximal {self['proximal']:.4f}, its floor {self['floor']:.4f}"}
+    if self['sensitivity']:
+        ps = ', '.join(f'p = {p:.3f} at {f} sigma' for f, p in self['sensitivity'].items())
+        shows = 'would show' if self['sees_sigma'] else 'would NOT show'
+        said['noise'] = f'{ps}: a mistake of a tenth {shows}'
+    h = self['held_out']
+    if 'why_not' in h: said['prediction'] = f"none: {h['why_not']}"
+    else:
+        linear = '' if h['linear'] is None else f", of the best linear prediction {h['linear']:.4f}"
+        said['prediction'] = (f"error {h['error']:.4f}, expected {h['expected']:.4f}{linear}; "
+                              f"{h['coverage']:.0%} within intervals of 90 %")
+    said['copies'] = (f"{c['share']:.1%} of samples as near to an observation as "
+                      f"{c['expected']:.0%} of these are to each other")
+    if self['halves']:
+        said['halves'] = (f"models of two halves {self['halves']['fd']:.4f} apart, "
+                          f"one model {self['halves']['floor']:.4f}")
+    return said
 
 # %% ../nbs/27a_verdicts.ipynb #ad2d5808
 def _sensitivity(x, ys, n_perm, seed):
@@ -89,6 +92,7 @@ def _copies(x, ys, seed):
     again = ys.corruption.recorrupt(x[evenly_spaced(len(x), 1000)], Draws(seed))
     return copies(again.y, ys.y, ys.op.observed(again.state), ys.op.observed(ys.state))
 
+# %% ../nbs/27a_verdicts.ipynb #4dd710c3
 def judge_without_clean(
     G:Generator | Teacher,
     ys:Measurements, # better such that it has not seen

@@ -231,6 +231,7 @@ def list_recipes(
     _print_phase('train', cost)
     if cost['student']: _print_phase('distill', cost['student'])
 
+# %% ../../nbs/90b_learn.ipynb #9fe886e2
 _groups = {  # by the beginning of a name, or by its end
     'your own measurements': r'own$',
     'minutes on a laptop': r'(digits|moons|roll|blobs|phantoms-16)-',

@@ -131,9 +131,7 @@ def import_arrays(
     dataset:str=None, # the array that is meant, of files that hold several
     patch:int=None,  # cut frames into squares of so many pixels
     stride:int=None, # pixels from one such square to the next; default: as many as it has
-    # 2 or 3: keep the pixels of each frame apart, in 4 or 9 frames of every second or third, where
-    # neighbours share noise
-    every:int=1,
+    every:int=1,     # 2 or 3: 4 or 9 frames of every second or third pixel, where neighbours share noise
     held_out:float=0., # share of the patches that goes to OUT-held, with no pixel in common
     seed:int=0,      # of the places of patches
     overwrite:bool=False, # replace measurements that are already there
@@ -141,16 +139,11 @@ def import_arrays(
 ):
     "Measurements of your own, from arrays"
     _free(out, y, overwrite)
-    if mask and not Operator.parse(op).random:
-        raise BadInput(f"mask={mask!r} is given, but op={op!r} has none: pass --op "
-                       f"'RandomMask(missing={1 - _array(mask).mean():.2g})', or, if the gaps have a shape, "
-                       f"--op 'GivenMasks(\"{mask}\")'")
+    if mask: _check_mask(mask, op, patch or every > 1)
     if y.endswith(('.npy', '.npz')) and not (scaling or patch or dataset or every > 1):
         ys = Measurements.from_arrays(_array(y), op, _noise(sigma), mask and _array(mask))
     else:
         frames = read_frames(y, Scaling.parse(scaling) if scaling else None, dataset)
-        require(not ((patch or every > 1) and mask),
-                "mask is for whole frames: leave out patch and every, or store NaN where there is no value")
         if every > 1: frames = frames.thinned(every)
         frames, held = frames.patches(patch, held_out, seed, stride) if patch else (frames, ())
         ys = _of_frames(frames, op, sigma, mask)
@@ -160,6 +153,16 @@ def import_arrays(
     ys.save(out)
     report(dict(out=str(file_pair(out)[0]), n=len(ys), image=list(ys.shape), **_told(ys.corruption),
                 hash=ys.hash), json)
+
+# %% ../../nbs/90a_prepare.ipynb #f2356e0c
+def _check_mask(mask, op, cut):
+    "Complain about a mask where nothing is masked, or for frames that are cut"
+    if not Operator.parse(op).random:
+        raise BadInput(f"mask={mask!r} is given, but op={op!r} has none: pass --op "
+                       f"'RandomMask(missing={1 - _array(mask).mean():.2g})', or, if the gaps have a shape, "
+                       f"--op 'GivenMasks(\"{mask}\")'")
+    require(not cut, "mask is for whole frames: leave out patch and every, or store NaN where there is no "
+                     "value")
 
 def _of_frames(frames, op, sigma, mask):
     "Measurements of frames, whose level of noise has their units"

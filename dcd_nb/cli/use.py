@@ -122,6 +122,11 @@ def _clean_images_of(model, size, channels):
     data = (model.about.get('recipe') or {}).get('data') or {}
     return data.get('source'), size or data.get('size'), channels or data.get('channels')
 
+def _tell(found, source, json):
+    "Print what was found, as text or one line of JSON"
+    if json: report(found | dict(source=source), json)
+    else: print(found)
+
 @contextmanager
 def _warnings_as_lines():
     "Within, each warning becomes one line of standard error, printed at the end"
@@ -159,16 +164,12 @@ def evaluate(
     if not clean:
         require(not reference,
                 f"reference={reference!r} holds clean images: leave it out, or --no-clean")
-        found = _without_clean(model, source, measurements, other, n, seed, device)
-        if json: report(found | dict(source=source), json)
-        else: print(found)
-        return
+        return _tell(_without_clean(model, source, measurements, other, n, seed, device), source, json)
     if reference is None and model is not None:
         reference, size, channels = _clean_images_of(model, size, channels)
     require(reference or measurements,
-            f"reference is missing: {source!r} does not say "
-            "which clean images it should be compared with; "
-            "without any, pass --measurements")
+            f"reference is missing: {source!r} does not say which clean images it should be compared "
+            "with; without any, pass --measurements")
     x = load_images(source, size, channels, None) if model is None else model.sample(n, seed)
     found = metrics.Evaluation()
     with _warnings_as_lines():
@@ -176,8 +177,7 @@ def evaluate(
             known = load_images(reference, size, channels, None)
             found = metrics.evaluate(x, known, extractor, reps, find_copies, seed)
         if measurements: found = _in_y(found, x, measurements, seed)
-    if json: report(found | dict(source=source), json)
-    else: print(found)
+    _tell(found, source, json)
 
 # %% ../../nbs/90c_use.ipynb #c46ecb78
 def save_restored(

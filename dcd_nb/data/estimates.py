@@ -114,6 +114,7 @@ class CameraNoise(namedtuple('CameraNoise', 'sigma se correlation levels patches
         near, second, third = self.correlation
         return near > .3 and second < .5*near and third < .3*near
 
+# %% ../../nbs/02ca_estimates.ipynb #bb0d6387
 def camera_noise(
     images:Tensor | list[Tensor], # (N, C, H, W) in any units; or several such, of different sizes
     size:int=16, # of a patch, in pixels, at most
@@ -170,6 +171,7 @@ def _places(parts, size, pixels=8_000_000):
             found.append(((mean + middle).flatten(), (second - first**2).flatten(), corners))
     return map(torch.cat, zip(*found))
 
+# %% ../../nbs/02ca_estimates.ipynb #08ae1594
 def _without_slope(flat):
     "Patches (n, size, size) without the plane that fits them best"
     flat = flat - flat.mean((1, 2), keepdim=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from fastcore.basics import patch
 
 from ..errors import BadInput, choose, optional, require
 from ..files import atomic
@@ -126,6 +127,7 @@ def _one_sentence(name, kind):
         logger.removeHandler(log)
         logger.propagate = keep
 
+# %% ../../nbs/02bd_formats.ipynb #292935c9
 def opaque(a:np.ndarray, name:str) -> np.ndarray:
     "Images (..., C, H, W) without their last channel, the transparency, if there is none"
     top = np.iinfo(a.dtype).max if a.dtype.kind == 'u' else 1
@@ -162,8 +164,14 @@ def read_file(
         if raw.stored.dtype.kind == 'b': raw.stored = raw.stored.astype(np.uint8)
         return raw.values(), raw.about(kind.__name__)
 
-def stored_as(values:np.ndarray, dtype:np.dtype, slope:float, intercept:float,
-              blank:float | None) -> np.ndarray:
+# %% ../../nbs/02bd_formats.ipynb #87285c95
+def stored_as(
+    values:np.ndarray,  # quantities, NaN where there is none
+    dtype:np.dtype,     # of the file
+    slope:float,        # a quantity is slope*stored + intercept
+    intercept:float,
+    blank:float | None, # what is stored for NaN, in types of whole numbers
+) -> np.ndarray:
     "Quantities as a file stores them: rounded and within the type's range if that is one of whole numbers"
     a = (values.astype(np.float64) - intercept)/slope
     if dtype.kind == 'f': return a.astype(dtype)
@@ -174,6 +182,7 @@ def stored_as(values:np.ndarray, dtype:np.dtype, slope:float, intercept:float,
     a = np.rint(np.where(missing, 0. if blank is None else blank, a))
     return a.clip(info.min, info.max).astype(dtype)
 
+# %% ../../nbs/02bd_formats.ipynb #7ecb8f17
 def write_file(
     path:str | Path,
     values:np.ndarray, # (N, C, H, W), in the units of the data; NaN where there is none
@@ -235,22 +244,23 @@ class TIFF(Format, suffixes=('.tif', '.tiff')):
         shown = [ij['min'], ij['max']] if {'min', 'max'} <= ij.keys() else None
         return Raw(a, blank=blank, limits=shown, header=header)
 
-    @classmethod
-    def write(cls, path, a, about):
-        h, c = about['header'], a.shape[-3]
-        rgb = c == 3 and h.get('rgb', True)
-        frames = h.get('frames', '')
-        if len(frames) != a.ndim - 3: frames = 'RPTZ'[7 - a.ndim:]
-        letters = frames + ('YXS' if rgb else 'CYX' if c > 1 else 'YX')
-        a = np.moveaxis(a, -3, -1) if rgb else a[..., 0, :, :] if c == 1 else a
-        kw = dict(resolution=h['resolution'], resolutionunit=h['unit']) if h else {}
-        if about['blank'] is not None:
-            kw['extratags'] = [(42113, 's', 0, f"{about['blank']:g}", True)]
-        if h.get('imagej'):
-            kw |= dict(imagej=True, metadata=h['imagej'])
-            kw.pop('resolutionunit')
-        kw['metadata'] = kw.get('metadata', {}) | dict(axes=letters)
-        cls.library().imwrite(path, a, photometric='rgb' if rgb else 'minisblack', **kw)
+# %% ../../nbs/02bd_formats.ipynb #e6c1b86c
+@patch(cls_method=True)
+def write(cls:TIFF, path, a, about):
+    h, c = about['header'], a.shape[-3]
+    rgb = c == 3 and h.get('rgb', True)
+    frames = h.get('frames', '')
+    if len(frames) != a.ndim - 3: frames = 'RPTZ'[7 - a.ndim:]
+    letters = frames + ('YXS' if rgb else 'CYX' if c > 1 else 'YX')
+    a = np.moveaxis(a, -3, -1) if rgb else a[..., 0, :, :] if c == 1 else a
+    kw = dict(resolution=h['resolution'], resolutionunit=h['unit']) if h else {}
+    if about['blank'] is not None:
+        kw['extratags'] = [(42113, 's', 0, f"{about['blank']:g}", True)]
+    if h.get('imagej'):
+        kw |= dict(imagej=True, metadata=h['imagej'])
+        kw.pop('resolutionunit')
+    kw['metadata'] = kw.get('metadata', {}) | dict(axes=letters)
+    cls.library().imwrite(path, a, photometric='rgb' if rgb else 'minisblack', **kw)
 
 # %% ../../nbs/02bd_formats.ipynb #cbd8e147
 def _chunk(kind, data):

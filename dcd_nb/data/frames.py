@@ -63,9 +63,8 @@ class Percentiles(Scaling):
                            f'a percentage above low={low} and up to 100')
 
     def fit(self, frames):
-        few = []                                            # at most some ten million of them
-        step = max(1, sum(a.size for a in frames.parts)//10**7)
-        for a in frames.parts: few.append(a.reshape(-1)[::step])
+        step = max(1, sum(a.size for a in frames.parts)//10**7)      # at most some ten million values
+        few = [a.reshape(-1)[::step] for a in frames.parts]
         v = np.concatenate(few).astype(np.float64)
         v = v[np.isfinite(v)]
         require(len(v), "scaling=Percentiles(): no value is finite")
@@ -75,18 +74,16 @@ class FileLimits(Scaling):
     "What the file says should be shown: a window, or its lowest and highest value"
     def fit(self, frames):
         said = frames.about['data']['limits']
-        require(said,
-                f"scaling=FileLimits(): {frames.names[0]} states no limits; pass Limits(low, "
-                f"high) or Percentiles()")
+        require(said, f"scaling=FileLimits(): {frames.names[0]} states no limits; "
+                      f"pass Limits(low, high) or Percentiles()")
         return Limits(*said)
 
 class TypeLimits(Scaling):
     "The whole range of the type: 0 to 65535 for unsigned numbers of 16 bits"
     def fit(self, frames):
         d = frames.about['data']
-        require(np.dtype(d['dtype']).kind in 'iu',
-                f"scaling=TypeLimits(): {d['dtype']} has no range; pass Limits(low, high) or "
-                f"Percentiles()")
+        require(np.dtype(d['dtype']).kind in 'iu', f"scaling=TypeLimits(): {d['dtype']} has no range; "
+                                                   f"pass Limits(low, high) or Percentiles()")
         info = np.iinfo(d['dtype'])
         return Limits(*(d['slope']*k + d['intercept'] for k in (info.min, info.max)))
 
@@ -128,15 +125,16 @@ class Frames:
                                  f"cut patches of one size, by patches(size)")
         return np.concatenate(self.parts) if len(self.parts) > 1 else self.parts[0]
 
-    @property
-    def y(self) -> Tensor:
-        "Scaled by `scaling`, not clipped, (N, C, H, W); NaN where there is no value"
-        return self.scaling.scale(self.values)
+# %% ../../nbs/02bf_frames.ipynb #be2986fb
+@patch(as_prop=True)
+def y(self:Frames) -> Tensor:
+    "Scaled by `scaling`, not clipped, (N, C, H, W); NaN where there is no value"
+    return self.scaling.scale(self.values)
 
-    @property
-    def mask(self) -> Tensor:
-        "1 where there is a value, (N, 1, H, W)"
-        return torch.from_numpy(np.isfinite(self.values).all(1, keepdims=True).astype(np.float32))
+@patch(as_prop=True)
+def mask(self:Frames) -> Tensor:
+    "1 where there is a value, (N, 1, H, W)"
+    return torch.from_numpy(np.isfinite(self.values).all(1, keepdims=True).astype(np.float32))
 
 # %% ../../nbs/02bf_frames.ipynb #4529bbb1
 @patch
@@ -148,8 +146,7 @@ def patches(self:Frames,
     by:str='place',      # what is held out: places, the same in all frames of a file; 'frame'; 'file'
 ) -> tuple:
     "Square patches as two `Frames`, for training and held out, which share no pixel"
-    require(isinstance(size, int) and size > 0,
-            f"size={size!r} must be a positive number of pixels")
+    require(isinstance(size, int) and size > 0, f"size={size!r} must be a positive number of pixels")
     number('held_out', held_out, lambda v: 0 <= v < 1, 'at least 0 and below 1')
     choose('by', by, ['place', 'frame', 'file'])
     out = rng(seed, 0)
@@ -157,8 +154,7 @@ def patches(self:Frames,
     train, held = [], []
     for k, (a, name) in enumerate(zip(self.parts, self.names)):
         require(min(a.shape[2:]) >= size,
-                f"size={size} is larger than the frames of {name}, {a.shape[3]}x{a.shape[2]} "
-                f"pixels")
+                f"size={size} is larger than the frames of {name}, {a.shape[3]}x{a.shape[2]} pixels")
         tiles = _places(a.shape[2:], size, size, out)
         if by == 'place':
             away = _some(tiles, held_out, out)
@@ -178,6 +174,7 @@ def patches(self:Frames,
         train.append(_cut(a[kept], _places(a.shape[2:], size, stride or size, tiles[0]), size))
     return self._with(train), self._with(held)
 
+# %% ../../nbs/02bf_frames.ipynb #1e68fc36
 @patch
 def _held_files(self:Frames, share, generator):
     "The numbers of the files that are held out"

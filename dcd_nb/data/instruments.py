@@ -9,6 +9,7 @@ __all__ = ['FITS', 'MRC', 'DICOM', 'NIfTI']
 import re
 
 import numpy as np
+from fastcore.basics import patch
 
 from ..errors import require
 from .formats import Format, Raw, warn_of_profile
@@ -108,6 +109,7 @@ def _plain(v):
     if isinstance(v, (str, int)): return v
     return [*map(_plain, v)] if hasattr(v, '__iter__') else float(v)
 
+# %% ../../nbs/02be_instruments.ipynb #b09e564b
 class DICOM(Format, suffixes=('.dcm', '.dicom', '.ima')):
     "DICOM of scanners: pixels with slope, intercept and window"
     package, extra, calibrated = 'pydicom', 'radiology', True
@@ -131,30 +133,31 @@ class DICOM(Format, suffixes=('.dcm', '.dicom', '.ima')):
                   and d[k].value not in (None, '')}
         return Raw(a, slope, intercept, d.get('PixelPaddingValue'), unit, shown, header)
 
-    @classmethod
-    def write(cls, path, a, about):
-        from_uid = cls.library('pydicom.uid')
-        d, meta = (getattr(cls.library('pydicom.dataset'), k)() for k in ('Dataset', 'FileMetaDataset'))
-        d.file_meta = meta
-        meta.TransferSyntaxUID = from_uid.ExplicitVRLittleEndian
-        kind = from_uid.MultiFrameGrayscaleWordSecondaryCaptureImageStorage
-        d.SOPClassUID = meta.MediaStorageSOPClassUID = kind
-        d.SOPInstanceUID = meta.MediaStorageSOPInstanceUID = from_uid.generate_uid()
-        for k, v in about['header'].items(): setattr(d, k, v)
-        c, d.Rows, d.Columns = a.shape[-3:]
-        if a.ndim > 3: d.NumberOfFrames = a[..., 0, 0, 0].size
-        bits = 8*a.itemsize
-        d.SamplesPerPixel, d.BitsAllocated, d.PixelRepresentation = c, bits, int(a.dtype.kind == 'i')
-        d.BitsStored = min(bits, about['header'].get('BitsStored', bits))
-        d.HighBit = d.BitsStored - 1
-        if c == 3: d.PhotometricInterpretation, d.PlanarConfiguration = 'RGB', 0
-        elif 'PhotometricInterpretation' not in d: d.PhotometricInterpretation = 'MONOCHROME2'
-        d.RescaleSlope, d.RescaleIntercept = f"{about['slope']:.10g}", f"{about['intercept']:.10g}"
-        d.RescaleType = about['unit'] or 'US'
-        if about['blank'] is not None:
-            d.add_new(0x00280120, 'SS' if a.dtype.kind == 'i' else 'US', int(about['blank']))
-        d.PixelData = np.moveaxis(a, -3, -1).astype(a.dtype.newbyteorder('<')).tobytes()
-        d.save_as(path, enforce_file_format=True)
+# %% ../../nbs/02be_instruments.ipynb #afd2ccdd
+@patch(cls_method=True)
+def write(cls:DICOM, path, a, about):
+    from_uid = cls.library('pydicom.uid')
+    d, meta = (getattr(cls.library('pydicom.dataset'), k)() for k in ('Dataset', 'FileMetaDataset'))
+    d.file_meta = meta
+    meta.TransferSyntaxUID = from_uid.ExplicitVRLittleEndian
+    kind = from_uid.MultiFrameGrayscaleWordSecondaryCaptureImageStorage
+    d.SOPClassUID = meta.MediaStorageSOPClassUID = kind
+    d.SOPInstanceUID = meta.MediaStorageSOPInstanceUID = from_uid.generate_uid()
+    for k, v in about['header'].items(): setattr(d, k, v)
+    c, d.Rows, d.Columns = a.shape[-3:]
+    if a.ndim > 3: d.NumberOfFrames = a[..., 0, 0, 0].size
+    bits = 8*a.itemsize
+    d.SamplesPerPixel, d.BitsAllocated, d.PixelRepresentation = c, bits, int(a.dtype.kind == 'i')
+    d.BitsStored = min(bits, about['header'].get('BitsStored', bits))
+    d.HighBit = d.BitsStored - 1
+    if c == 3: d.PhotometricInterpretation, d.PlanarConfiguration = 'RGB', 0
+    elif 'PhotometricInterpretation' not in d: d.PhotometricInterpretation = 'MONOCHROME2'
+    d.RescaleSlope, d.RescaleIntercept = f"{about['slope']:.10g}", f"{about['intercept']:.10g}"
+    d.RescaleType = about['unit'] or 'US'
+    if about['blank'] is not None:
+        d.add_new(0x00280120, 'SS' if a.dtype.kind == 'i' else 'US', int(about['blank']))
+    d.PixelData = np.moveaxis(a, -3, -1).astype(a.dtype.newbyteorder('<')).tobytes()
+    d.save_as(path, enforce_file_format=True)
 
 # %% ../../nbs/02be_instruments.ipynb #9c87b25a
 class NIfTI(Format, suffixes=('.nii',)):

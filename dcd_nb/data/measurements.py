@@ -62,6 +62,7 @@ def _check_channels(op, mask, shape):
             f"state of {op} has {mask.shape[1]} channels, but {op} has one mask for all channels: "
             f"pass mask[:, :1] if they are alike")
 
+# %% ../../nbs/02b_measurements.ipynb #01cd61fa
 def _wanted(op, y):
     "The state that `op` needs for such observations, in words"
     try: one = op.draw(1, op.in_shape(tuple(y.shape[1:])), rng(0))
@@ -158,8 +159,7 @@ def __getitem__(self:Measurements, i) -> Batch | Measurements:
     if isinstance(i, slice): return self.select(i)
     require(hasattr(i, '__iter__') or isinstance(i, int) and not isinstance(i, bool),
             f"ys[{i!r}]: give the number of an observation, several, or a slice")
-    if not torch.is_tensor(i) and not isinstance(i, int): i = list(i)
-    i = _tensor(i, 'rows')
+    i = _tensor(i if torch.is_tensor(i) or isinstance(i, int) else list(i), 'rows')
     if i.numel() == 0: i = i.long()
     def pick(t):
         rows = t[i.to(t.device)]
@@ -192,6 +192,7 @@ def n_clean(self:Measurements) -> int:
     if not torch.is_tensor(self.sigma): return len(self)*(self.sigma == 0)
     return int((highest_of_each(self.sigma) == 0).sum())
 
+# %% ../../nbs/02b_measurements.ipynb #ad7bacc3
 @patch(as_prop=True)
 def hash(self:Measurements) -> str:
     "Names the content: observations, state and corruption"
@@ -199,7 +200,6 @@ def hash(self:Measurements) -> str:
     letters = torch.tensor(list(what), dtype=torch.uint8)
     return content_hash({'y': self.y, 'corruption': letters} | self.rows())
 
-# %% ../../nbs/02b_measurements.ipynb #ad7bacc3
 @patch
 def meta(self:Measurements) -> dict:
     "What the JSON says of these measurements"

@@ -81,8 +81,7 @@ def distill(
     hardware: 'Hardware | str | None' = None,  # or a device, e.g. 'cuda'; None: a GPU if there is one
     checkpoints: 'Checkpoints | None' = None,  # when, and what is looked at; None: ten, with `health`
     quiet: bool = False,                       # no progress bar, no summary
-    # told of each report and checkpoint: `Callback`, 'csv', 'tensorboard', 'live'
-    callbacks: 'list | str | None' = None,
+    callbacks: 'list | str | None' = None,     # told of the run: `Callback`, 'csv', 'tensorboard', 'live'
     check: bool = True,                        # warn of what `ys` contradict, unless the teacher's own
     **learn,                                   # of `Learner`: lr, betas, clip, decay, halflife, ...
 ) -> 'Generator':

@@ -65,24 +65,27 @@ class Generator(AroundNetwork):
     corruption = property(lambda self: self.about.get('corruption'),
                           doc="Of the observations, as plain values")
 
-    def __call__(self,
-        z,          # normal noise (B, C, H, W); of several calls, (B, calls*C, H, W)
-        state=None, # what the network is shown beside it
-    ):
-        "The images of `z`"
-        z, *more = z.split(self.shape[0], 1)
-        x = self.denoised(self.latent_scale*self.init_sigma*z, self.init_sigma, state)
-        for s, z in zip(self.refine, more):
-            x = self.denoised(x + s*z, s, state)
-        return x
-
-    def denoised(self, x, s:float, state=None):
-        "What one call makes of a noisy image"
-        x = self.objective.denoise(self.net, x, x.new_full((len(x),), s), state)
-        return kept_inside(x, self.outside_slope)
-
     conditions = Teacher.conditions
     def __repr__(self): return f"Generator({self.net!r}, {self.objective!r})"
+
+# %% ../../nbs/22_generator.ipynb #56033897
+@patch
+def __call__(self:Generator,
+    z,          # normal noise (B, C, H, W); of several calls, (B, calls*C, H, W)
+    state=None, # what the network is shown beside it
+):
+    "The images of `z`"
+    z, *more = z.split(self.shape[0], 1)
+    x = self.denoised(self.latent_scale*self.init_sigma*z, self.init_sigma, state)
+    for s, z in zip(self.refine, more):
+        x = self.denoised(x + s*z, s, state)
+    return x
+
+@patch
+def denoised(self:Generator, x, s:float, state=None):
+    "What one call makes of a noisy image"
+    x = self.objective.denoise(self.net, x, x.new_full((len(x),), s), state)
+    return kept_inside(x, self.outside_slope)
 
 # %% ../../nbs/22_generator.ipynb #94dd8744
 def _check_generator(init_sigma, outside_slope, latent_scale, refine):

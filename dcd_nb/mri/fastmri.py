@@ -233,6 +233,7 @@ def _slices(path, k, attributes, settings):
         except BadInput as e: raise BadInput(f"{path}, slice {i}: {e}") from None
     return parts, noise and dict(sigma=noise.sigma, se=noise.se, clear=bool(noise.clear))
 
+# %% ../../nbs/03b_fastmri.ipynb #7973a5b4
 def _noise_of(path, some, recon, size):
     "Noise at the edge of some slices, cut to size; a warning names the file"
     h, w = some[0][0].shape[1:]

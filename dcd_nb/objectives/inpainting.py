@@ -42,8 +42,7 @@ class AmbientInpainting(Objective):
         require_above(levels, self.sigma, 'carry no gradient where pixels are observed')
 
     def network_inputs(self, x, s, state=None):
-        require(state is not None,
-                "state=None: this objective needs the mask of what the network sees")
+        require(state is not None, "state=None: this objective needs the mask of what the network sees")
         require_rows(state, x.shape[0], shared=True)
         require_mask(self.op, state, x.shape)
         return dict(x=x*state.to(x), mask=state.to(x))

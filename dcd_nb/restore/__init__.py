@@ -35,6 +35,7 @@ def is_larger(ys:Measurements, prior:Generator | Teacher) -> bool:
     (c, h, w), (channels, height, width) = ys.shape, prior.shape
     return c == channels and h >= height and w >= width and (h, w) != (height, width)
 
+# %% ../../nbs/25d_restore.ipynb #7f7332a0
 def restore(
     prior:Generator | Teacher | str | Path, # a `Generator` or a `Teacher`, or a path or name of one
     ys:Measurements,      # of images of the prior's shape, or larger: then in tiles
@@ -55,9 +56,8 @@ def restore(
     method = Method.parse(method) if isinstance(method, str) else method
     require(isinstance(method, Method),
             f"method={method!r} must be a Method, e.g. {', '.join(f'{k}()' for k in Method.known)}")
-    require(isinstance(prior, method.needs),
-            f"method={method!r} needs a {method.needs.__name__} as prior, "
-            f"but this is a {type(prior).__name__}")
+    require(isinstance(prior, method.needs), f"method={method!r} needs a {method.needs.__name__} as prior, "
+                                             f"but this is a {type(prior).__name__}")
     if not method.samples: n = 1
     device = device_of(prior.net)
     ys = ys.to(device)

@@ -7,6 +7,7 @@ __all__ = ['Tiles']
 
 # %% ../../nbs/25ca_tiles.ipynb #e5795e59
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 
 from ..errors import require
@@ -42,29 +43,33 @@ class Tiles:
                                     else s.flatten().expand(len(self.corners)))
         return Measurements(tiles(one.y), corruption, map_state(tiles, one.state), one.about)
 
-    def averaged(self, tiles:Tensor) -> Tensor:
-        "An image (C, H, W) of tiles (number, C, h, w), averaged where they overlap"
-        total, count = torch.zeros(self.shape), torch.zeros(self.shape)
-        for (a, b), t in zip(self.corners, tiles):
-            total[:, a:a + self.h, b:b + self.w] += t
-            count[:, a:a + self.h, b:b + self.w] += 1
-        return total/count
+# %% ../../nbs/25ca_tiles.ipynb #9a6871f1
+@patch
+def averaged(self:Tiles, tiles:Tensor) -> Tensor:
+    "An image (C, H, W) of tiles (number, C, h, w), averaged where they overlap"
+    total, count = torch.zeros(self.shape), torch.zeros(self.shape)
+    for (a, b), t in zip(self.corners, tiles):
+        total[:, a:a + self.h, b:b + self.w] += t
+        count[:, a:a + self.h, b:b + self.w] += 1
+    return total/count
 
-    def stitched(self, tiles:Tensor) -> Tensor:
-        "Images (n, C, H, W) of tiles (number, n, C, h, w): the middle of each tile"
-        whole = torch.zeros(tiles.shape[1], *self.shape)
-        for (a, b), t in zip(self.corners, tiles):
-            up, left = self.h//4*(a > 0), self.w//4*(b > 0)
-            whole[..., a + up:a + self.h, b + left:b + self.w] = t[..., up:, left:]
-        return whole
+@patch
+def stitched(self:Tiles, tiles:Tensor) -> Tensor:
+    "Images (n, C, H, W) of tiles (number, n, C, h, w): the middle of each tile"
+    whole = torch.zeros(tiles.shape[1], *self.shape)
+    for (a, b), t in zip(self.corners, tiles):
+        up, left = self.h//4*(a > 0), self.w//4*(b > 0)
+        whole[..., a + up:a + self.h, b + left:b + self.w] = t[..., up:, left:]
+    return whole
 
-    def whole(self,
-        found:list[Restored], # the restored tiles of each image
-        ys:Measurements,      # of the large images
-    ) -> Restored:
-        "Restored images of restored tiles"
-        r = Restored(torch.stack([self.stitched(f.samples) for f in found]), ys,
-                     torch.stack([self.averaged(f.mean) for f in found]),
-                     {k: sum(f.diagnostics[k] for f in found)/len(found) for k in found[0].diagnostics})
-        r.std = torch.stack([self.averaged(f.std) for f in found])
-        return r
+@patch
+def whole(self:Tiles,
+    found:list[Restored], # the restored tiles of each image
+    ys:Measurements,      # of the large images
+) -> Restored:
+    "Restored images of restored tiles"
+    r = Restored(torch.stack([self.stitched(f.samples) for f in found]), ys,
+                 torch.stack([self.averaged(f.mean) for f in found]),
+                 {k: sum(f.diagnostics[k] for f in found)/len(found) for k in found[0].diagnostics})
+    r.std = torch.stack([self.averaged(f.std) for f in found])
+    return r

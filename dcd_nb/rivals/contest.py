@@ -47,6 +47,7 @@ Entry = namedtuple('Entry', 'group calls images make clean', defaults=(0,))
 Entry.__doc__ = ("What a method offers: its group, network calls for an image, "
                  "images it was trained on, n -> images, and clean images that it was given")
 
+# %% ../../nbs/29f_contest.ipynb #7b822de7
 class Task:
     "What every method is given: measurements, a network, a budget, a folder"
     def __init__(self,

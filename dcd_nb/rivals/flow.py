@@ -7,10 +7,12 @@ __all__ = ['spline', 'Coupling', 'Flow', 'standard_normal', 'FlowPair', 'log_wei
 
 # %% ../../nbs/29ec_flow.ipynb #24edd9f7
 import math
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import nn, Tensor
 
 from ..errors import require
@@ -24,7 +26,7 @@ from ..networks import num_params
 from ..training import BatchFeed, Checkpoints, data_scale, Learner, RunSetup
 from ..training.learner import tensors_below
 from .critic import Critic, shown_to_critic
-from .vae import bound, log_normal
+from .vae import bound, log_normal, minus_bound
 
 # %% ../../nbs/29ec_flow.ipynb #4319e881
 def _knots(raw, edge):
@@ -94,6 +96,7 @@ class Coupling(nn.Module):
             v = (v - shift)*log_slope.exp() if back else v*log_slope.exp() + shift
         return x.index_copy(1, self.moved, v), log_slope.sum(1)
 
+# %% ../../nbs/29ec_flow.ipynb #82469c6b
 class Flow(nn.Module):
     "Couplings, which move one half of the entries and then the other; then each is scaled and shifted"
     def __init__(self,
@@ -236,27 +239,30 @@ class FlowModel:
             eps = Draws(seed, i, device=like.device).normal(empty)
             yield log_weights(self.flows, part, eps)
 
-    def save(self, path:str | Path):
-        "Write both flows: path.safetensors and path.json"
-        A = self.flows.corruption
-        held = {f'corruption.{k}': t for k, t in A.tensors().items()}
-        meta = dict(kind='ambientflow', flows=self.flows.args, corruption=A.to_dict(),
-                    draws=self.rule, made_with=made_with())
-        save_tensors(path, self.flows.state_dict() | held, meta)
+# %% ../../nbs/29ec_flow.ipynb #755978b3
+@patch
+def save(self:FlowModel, path:str | Path):
+    "Write both flows: path.safetensors and path.json"
+    A = self.flows.corruption
+    held = {f'corruption.{k}': t for k, t in A.tensors().items()}
+    meta = dict(kind='ambientflow', flows=self.flows.args, corruption=A.to_dict(),
+                draws=self.rule, made_with=made_with())
+    save_tensors(path, self.flows.state_dict() | held, meta)
 
-    @classmethod
-    def load(cls, path:str | Path) -> 'FlowModel':
-        "The flows that were saved"
-        tensors, meta = load_tensors(path)
-        kind = meta.get('kind')
-        require(kind == 'ambientflow', f"path={str(path)!r} holds {kind!r}, not 'ambientflow'")
-        A = Corruption.from_dict(meta['corruption'], tensors_below(tensors, 'corruption'))
-        flows = FlowPair(corruption=A, **meta['flows'])
-        flows.load_state_dict({k: t for k, t in tensors.items() if not k.startswith('corruption.')})
-        model = cls(flows.requires_grad_(False))
-        model.rule = meta['draws']
-        return model
+@patch(cls_method=True)
+def load(cls:FlowModel, path:str | Path) -> 'FlowModel':
+    "The flows that were saved"
+    tensors, meta = load_tensors(path)
+    kind = meta.get('kind')
+    require(kind == 'ambientflow', f"path={str(path)!r} holds {kind!r}, not 'ambientflow'")
+    A = Corruption.from_dict(meta['corruption'], tensors_below(tensors, 'corruption'))
+    flows = FlowPair(corruption=A, **meta['flows'])
+    flows.load_state_dict({k: t for k, t in tensors.items() if not k.startswith('corruption.')})
+    model = cls(flows.requires_grad_(False))
+    model.rule = meta['draws']
+    return model
 
+# %% ../../nbs/29ec_flow.ipynb #4d2bf5f4
 def check_flow(ys:Measurements):
     "Complain about observations whose likelihood AmbientFlow does not have"
     require(isinstance(ys, Measurements), f"ys must be Measurements, but is {type(ys).__name__}")
@@ -306,10 +312,7 @@ def ambient_flow(
     run = setup.folder(plan, ys.corruption)
     model.rule = run.rule
     feed = BatchFeed(ys.to(setup.device), seed)
-    def loss(part):
-        "Minus the bound of a `MicroBatch`"
-        eps = part.draws.normal(torch.empty(part.n, k, math.prod(ys.shape), device=part.draws.device))
-        return -bound(log_weights(flows, feed(part), eps)[0]).mean()
+    loss = minus_bound(partial(log_weights, flows), feed, k, math.prod(ys.shape))
     def step(now): return learner.step(loss, now)
     def never(means, recent): "A log-likelihood may be near 0 and then far from it"
     setup.fit(step, dict(flow=learner), run, model, monitor, flops=work, quiet=quiet, wrong=never)

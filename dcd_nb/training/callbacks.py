@@ -46,6 +46,7 @@ class RunView:
         c, h, w = self.model.shape
         return self.model.sample(n, **self.kw) if c < 4 and h*w > 1 else None
 
+# %% ../../nbs/20ca_callbacks.ipynb #11f3bce7
 class _Teller:
     "Passes the lines of a run on"
     def __init__(self, callbacks, run, model, kw):
@@ -72,6 +73,7 @@ class _Teller:
         method = 'report' if event is None else 'checkpoint' if event == 'checkpoint' else 'event'
         self.call(method, line)
 
+# %% ../../nbs/20ca_callbacks.ipynb #f1208cc5
 @contextmanager
 def telling(
     callbacks, # what `callbacks_of` takes

@@ -167,6 +167,7 @@ def save_model(
                 about=model.about, draws=model.rule, made_with=made_with())
     save_tensors(path, tensors, meta | more)
 
+# %% ../../nbs/20d_model.ipynb #651bd73e
 def _saved_model(path, kind):
     "Weights, meta, and tensors of the corruption, of a file that `save_model` wrote"
     tensors, meta = load_tensors(path)
