@@ -105,7 +105,8 @@ def _phase_one(learner, objective, feed):
 # %% ../../nbs/20e_training.ipynb #4f27da2b
 def train(
     ys: 'Measurements',                        # the observations: all the data there are
-    net: 'Network | Precond | Teacher | dict | str | None' = None, # or a description; a teacher goes on
+    # trained in place; its description or name; or a teacher to go on with
+    net: 'Network | Precond | Teacher | dict | str | None' = None,
     objective: 'Objective | None' = None,      # what to learn; None: the one that suits the corruption
     images: int | None = None,                 # the budget; or
     minutes: float | None = None,              # ... the time it may take
@@ -128,8 +129,7 @@ def train(
     One of `images` and `minutes` is the budget. `Hardware` says what a run computes on, `Checkpoints`
     when it is kept and what is looked at then, and further arguments are those of `Learner`.
     """
-    objective = _checked(ys, objective, check, out)
-    averaged(learn)
+    objective = _checked(ys, objective, learn, check, out)
     setup = RunSetup(images, minutes, batch, seed, out, resume, hardware, checkpoints)
     net = _prepare(ys, net, objective, seed)
     work, said = 3*flops(net), setup.hardware.precision or net.precision
@@ -149,7 +149,7 @@ def train(
     return teacher
 
 # %% ../../nbs/20e_training.ipynb #e0976643
-def _checked(ys, objective, check, out):
+def _checked(ys, objective, learn, check, out):
     "The objective; complains about what it cannot learn from, and what cannot be kept"
     require(isinstance(ys, Measurements), f"ys must be Measurements, but is {type(ys).__name__}: training "
                                           "sees observations alone; make them by Corruption.measure(x)")
@@ -160,6 +160,7 @@ def _checked(ys, objective, check, out):
     objective.check(ys.corruption)
     if check: warn_of_physics(ys)
     if out: check_kept(objective, ys.corruption.to_dict(), ys.corruption.tensors())
+    averaged(learn)
     return objective
 
 def _known_of(ys):
