@@ -11,7 +11,7 @@ import pytest
 import torch
 from processes import Command, run, scripts
 
-from dcd_nb.data import Measurements, load_images
+from dcd_nb.data import Limits, Measurements, load_images
 from dcd_nb.distill import Generator
 from dcd_nb.files import content_hash
 from dcd_nb.operators import Corruption, Identity
@@ -266,4 +266,36 @@ def test_noise_of_photons_and_independent_noise_is_told_apart(tmp_path):
     assert '--every' not in counts['next'] + plain['next']
     done = run(*shlex.split(counts['next']), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert Measurements.load(tmp_path/'mine').corruption.photons
+    ys = Measurements.load(tmp_path/'mine')
+    assert '--root' in counts['next'] and ys.sigma < .1 and ys.about['stabilised']['gain'] > 0
+    refused = run('dcd_import', 'plain.npy', 'no', '--sigma', '9', '--root', cwd=tmp_path)
+    assert refused.returncode and "root is for photons: pass their noise, as dcd_noise prints it" in refused.stderr
+
+
+def test_frames_of_few_photons_from_their_noise_to_whole_restored_ones_in_counts(tmp_path):
+    "Files of 16 bits, through the root and back to counts of 16 bits"
+    import numpy as np
+    import tifffile
+    g = np.random.default_rng(0)
+    rows, columns = np.mgrid[:80, :72]/12
+    for i in range(6):
+        light = 6 + 4*np.sin(rows + i)*np.cos(columns)
+        tifffile.imwrite(tmp_path/f'{i}.tif', (100 + 20*g.poisson(light) + 30*g.normal(size=light.shape)).round().clip(0).astype(np.uint16))
+    said = json.loads(run('dcd_noise', '*.tif', '--json', cwd=tmp_path).stdout)
+    assert '--root' in said['next'] and said['photons'].startswith('Photons(gain=')
+    command, y, out, *options = shlex.split(said['next'])
+    net = 'network=MLP(shape=(1,16,16),width=16,blocks=1)'
+    sigma = options[:2]
+    five(tmp_path, (command, y, out, *sigma, '--root', '--patch', 16, '--held_out', .1),
+         ('dcd_train', 'own', '--data', out, '--out', 'teacher', '--images', 2560, '--batch', 128, '--set', net),
+         ('dcd_distill', 'teacher', '--data', out, '--out', 'student', '--images', 64, '--batch', 32),
+         (command, y, 'whole', *sigma, '--root'),
+         ('dcd_restore', 'teacher', 'whole', 'restored.tif', '--method', 'Denoise()'),
+         ('dcd_restore', 'teacher', 'whole', 'restored.npz', '--images', 1, '--method', 'Denoise()'),
+         ('dcd_sample', 'student', 'new.tif', '--n', 4, '--like', out))
+    restored, new = (tifffile.imread(tmp_path/f'{k}.tif') for k in ('restored', 'new'))
+    assert (restored.dtype, restored.shape, new.shape) == (np.uint16, (6, 80, 72), (4, 16, 16))
+    assert restored.mean() == pytest.approx(100 + 20*6, rel=.1)          # of counts, not of roots
+    middle = Measurements.load(tmp_path/'whole')
+    again = Limits.from_dict(middle.about['data']['scaling']).undo(torch.from_numpy(np.load(tmp_path/'restored.npz')['mean']))
+    assert np.abs(again[0, 0] - restored[0]).max() <= .51

@@ -11,6 +11,7 @@ from dcd_nb.cli import corrupt, import_arrays
 from dcd_nb.data import Anscombe, check_physics, measure_to
 from dcd_nb.distill import load_pretrained
 from dcd_nb.operators import FourierMask, Poisson
+from dcd_nb.restore import Restored
 from dcd_nb.training import Checkpoints, data_scale
 
 x = digits()
@@ -87,6 +88,18 @@ def test_the_way_back_survives_a_mask_and_an_offset():
     zs = back.measurements(ys)
     assert torch.equal(zs.y == 0, ys.y == 0) and zs.sigma == back.sigma and objective_for(zs.corruption).sigma == back.sigma
     assert torch.allclose(back.images(back.mean(x)), x, atol=1e-5)
+
+
+def test_restorations_come_back_from_their_roots():
+    back = Anscombe(light)
+    zs = back.measurements(Corruption(Identity(), light).measure(x[:40]))
+    assert repr(Anscombe.of(zs.about)) == repr(back) and Anscombe.of({}) is None
+    roots = torch.stack([back.mean(x[:40]), back.mean(x[:40]*.5)], 1)
+    one, two = (Restored(s, zs).through(back.images) for s in (roots[:, :1], roots))
+    assert torch.allclose(one.mean, x[:40], atol=1e-4) and one.std.max() == 0
+    assert torch.allclose(two.mean, .75*x[:40], atol=1e-4)
+    assert torch.allclose(two.std, .5*x[:40].abs()/2**.5, atol=1e-4)
+    assert torch.equal(two.residual, Restored(roots, zs).residual)          # in units of the measurements
 
 
 def test_gain_and_read_noise_from_five_hundred_patches():

@@ -16,8 +16,8 @@ from fastcore.script import call_parse
 from ..errors import BadInput, require
 from ..files import file_pair, hidden_path, save_tensors
 from ..operators import Corruption, Operator, Photons
-from ..data import cache_dir, cache_entries, camera_noise, load_images, measure_to, Measurements
-from ..data import noise_patches, photon_noise, read_frames, Scaling, shrink_cache
+from ..data import Anscombe, cache_dir, cache_entries, camera_noise, load_images, measure_to
+from ..data import Measurements, noise_patches, photon_noise, read_frames, Scaling, shrink_cache
 from ..mri import hide_lines, prepare_scans, scan_images
 from ..convert import from_pickle
 from .options import pixels, polite, report
@@ -80,6 +80,7 @@ def noise(
     def places(k): return min((a.shape[2]//every//k)*(a.shape[3]//every//k) for a in parts)
     patch = next((k for k in (64, 32, 16) if places(k) >= 6), None)          # a tenth is held out
     what += ['--patch', str(patch), '--held_out', '0.1'] if patch else []
+    what += ['--root'] if photons and _root_is_right(photons, parts) else []
     report({'files': repr(frames).split(';')[0], 'noise': f'{level:.3g} +- {max(found.se, .005*level):.1g}',
             'by brightness': ', '.join(f'{m:.3g}: {s:.3g}' for m, s in found.levels),
             'correlation': ', '.join(f'{c:.2f}' for c in found.correlation) + (
@@ -103,6 +104,11 @@ def _photons(y, found):
     try: p = photon_noise(y - 1)          # in files 0 is no light, where it is -1 in images
     except BadInput: return None
     return Photons(*(float(f'{v:.3g}') for v in (p.gain, p.read, p.offset + 1)))
+
+def _root_is_right(photons, parts):
+    "Four photons in the mean, or read noise of one: the root of such counts has noise of one level"
+    counts = (_centres(parts).mean().item() - photons.offset)/photons.gain
+    return counts >= 4 or photons.read >= photons.gain
 
 def _ends(parts):
     "The share of values that are the lowest or the highest of all"
@@ -132,6 +138,7 @@ def import_arrays(
     patch:int=None,  # cut frames into squares of so many pixels
     stride:int=None, # pixels from one such square to the next; default: as many as it has
     every:int=1,     # 2 or 3: 4 or 9 frames of every second or third pixel, where neighbours share noise
+    root:bool=False, # of photons: a root of the counts, whose noise is nearly Gaussian and of one level
     held_out:float=0., # share of the patches that goes to OUT-held, with no pixel in common
     seed:int=0,      # of the places of patches
     overwrite:bool=False, # replace measurements that are already there
@@ -141,20 +148,20 @@ def import_arrays(
     _free(out, y, overwrite)
     if mask: _check_mask(mask, op, patch or every > 1)
     if y.endswith(('.npy', '.npz')) and not (scaling or patch or dataset or every > 1):
-        ys = Measurements.from_arrays(_array(y), op, _noise(sigma), mask and _array(mask))
+        ys = _of_arrays(y, op, sigma, mask, root)
     else:
         frames = read_frames(y, Scaling.parse(scaling) if scaling else None, dataset)
         if every > 1: frames = frames.thinned(every)
         frames, held = frames.patches(patch, held_out, seed, stride) if patch else (frames, ())
-        ys = _of_frames(frames, op, sigma, mask)
+        ys = _of_frames(frames, op, sigma, mask, root)
         if held:
             _free(f'{out}-held', y, overwrite)
-            _of_frames(held, op, sigma, None).save(f'{out}-held')
+            _of_frames(held, op, sigma, None, root).save(f'{out}-held')
     ys.save(out)
     report(dict(out=str(file_pair(out)[0]), n=len(ys), image=list(ys.shape), **_told(ys.corruption),
                 hash=ys.hash), json)
 
-# %% ../../nbs/90a_prepare.ipynb #f2356e0c
+# %% ../../nbs/90a_prepare.ipynb #e9f1dcb0
 def _check_mask(mask, op, cut):
     "Complain about a mask where nothing is masked, or for frames that are cut"
     if not Operator.parse(op).random:
@@ -164,14 +171,27 @@ def _check_mask(mask, op, cut):
     require(not cut, "mask is for whole frames: leave out patch and every, or store NaN where there is no "
                      "value")
 
-def _of_frames(frames, op, sigma, mask):
+def _rooted(ys):
+    "Roots of measurements with photon noise"
+    require(ys.corruption.photons,
+            "root is for photons: pass their noise, as dcd_noise prints it, by "
+            "--sigma 'Photons(gain=2.2, read=3.3, offset=100)'")
+    return Anscombe(ys.corruption.photons).measurements(ys)
+
+def _of_arrays(y, op, sigma, mask, root):
+    "Measurements of .npy and .npz files"
+    ys = Measurements.from_arrays(_array(y), op, _noise(sigma), mask and _array(mask))
+    return _rooted(ys) if root else ys
+
+def _of_frames(frames, op, sigma, mask, root):
     "Measurements of frames, whose level of noise has their units"
     state = _array(mask) if mask else frames.mask
     if not mask and state.all(): state = None
     if state is not None and not Operator.parse(op).random:
         raise BadInput(f"y has pixels without a value, which {op} does not know: pass "
                        f"op='RandomMask(missing={1 - state.mean():.3g})'")
-    return Measurements.from_arrays(frames.y, op, frames.sigma(_noise(sigma)), state, frames.about)
+    ys = Measurements.from_arrays(frames.y, op, frames.sigma(_noise(sigma)), state, frames.about)
+    return _rooted(ys) if root else ys
 
 def _array(path):
     "The array in a .npy or .npz file"

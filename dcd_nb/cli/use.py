@@ -20,7 +20,7 @@ from ..draws import Draws
 from ..show.images import save_images, to_uint8
 from ..files import atomic, file_pair, path_of, saving
 from ..machine import pick_device
-from ..data import known_images, load_images, Measurements, write_frames
+from ..data import Anscombe, known_images, load_images, Measurements, write_frames
 from ..distill import Generator, load_pretrained
 from ..restore import Anneal, learn_misfit, Method, restore as run_restore, Restored, Sample
 from ..verdicts import judge_without_clean
@@ -44,20 +44,22 @@ def sample(
     seed:int=0,      # image i depends on seed and i alone
     steps:int=18,    # of the sampler, for teachers
     zoom:int=0,      # enlarge pixels of a grid; 0: to about 64 pixels an image
-    like:str=None,   # measurements that dcd_import made of frames: write in their units and type
+    like:str=None,   # measurements that dcd_import made: write in the units and the type of their files
     device:str=None, # cpu, cuda, cuda:1, ...
     json:bool=False, # print one line of JSON
 ):
     "Images of a generator or a teacher"
     start, path = time.monotonic(), Path(out)
-    require(like or path.suffix in ('.png', '.npz', ''),
+    about = Measurements.load(like).about if like else {}
+    require('data' in about or path.suffix in ('.png', '.npz', ''),
             f"out={out!r} must end in .png or .npz, or be a folder; "
-            "for other formats pass --like, the measurements whose units are meant")
-    about = Measurements.load(like).about if like else None
+            "for other formats pass --like, measurements that dcd_import made of files")
     require(zoom >= 0, f"zoom={zoom} must be at least 1, or 0")
     m = load_pretrained(model, pick_device(device))
     x = m.sample(n, seed) if isinstance(m, Generator) else m.sample(n, seed, steps=steps)
-    if like: write_frames(path, x, about)
+    back = Anscombe.of(about)                     # learned from roots: squared again
+    if back: x = back.images(x)
+    if 'data' in about: write_frames(path, x, about)
     elif path.suffix == '.png':
         with _whole(path) as f: save_images(x, f, zoom=zoom or max(1, 64//x.shape[-1]))
     elif path.suffix == '.npz':
@@ -227,8 +229,7 @@ def restore(
     start, path = time.monotonic(), Path(out)
     ys = Measurements.load(measurements)
     require('data' in ys.about or path.suffix in ('.png', '.npz', ''),
-            f"out={out!r} must end in .png or .npz, or be a folder: {measurements} says nothing "
-            f"of other units")
+            f"out={out!r} must end in .png or .npz, or be a folder: {measurements} has no other units")
     require(images is None or images > 0, f"images={images} must be a positive whole number")
     prior = load_pretrained(model, pick_device(device))
     usual = Sample() if isinstance(prior, Generator) else Anneal()
@@ -241,6 +242,7 @@ def restore(
     if images: ys = ys[:images*every**2]
     r = run_restore(prior, ys, method, n, seed, quiet=json)
     if every > 1: r = r.joined(every)
+    if back := Anscombe.of(ys.about): r = r.through(back.images)    # of roots: squared again
     if path.suffix in ('.png', '.npz', ''): save_restored(r, path)
     else: write_frames(path, r.mean, ys.about)
     report(dict(out=str(path), n=len(r.mean), samples=r.samples.shape[1], method=repr(method),

@@ -168,6 +168,12 @@ class Anscombe:
         self.a = 2/(high - low)
         self.b = -1 - self.a*low
 
+    @classmethod
+    def of(cls, about:dict) -> 'Anscombe | None':
+        "The transform that measurements with this `about` went through; None: none"
+        said = about.get('stabilised')
+        return cls(Photons.from_dict(said)) if said else None
+
     sigma = property(lambda self: self.a, doc="Level of the noise of z")
     def __repr__(self): return f"Anscombe({self.photons!r})"
 

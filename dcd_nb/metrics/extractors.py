@@ -75,13 +75,18 @@ def _pca(reference, k=32, most=2048):
     return f
 
 # %% ../../nbs/06b_extractors.ipynb #1b2ace22
+def _waves(d):
+    "Cosines of random projections of `d` numbers, slow and fast ones: 64 features"
+    uniform = 2*torch.rand(d, 64, generator=rng(0)) - 1
+    W = uniform*(6/d)**.5*torch.logspace(0, .9, 64)           # of wavelengths 4 to 0.5
+    b = 2*math.pi*torch.rand(64, generator=rng(1))
+    return lambda x: (x.float().flatten(1)@W.to(x.device) + b.to(x.device)).cos()
+
 def _random(reference):
-    "A fixed convolutional network without training: 64 features"
+    "A fixed convolutional network without training; of points and tiny images, waves: 64 features"
     require(reference is not None, "reference is missing: the features 'random' need its shape")
     c, *size = reference.shape[1:]
-    require(min(size) >= 8,
-            f"reference has images of {size[0]}x{size[1]} pixels, "
-            "but the features 'random' need 8x8 or more")
+    if min(size) < 8: return _waves(reference[0].numel())
     halvings = int(math.log2(min(size)/4))                             # until about 4x4 are left
     widths = [c, 32] + [64]*halvings + [16]
     def uniform(layer, *shape): return 2*torch.rand(*shape, generator=rng(0, layer)) - 1

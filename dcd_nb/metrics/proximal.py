@@ -57,7 +57,7 @@ class Proximal:
     "Observations, ready to be compared with images that are corrupted as they were"
     def __init__(self,
         ys:Measurements | Tensor | str | Path, # or corrupted images; a path to either
-        extractor:str | Features | Callable | None=None, # None: 'random'; tiny images: 'pixels'
+        extractor:str | Features | Callable | None=None, # None: 'random'
         seed=0,      # of samples and corruption
         corruption:Corruption | None=None, # of corrupted images; measurements know theirs
         most=10_000, # observations that are looked at
@@ -70,7 +70,7 @@ class Proximal:
         self.one = y[:1]
         self.seed = seed
         self.hash = content_hash(y)
-        self.f = feature_space(extractor or ('random' if min(y.shape[2:]) >= 8 else 'pixels'), y)
+        self.f = feature_space(extractor or 'random', y)
         h = features_in_parts(self.f, y)
         half, other = torch.randperm(len(y), generator=rng(seed)).chunk(2)
         self.moments = factor_of(h)

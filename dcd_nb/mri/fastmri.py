@@ -151,8 +151,7 @@ def prepare_slice(
     require(0 < scale < float('inf'), "the middle of k-space is 0 or not finite: leave it out")
     y = compress_coils(y/scale if noise is None else y, coils, acs)[0]
     maps = espirit(y, acs)[0]
-    require(maps.any(),
-            f"acs={acs} lines in the centre were not enough to find coil maps: take more")
+    require(maps.any(), f"acs={acs} lines in the centre were not enough to find coil maps: take more")
     part = dict(kspace=y, maps=maps)
     if mask is not None: part['mask'] = mask.float().view(1, 1, 1, -1)
     if noise is not None: part['scale'] = scale
@@ -184,9 +183,8 @@ def prepare_scans(
     "One shard for each volume; returns their paths"
     source, out = Path(source), Path(out)
     found = sorted(source.glob('*.h5')) if source.is_dir() else [source]
-    require(found,
-            f"source={str(source)!r} holds no .h5 file: give a folder of fastMRI, "
-            "e.g. multicoil_train")
+    require(found, f"source={str(source)!r} holds no .h5 file: give a folder of fastMRI, "
+                   "e.g. multicoil_train")
     settings, shards = dict(size=list(size), coils=coils, acs=acs, slices=slices), []
     if noise: settings['noise'] = True
     hidden = dict(disable=True) if quiet else {}
@@ -217,6 +215,7 @@ def _prepare_volume(path, shard, settings, acquisition):
     save_tensors(shard, tensors, meta)
     return shard
 
+# %% ../../nbs/03b_fastmri.ipynb #2bd3c285
 def _slices(path, k, attributes, settings):
     "The prepared slices of a volume, and what was found about its noise"
     size, n = settings['size'], min(settings['slices'] or len(k), len(k))
@@ -233,7 +232,6 @@ def _slices(path, k, attributes, settings):
         except BadInput as e: raise BadInput(f"{path}, slice {i}: {e}") from None
     return parts, noise and dict(sigma=noise.sigma, se=noise.se, clear=bool(noise.clear))
 
-# %% ../../nbs/03b_fastmri.ipynb #7973a5b4
 def _noise_of(path, some, recon, size):
     "Noise at the edge of some slices, cut to size; a warning names the file"
     h, w = some[0][0].shape[1:]

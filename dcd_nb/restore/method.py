@@ -7,6 +7,7 @@ __all__ = ['Restored', 'Method', 'require_restorable', 'most_entries', 'watched'
 
 # %% ../../nbs/25_method.ipynb #41ba046c
 import copy, math, time
+from collections.abc import Callable
 from contextlib import contextmanager
 
 import torch
@@ -61,6 +62,17 @@ def joined(self:Restored, every:int) -> 'Restored':
     new = copy.copy(self)
     for k in ('samples', 'mean', 'std'): setattr(new, k, joined(getattr(self, k), every))
     new.residual = self.residual.view(-1, every**2).square().mean(1).sqrt()
+    return new
+
+@patch
+def through(self:Restored,
+    f:Callable, # rises from pixel value to pixel value, e.g. `Anscombe(photons).images`
+) -> 'Restored':
+    "The same in other units; `residual` remains in those of the measurements"
+    new, several = copy.copy(self), self.samples.shape[1] > 1
+    new.samples = f(self.samples)
+    new.mean = new.samples.mean(1) if several else f(self.mean)
+    new.std = new.samples.std(1) if several else torch.zeros_like(new.mean)
     return new
 
 # %% ../../nbs/25_method.ipynb #30ac2af3

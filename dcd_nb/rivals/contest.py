@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..errors import BadInput, choose, require, number
 from ..draws import rng
+from ..show.images import save_images
 from ..files import atomic
 from ..machine import made_with
 from ..operators import Corruption, Identity
@@ -98,15 +99,13 @@ def _of_teacher(teacher, ys):
     "Entries of the ways to sample from a teacher; the proximal distance chooses"
     if teacher.objective.predicts_images: judge = Proximal(ys)
     else: judge = Proximal(Measurements(ys.y, Corruption(Identity(), ys.sigma), None))  # its images are A(x)
-    seed = 0
-    ways = ways_to_sample(teacher, 2000, seed)
+    seed, ways = 0, ways_to_sample(teacher, 2000, 0)
     if len(ways) > 1:
         whole_size = tuple(teacher.shape) == tuple(ys.shape)
         whole = {k: sampled(teacher, k, 2000, seed)[0] for k in ways} if whole_size else {}
         best = min(whole, key=lambda k: judge(whole[k].clamp(-1, 1))['proximal']) if whole else [*ways][0]
     else: best = [*ways][0]
-    until = ways[best].get('until')
-    calls = teacher.nfe(until=until)
+    calls = teacher.nfe(until=ways[best].get('until'))
     return Entry('many', calls, teacher.cost['images'], lambda n: sampled(teacher, best, n, seed)[0])
 
 # %% ../../nbs/29f_contest.ipynb #404eaeb6
@@ -259,6 +258,7 @@ def run_method(
     near = Proximal(task.ys)              # how far the samples, corrupted, are from the observations
     for e in entries:
         x = e.make(n)
+        if x.shape[-1] > 1: save_images(x[:64], out/f'{e.group}.png', zoom=max(1, 32//x.shape[-1]))
         said = judge(x) | dict(proximal=near(x.clamp(-1, 1))['proximal'])
         found.append(dict(
             method=method, corruption=corruption, data=r.name.split('-')[0], seed=r.seed,
@@ -276,12 +276,12 @@ def run_method(
 def read_rows(folder:str | Path) -> list[dict]:
     "The rows in `folder`, in the order of `methods`"
     found = [json.loads(p.read_text()) for p in sorted(Path(folder).glob('*.json'))]
-    order = [*methods]
-    return sorted(found, key=lambda row: (row['corruption'], order.index(row['method']), row['seed']))
+    def place(row): return row['data'], row['corruption'], [*methods].index(row['method']), row['seed']
+    return sorted(found, key=place)
 
 def over_seeds(rows:list[dict]) -> list[dict]:
     "Means of each method over the seeds, and the `range` of the distances"
-    kinds, found, names = {}, [], ('corruption', 'group', 'method', 'clean_images')
+    kinds, found, names = {}, [], ('data', 'corruption', 'group', 'method', 'clean_images')
     for row in rows: kinds.setdefault(tuple(row[k] for k in names), []).append(row)
     for same in kinds.values():
         one = {k: same[0][k] for k in (*names, 'scale')}
