@@ -1,5 +1,6 @@
 "MRI against other packages: deepinv's operator, sigpy's coil maps"
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -324,6 +325,35 @@ def test_they_are_trained_on_distilled_and_restored_by_the_commands(fast, capsys
     cli.distill(at('teacher'), data=at('ys'), out=at('student'), **quiet)
     cli.restore(at('student'), at('ys'), at('restored.npz'), images=2, n=4, json=True)
     with np.load(fast/'restored.npz') as found: assert found['mean'].shape == (2, 2, 32, 16)
+
+
+def test_scans_that_are_moved_find_their_masks_and_maps(fast, tmp_path, monkeypatch):
+    "By an absolute path as in older files, and by a relative one, from other folders; nothing is renamed in the hash"
+    (tmp_path/'a').mkdir()
+    monkeypatch.chdir(tmp_path/'a')
+    prepare_scans(fast/'raw', tmp_path/'shards', size=(32, 16), quiet=True)
+    for out, named in ((tmp_path/'a/data/ys', 'data/ys'), (tmp_path/'out/ys', f'{tmp_path}/out/ys')):
+        ys = hide_lines(tmp_path/'shards', out)
+        assert ys.op.maps == named
+        teacher = train(ys, MLP((2, 32, 16), width=16), images=8, batch=8, out=out.parent/'teacher', quiet=True)
+        fresh, x, made = ys.op.draw(3, ys.shape, rng(0)), teacher.sample(2), out.parent
+        moved = made.rename(tmp_path/f'moved-{made.name}')
+        made.mkdir()                                         # another file of that name is in the old folder
+        Corruption(MultiCoilMRI(2, coils=4)).measure(phantoms(n=2, size=(32, 16))).save(made/'ys')
+        monkeypatch.chdir(fast)
+        again = Measurements.load(moved/'ys')
+        assert again.hash == ys.hash and repr(again.op) == repr(ys.op)
+        state = again.op.draw(3, ys.shape, rng(0))
+        assert all(torch.equal(state[k], fresh[k]) for k in fresh)
+        shutil.rmtree(made)
+        assert torch.equal(Teacher.load(moved/'teacher').sample(2), x)          # the file lies beside the run
+        (moved/'teacher').rename(tmp_path/'runs')
+        alone = Teacher.load(tmp_path/'runs')
+        with pytest.raises(BadInput, match='from which masks and maps are drawn, is not there'): alone.sample(2)
+        alone.check(again)
+        assert torch.equal(alone.sample(2), x)
+        (tmp_path/'runs').rename(moved/'teacher')
+        monkeypatch.chdir(tmp_path/'a')
 
 
 def test_a_file_without_a_mask_whose_lines_are_zero_is_no_complete_scan(fast, tmp_path):

@@ -1,5 +1,6 @@
 "What can be said without clean images: the level of the two-sample test, its firewall, and the command"
 import json
+import warnings
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from dcd_nb.errors import BadInput
 from dcd_nb.metrics import fourier_ring_correlation, two_sample
 from dcd_nb.mri import MultiCoilMRI
 from dcd_nb.data import phantoms
-from dcd_nb.operators import Corruption, FourierMask, Identity, RandomMask
+from dcd_nb.objectives import Standard
+from dcd_nb.operators import Corruption, FourierMask, Identity, RandomMask, VaryingBlur
 from dcd_nb.recipes import recipe
 from dcd_nb.restore.held_out import hide_some, predict_held_out
 from processes import run
@@ -92,3 +94,19 @@ def test_a_run_is_not_judged_by_measurements_of_others(tmp_path, capsys):
         r.teacher(ys, images=32, out=tmp_path/name, monitor=False, quiet=True)
         with pytest.raises(SystemExit): evaluate(str(tmp_path/name), clean=False)
         assert 'learned from others than its recipe' in capsys.readouterr().err
+
+
+def test_a_blur_of_another_width_in_each_image_is_judged_in_seconds(tmp_path, capsys, monkeypatch):
+    "By one matrix for each observation: iterations would apply the operator thousands of times"
+    ys = Corruption(VaryingBlur((.5, 1.2), 5), .1).measure(digits(), seed=0)
+    r = recipe('digits-blur', network__width=16, network__blocks=1, train__batch=32, objective=Standard())
+    teacher = r.teacher(ys, images=32, out=tmp_path/'teacher', monitor=False, quiet=True)
+    r.student(teacher, ys, images=32, out=tmp_path/'student', monitor=False, quiet=True)
+    ys.select(range(24)).save(tmp_path/'ys')
+    calls, forward = [], VaryingBlur.forward
+    monkeypatch.setattr(VaryingBlur, 'forward', lambda *a: calls.append(1) or forward(*a))
+    with warnings.catch_warnings(action='ignore'):             # few samples
+        evaluate(str(tmp_path/'student'), clean=False, measurements=str(tmp_path/'ys'), n=60, json=True)
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found['held_out']['how'] == 'noise split in two' and found['held_out']['coverage'] > .5
+    assert len(calls) < 200

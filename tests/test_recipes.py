@@ -54,6 +54,9 @@ def test_levels_and_the_generator_follow_the_noise_unless_they_are_named():
             assert r.override(named).distill['init_sigma'] == .7
         assert r.override({'distill.loss': SiD(.5, LogUniform(.5, 4.))}
                           | changes).distill['loss'].levels.lo == .5
+    # a generator does not begin with noise that is weak beside the images
+    assert [r.override({'corruption.sigma': s}).distill['init_sigma'] for s in (.3, .06, 1.)] == [.42, .35, 1.4]
+    assert r.override({'corruption.sigma': .06}).override({'corruption.sigma': .5}) == r
     # no levels start at 0
     assert repr(r.override({'corruption.sigma': 0.}).distill) == repr(r.distill)
     own = r.override({'objective.levels': LogUniform(.5, 9.)}).override({'corruption.sigma': .25})

@@ -16,6 +16,7 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from ..errors import BadInput, require
+from ..named import loaded_from
 from ..draws import rng
 from ..files import content_hash, load_tensors, save_tensors
 from ..machine import pick_device
@@ -127,9 +128,8 @@ def _levels(self:Measurements, sigma):
     given = self.corruption.sigma
     if sigma is None: sigma = given
     if not torch.is_tensor(sigma): return sigma
-    require(self.corruption.noise_differs,
-            f"sigma is given for each observation, but {self.corruption} has one for all: "
-            "give it to the corruption, Corruption(op, sigma)")
+    require(self.corruption.noise_differs, "sigma is given for each observation, but "
+            f"{self.corruption} has one for all: give it to the corruption, Corruption(op, sigma)")
     require(len(sigma) == len(self.y),
             f"sigma has {len(sigma)} rows of noise levels, but there are {len(self.y)} observations")
     require(all(m in (1, n) for m, n in zip(sigma.shape[1:], self.y.shape[1:])),
@@ -226,11 +226,11 @@ def load(cls:Measurements,
     require(meta.get('kind') == 'measurements',
             f"path={str(path)!r} holds {meta.get('kind', 'something else')}, not measurements")
     if corruption is None:
-        mine = [k for k in tensors if k.startswith('corruption.')]
-        held = {k.removeprefix('corruption.'): tensors[k] for k in mine}
+        held = {k.partition('.')[2]: t for k, t in tensors.items() if k.startswith('corruption.')}
         corruption = Corruption.from_dict(meta['corruption'], held)
     require(corruption.is_described(meta['corruption']),
             f"corruption={corruption} is not the one that made {str(path)!r}: {meta['corruption']}")
+    loaded_from(corruption.op, path)
     return cls(tensors['y'], corruption, state_from_flat(tensors), meta['about'], tensors.get('sigma'))
 
 # %% ../../nbs/02b_measurements.ipynb #c5ec0fdb

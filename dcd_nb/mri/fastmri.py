@@ -24,7 +24,7 @@ from ..machine import progress
 from ..operators import Corruption, fftc, from_complex, ifftc
 from ..data import Measurements, phantoms
 from .multicoil import centre_of, from_coils, measured_lines, MultiCoilMRI
-from .multicoil import to_coils
+from .multicoil import from_here, to_coils
 from .coils import acs_scale, compress_coils, espirit
 from .scan_noise import edge_noise, prewhiten
 
@@ -278,7 +278,7 @@ def hide_lines(
     only:list[Path] | None=None, # which shards; None: all
 ) -> Measurements:
     "Measurements from prepared scans"
-    (shards, meta), (data, _) = _shards(folder, only), file_pair(out)
+    (shards, meta), (data, _) = _shards(folder, only), file_pair(out := from_here(out))
     (h, w), coils = meta['sign']['size'], meta['sign']['coils']
     if meta.get('skipped'):
         require(R is None, f"R={R} would hide more of scans that have skipped lines: leave it out")

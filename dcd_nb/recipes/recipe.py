@@ -162,12 +162,14 @@ def _with(r, changes):
         parts[first] = changed(parts[first], rest, v, first) if rest else v
     return Recipe(**parts)
 
+_weak = .25   # noise below which the level that a generator begins with follows no more
+
 def _following(r, before):
     "`r` with what went with the noise of the corruption `before` going with its own"
     old, new = (A.lowest_sigma if A else 0. for A in (before, r.corruption))
     if not (old and new) or old == new: return r
     phase_two = raised_levels(r.distill, old, new)
-    if 'init_sigma' in phase_two: phase_two['init_sigma'] *= new/old
+    if 'init_sigma' in phase_two: phase_two['init_sigma'] *= max(new, _weak)/max(old, _weak)
     if 'refine' in phase_two: phase_two['refine'] = tuple(s*new/old for s in phase_two['refine'])
     return replace(r, objective=raised_levels(r.objective, old, new), distill=phase_two)
 

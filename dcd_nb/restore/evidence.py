@@ -15,6 +15,7 @@ from torch import Tensor
 from ..errors import BadInput, require
 from ..draws import Draws
 from ..linalg import conjugate_gradients
+from ..operators import map_state
 from ..data import Measurements
 from ..baselines import matrix_and_masks
 from .method import most_entries, repeated
@@ -40,16 +41,35 @@ def _floor(ys):
     return sigma.square().clamp(min=1e-6).view(-1, *sigma.shape[1:] or (1, 1, 1))
 
 # %% ../../nbs/25a_evidence.ipynb #0a0c1cc4
+def _matrices(ys):
+    "A of every measurement, (N, entries, d)"
+    I, random = torch.eye(math.prod(ys.shape), device=ys.y.device), ys.op.linear and ys.op.random
+    try: D, m = matrix_and_masks(ys)
+    except BadInput:
+        if not random or ys.corruption.photons or len(I) > 4096: raise
+        return _own_matrices(ys, I)
+    B = (I if D is None else D.to(I)).expand(len(ys), -1, -1)
+    return B if m is None else m.to(I)[..., None]*B
+
+def _own_matrices(ys, I):
+    "The same for operators that differ by more than what they hide: each column is A of a unit image"
+    d, found = len(I), []
+    unit, rows = I.view(d, *ys.shape), max(1, 2**22//d**2)
+    for i in range(0, len(ys), rows):
+        n = min(rows, len(ys) - i)
+        state = map_state(lambda t: t[i:i + n].repeat_interleave(d, 0), ys.state)
+        found.append(ys.op(unit.repeat(n, 1, 1, 1), state).reshape(n, d, -1).mT)
+    return torch.cat(found)
+
+# %% ../../nbs/25a_evidence.ipynb #8f0f2b9c
 class Dense(Evidence):
     "With matrices"
     def __init__(self,
         ys:Measurements,    # `Measurements`
         cov:Tensor | float, # (d, d); or the variance of an entry, or one for each measurement (N,)
     ):
-        D, m = matrix_and_masks(ys)
-        I = torch.eye(math.prod(ys.shape), device=ys.y.device)
-        B = (I if D is None else D.to(I)).expand(len(ys), -1, -1)
-        self.B, self.y = B if m is None else m.to(I)[..., None]*B, ys.y.flatten(1).float()
+        self.B, self.y = _matrices(ys), ys.y.flatten(1).float()
+        I = torch.eye(self.B.shape[2], device=self.B.device)
         cov = torch.as_tensor(cov, device=I.device).double()
         if cov.ndim == 2: self.half = torch.linalg.cholesky(cov + 1e-9*I)
         else: self.half = cov.sqrt().view(-1, 1, 1)*I
@@ -95,8 +115,7 @@ class Iterative(Evidence):
         self.cov = torch.as_tensor(cov, device=ys.y.device).float()
         require(self.cov.ndim < 2,
                 f"misfit has a matrix of shape {tuple(self.cov.shape)}, "
-                "which only fits small images and operators "
-                "that hide entries of a fixed linear map: pass a number")
+                "which only fits linear operators and small images: pass a number")
 
     def _run(self, f, v):
         "`f` of (N, n, C, H, W), with the state of each measurement"

@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from ..errors import BadInput, require
-from ..named import require_remade, written
+from ..named import loaded_from, require_remade, written
 from ..draws import newest_rule, rng
 from ..files import load_tensors, path_of, save_tensors
 from ..machine import made_with, pick_device
@@ -73,6 +73,7 @@ class Teacher(AroundNetwork):
     def check(self, ys:Measurements):
         "Complain about measurements of another kind than those that it learned from"
         self.objective.check(ys.corruption)
+        for path in reversed(ys.op.beside): loaded_from(self.objective, path)    # it may draw from their file
         if not self.data: return
         A, image = self.data['corruption'], tuple(self.data['image'])
         if ys.corruption.is_described(A) and image == tuple(ys.shape): return
@@ -198,7 +199,9 @@ def load_model(
     net = Precond.from_dict(meta['net'], precision)
     net.load_state_dict({name: t.float() for name, t in weights.items()})
     net = net.to(pick_device(device)).eval().requires_grad_(False)
-    return net, Objective.from_dict(meta['objective'], held), meta, held
+    objective = Objective.from_dict(meta['objective'], held)
+    loaded_from(objective, path)
+    return net, objective, meta, held
 
 # %% ../../nbs/20d_model.ipynb #75efbb63
 @patch
