@@ -38,18 +38,18 @@ def _statistics(y, size):
     return torch.cat(found, 1), int(fine.sum()), int(coarse.sum())
 
 # %% ../../nbs/02cc_counts.ipynb #5cac7782
-def _weighted_line(m, v, w, n):
+def _weighted_line(m, v, third, w, n):
     """The line v = a + g (m - centre) for means of `n` pixels: a, g, centre, influence of each patch.
-    The means are noisy, too, which is taken out of their spread, or the line would be too flat"""
+    The means are noisy, too, with variance v/n, and covariance third/n with v: both are taken out"""
     w = w/w.sum()
     centre = (w*m).sum()
     d = m - centre
     spread = (w*(d*d - v/n)).sum().clamp(min=1e-30)
-    a, g = (w*v).sum(), (w*d*v).sum()/spread
+    a, g = (w*v).sum(), (w*(d*v - third/n)).sum()/spread
     left = v - a - g*d
-    return a, g, centre, torch.stack([w*left, w*(d*left + g*v/n)/spread])
+    return a, g, centre, torch.stack([w*left, w*(d*left + (g*v - third)/n)/spread])
 
-def _flat_patches(m, fine, coarse, n, n_fine, n_coarse, rounds=12):
+def _flat_patches(m, fine, coarse, third, n, n_fine, n_coarse, rounds=12):
     "Which patches hold noise alone, and the line v = a + g (m - centre) of their fine variance"
     order = m.argsort()
     lowest = torch.zeros_like(m, dtype=torch.bool)
@@ -58,7 +58,7 @@ def _flat_patches(m, fine, coarse, n, n_fine, n_coarse, rounds=12):
     keep, floor = lowest, fine.median()*1e-3 + 1e-30
     w = 1/(fine[keep].mean() + m*0)
     for _ in range(rounds):
-        a, g, centre, _ = _weighted_line(m[keep], fine[keep], w[keep], n)
+        a, g, centre, _ = _weighted_line(m[keep], fine[keep], third[keep], w[keep], n)
         line = (a + g*(m - centre)).clamp(min=floor)
         w = 1/line**2
         flat = coarse < line*(1 + 1.3*(2/n_coarse)**.5)
@@ -113,9 +113,9 @@ def photon_noise(
     (m, fine, coarse, third), n_fine, n_coarse = _statistics(y.cpu(), size)
     require(len(m) >= 50,
             f"y holds {len(m)} patches of {size}x{size} pixels: a line needs 50 or more")
-    keep, w = _flat_patches(m, fine, coarse, size**2, n_fine, n_coarse)
+    keep, w = _flat_patches(m, fine, coarse, third, size**2, n_fine, n_coarse)
     m, v, third, w = m[keep], fine[keep], third[keep], w[keep]
-    line = _weighted_line(m, v, w, size**2)
+    line = _weighted_line(m, v, third, w, size**2)
     gain, gain_se = line[1], line[3][1].norm()
     require(gain > 2*gain_se,
             f"the variance of the {len(m)} flat patches of y does not rise "

@@ -125,7 +125,7 @@ def camera_noise(
     require(parts, "images are empty: give a float tensor (N, C, H, W), or several")
     for y in parts: _pictures(y, 12)
     size = min(size, *(min(y.shape[2:])//3 for y in parts))
-    parts = [y.flatten(0, 1).float() for y in parts]                     # channels count as images
+    parts = [y.float() for y in parts]
     mean, varies, corners = _places(parts, size)
     require(len(mean) >= 64,
             f"images have {len(mean)} places for patches of {size}x{size} pixels and a ring "
@@ -133,9 +133,9 @@ def camera_noise(
     levels, noise = [], []
     for rows in mean.argsort().chunk(8):
         at = _apart(corners[rows[varies[rows].argsort()[:50*most]]].tolist(), size, most)
-        flat = torch.stack([parts[p][i, a:a + size, b:b + size].double() for p, i, a, b in at])
-        rest = _without_slope(flat)
-        v = rest.square().mean((1, 2))
+        flat = torch.stack([parts[p][i, :, a:a + size, b:b + size].double() for p, i, a, b in at])
+        rest = _without_slope(flat.flatten(0, 1))
+        v = rest.view_as(flat).square().mean((1, 2, 3))                   # all channels of a place
         spread = 1.48*(v - v.median()).abs().median()             # a patch with an edge must not count
         se = 2*1.25*spread.item()/len(v)**.5                     # of a median; 2, as patches may overlap
         levels.append((flat.mean().item(), v.median().item(), se))
@@ -153,22 +153,24 @@ def camera_noise(
 
 # %% ../../nbs/02ca_estimates.ipynb #f1acebcf
 def _places(parts, size, pixels=8_000_000):
-    "Of places of a patch: brightness, variance of the ring around, and (part, image, row, column)"
+    """Of places of a patch: brightness, variance of the ring around, and (part, image, row, column).
+    Means over the channels: the flattest of all channels would be those with the least noise"""
     ring, step, found = size//2, max(1, size//4), []
     n_ring = (size + 2*ring)**2 - size**2
     share = min(1., pixels/sum(y.numel() for y in parts))
-    def sums(t, k): return F.avg_pool2d(t[:, None], k, step)[:, 0]*k**2
+    def sums(t, k): return F.avg_pool2d(t, k, step)*k**2
     for p, y in enumerate(parts):
         for i in evenly_spaced(len(y), max(1, round(share*len(y)))).split(max(1, 2**22//y[0].numel())):
-            middle = y[i].mean((1, 2), keepdim=True)
+            middle = y[i].mean((2, 3), keepdim=True)
             v = y[i] - middle                                    # squares of small numbers are exact
-            inside = v[:, ring:v.shape[1] - ring, ring:v.shape[2] - ring]
+            inside = v[..., ring:v.shape[2] - ring, ring:v.shape[3] - ring]
             mean = sums(inside, size)/size**2
             first = (sums(v, size + 2*ring) - sums(inside, size))/n_ring
             second = (sums(v**2, size + 2*ring) - sums(inside**2, size))/n_ring
-            at = [ring + step*torch.arange(k) for k in mean.shape[1:]]
+            at = [ring + step*torch.arange(k) for k in mean.shape[2:]]
             corners = torch.cartesian_prod(torch.tensor([p]), i, *at)
-            found.append(((mean + middle).flatten(), (second - first**2).flatten(), corners))
+            of_place = (mean + middle).mean(1), (second - first**2).mean(1)
+            found.append((*(t.flatten() for t in of_place), corners))
     return map(torch.cat, zip(*found))
 
 # %% ../../nbs/02ca_estimates.ipynb #08ae1594
