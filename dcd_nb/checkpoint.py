@@ -22,8 +22,9 @@ def committed(folder:str | Path) -> list[int]:
 def _at(folder, images): return Path(folder)/f'checkpoint-{images:012d}'
 
 def _stale(name, stay):
-    "May a file of this name go? `stay` are the checkpoints that stay; temporary files were left by killed processes"
-    whole = re.fullmatch(r'checkpoint-(\d+)\.(json|safetensors)|\.checkpoint-(\d+)\.safetensors\.[0-9a-f]{16}', name)
+    "May this file go? `stay` are the checkpoints that stay; temporary files are of killed processes"
+    numbered = r'checkpoint-(\d+)\.(json|safetensors)|\.checkpoint-(\d+)\.safetensors\.[0-9a-f]{16}'
+    whole = re.fullmatch(numbered, name)
     if whole: return int(whole[1] or whole[3]) not in stay
     return bool(re.match(r'\.checkpoint-', name) or re.match(r'\..+\.\d+-\d+$', name))
 
@@ -36,7 +37,8 @@ def save(
 ):
     "Commit a checkpoint, then remove old ones and what killed processes left behind"
     save_tensors(_at(folder, images), tensors, meta | dict(images=images))
-    stay = [k for k in committed(folder) if k <= images][:newest] + [images]     # later ones were damaged, or are of another past
+    older = [k for k in committed(folder) if k <= images]    # later ones: damaged, or of another past
+    stay = older[:newest] + [images]
     for p in Path(folder).iterdir():
         if _stale(p.name, stay): p.unlink(missing_ok=True)
 
@@ -74,6 +76,8 @@ def load(
         try: tensors, meta = load_tensors(_at(folder, k))
         except BadInput as e: damaged.append(str(e))
         else:
-            if images is None: tell_passed_over(unfinished(folder, k) + damaged, f"{_at(folder, k).name}, at image {k}")
+            if images is None:
+                passed = unfinished(folder, k) + damaged
+                tell_passed_over(passed, f"{_at(folder, k).name}, at image {k}")
             return tensors, meta
     raise BadInput(f"no checkpoint in {folder} can be used: {'; '.join(damaged)}")

@@ -129,8 +129,9 @@ def normal_above(
     u,        # uniform numbers in (0, 1), float64
 ):
     "Quantiles `u` of a standard normal number, given that it is above `a`"
-    # z with Q(z) = (1 - u) Q(a), where Q is the upper tail. Q underflows near a = 38: far out, Newton's method on ln Q,
-    # from the quantile of the tail exp(-z^2/2), which is above the root; ln Q is concave, so no step overshoots
+    # z with Q(z) = (1 - u) Q(a), where Q is the upper tail. Q underflows near a = 38: far out,
+    # Newton's method on ln Q, from the quantile of the tail exp(-z^2/2), which is above the root;
+    # ln Q is concave, so no step overshoots
     log_Q = lambda z: torch.special.log_ndtr(-z)
     def near(a): return -torch.special.ndtri((1 - u)*log_Q(a).exp())
     def far(a):

@@ -31,9 +31,9 @@ def together():
     except RuntimeError as e:
         rank, world = processes()
         why = str(e).strip().split('\n')[0][-120:]
-        raise BadInput(f"process {rank} of {world} has lost the others ({why}): start all of "
-                       f"them again with "
-                       "resume=True (--resume), in any number, and the run goes on from its last checkpoint") from e
+        raise BadInput(f"process {rank} of {world} has lost the others ({why}): start all of them again "
+                       "with resume=True (--resume), in any number, and the run goes on from its last "
+                       "checkpoint") from e
 
 # %% ../nbs/00f_distributed.ipynb #5eb0d58d
 def average_over_processes(tensors):

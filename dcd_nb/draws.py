@@ -10,6 +10,7 @@ __all__ = ['newest_rule', 'scramble', 'hash32', 'rng', 'reseed', 'seeded', 'Draw
 from contextlib import contextmanager
 
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 
 from .errors import choose, require
@@ -80,47 +81,53 @@ class Draws:
         self.group = choose('draws', rule, self.groups)
         self.generators = {}  # one for each group; they go on from draw to draw
 
-    def each(self,
-        f,       # (generator, rows of a group) -> a tensor, a dict of tensors or None
-        n:int,   # positions
-        every:int=1, # positions that share a row of what `f` returns
-    ) -> list:
-        "What `f` returns for each group of the `n` positions"
-        found = []
-        for k in range(self.start//self.group, -(-(self.start + n)//self.group)):
-            if k not in self.generators:
-                self.generators[k] = rng(self.seed, self.step, k, device=self.device)
-            rows, kept = self.rows(k, n)
-            drawn = f(self.generators[k], rows)
-            if kept is not None:
-                drawn = _part(drawn, slice(kept.start//every, -(-kept.stop//every)))
-            found.append(drawn)
-        return found
+# %% ../nbs/00b_draws.ipynb #ecb61923
+@patch
+def each(self:Draws,
+    f,       # (generator, rows of a group) -> a tensor, a dict of tensors or None
+    n:int,   # positions
+    every:int=1, # positions that share a row of what `f` returns
+) -> list:
+    "What `f` returns for each group of the `n` positions"
+    found = []
+    for k in range(self.start//self.group, -(-(self.start + n)//self.group)):
+        if k not in self.generators:
+            self.generators[k] = rng(self.seed, self.step, k, device=self.device)
+        rows, kept = self.rows(k, n)
+        drawn = f(self.generators[k], rows)
+        if kept is not None:
+            drawn = _part(drawn, slice(kept.start//every, -(-kept.stop//every)))
+        found.append(drawn)
+    return found
 
-    def rows(self,
-        k:int, # number of a group
-        n:int,
-    ) -> tuple[slice | Tensor, slice | None]:
-        """The rows of group `k` among `n` positions, and which of them are kept (None: all);
-        rows that are not there repeat others"""
-        first = k*self.group - self.start
-        inside = slice(max(first, 0), min(first + self.group, n))
-        if self.rule == 1 or inside.stop - inside.start == self.group: return inside, None
-        return (torch.arange(first, first + self.group, device=self.device).clamp(0, n - 1),
-                slice(inside.start - first, inside.stop - first))
+@patch
+def rows(self:Draws,
+    k:int, # number of a group
+    n:int,
+) -> tuple[slice | Tensor, slice | None]:
+    """The rows of group `k` among `n` positions, and which of them are kept (None: all);
+    rows that are not there repeat others"""
+    first = k*self.group - self.start
+    inside = slice(max(first, 0), min(first + self.group, n))
+    if self.rule == 1 or inside.stop - inside.start == self.group: return inside, None
+    return (torch.arange(first, first + self.group, device=self.device).clamp(0, n - 1),
+            slice(inside.start - first, inside.stop - first))
 
-    def normal(self, x:Tensor) -> Tensor:
-        "Normal noise like `x`"
-        def draw(g, rows):
-            size = (number_of(rows), *x.shape[1:])
-            return torch.randn(size, generator=g, device=g.device, dtype=x.dtype)
-        return torch.cat(self.each(draw, len(x)))
+# %% ../nbs/00b_draws.ipynb #4575e9e7
+@patch
+def normal(self:Draws, x:Tensor) -> Tensor:
+    "Normal noise like `x`"
+    def draw(g, rows):
+        size = (number_of(rows), *x.shape[1:])
+        return torch.randn(size, generator=g, device=g.device, dtype=x.dtype)
+    return torch.cat(self.each(draw, len(x)))
 
-    def uniform(self, n:int) -> Tensor:
-        "`n` uniform numbers, float64"
-        def draw(g, rows):
-            return torch.rand(number_of(rows), generator=g, device=g.device, dtype=torch.float64)
-        return torch.cat(self.each(draw, n))
+@patch
+def uniform(self:Draws, n:int) -> Tensor:
+    "`n` uniform numbers, float64"
+    def draw(g, rows):
+        return torch.rand(number_of(rows), generator=g, device=g.device, dtype=torch.float64)
+    return torch.cat(self.each(draw, n))
 
 # %% ../nbs/00b_draws.ipynb #7a6c00c2
 def number_of(rows:slice | Tensor) -> int:

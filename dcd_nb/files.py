@@ -145,7 +145,9 @@ def commit(
     path:str | Path, # where it goes: path.safetensors, with path.json beside it
     meta:dict,       # what belongs to it; anything JSON can hold
 ):
-    """Move a finished file into place and write its JSON. A pair that is replaced can be read until the JSON is there:
+    """Move a finished file into place and write its JSON.
+
+    A pair that is replaced can be read until the JSON is there:
 
     1. the tensors get a hidden name made of their hash, or their own if there is no pair yet
     2. the JSON is written: this commits
@@ -164,7 +166,7 @@ def commit(
         with atomic(info) as part:
             part.write_text(json.dumps(entries | dict(checksum=_checksum(entries)), indent=1))
         if waiting != data:
-            with suppress(FileNotFoundError): _move(waiting, data)       # another process that writes the same was faster
+            with suppress(FileNotFoundError): _move(waiting, data)    # another process was faster
     finally:
         if waiting != data: _forget_waiting(data, info)
 
@@ -242,7 +244,8 @@ def load_tensors(
     "The tensors and the meta data that `save_tensors` wrote: exactly those, or an error"
     final, entries = file_pair(path)[0], load_meta(path)
     waiting = _waiting(final, entries['sha256'])
-    data = waiting if waiting.exists() else final              # the process died after the JSON: they have not got their name yet
+    # if it waits, the process died after the JSON: the tensors have not got their name yet
+    data = waiting if waiting.exists() else final
     require(data.exists(), f"{data} is missing: its JSON is there, the tensors are not")
     size = data.stat().st_size
     require(size == entries['bytes'],

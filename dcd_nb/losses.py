@@ -33,7 +33,7 @@ class Loss(Named, family='loss'):
 def terms(self:Loss,
     teacher,      # a denoiser D(x, s) with frozen weights
     fake,         # the same, for the images of the generator
-    y,            # what the objective compares, made of generated images, see `Objective.compared` (B, C, H, W)
+    y,            # what is compared of generated images (B, C, H, W), see `Objective.compared`
     draws,        # the random numbers of the training step
     loss_mask=None,  # 1 where an entry counts, (B, 1 or C, H, W); None: everywhere
 ):
@@ -108,7 +108,7 @@ class SDS(DMD):
 def fisher_gap(
     teacher,      # a denoiser D(x, s)
     fake,         # the same, for the images of the generator
-    y,            # what the objective compares, made of generated images, see `Objective.compared` (B, C, H, W)
+    y,            # what is compared of generated images (B, C, H, W), see `Objective.compared`
     draws,        # random numbers
     levels=None,  # of the noise; None: those of SiD
     loss_mask=None,  # 1 where an entry counts; None: everywhere

@@ -121,7 +121,7 @@ def threads_set(n:int):
 
 # %% ../nbs/00e_machine.ipynb #5acf7476
 def matrix_flops(dtype:torch.dtype=torch.float32, n:int=512) -> float:
-    "Operations in a second of this CPU in products of `n`x`n` matrices, whatever else it does: the best of five"
+    "Operations a second of this CPU in products of `n`x`n` matrices: the best of five, as it may be busy"
     a, best = torch.ones(n, n, dtype=dtype), float('inf')
     a @ a                                       # makes ready
     for _ in range(5):

@@ -23,12 +23,15 @@ def arguments(make) -> dict:
     "The arguments of a function or a constructor, by name"
     return dict(inspect.signature(make).parameters)
 
+# %% ../nbs/00a_named.ipynb #59fd683a
 class Named:
     "Made from plain values, printed as it is made, kept in files, and found by name"
     families = {}  # the first class of each family
     example = 'RandomMask(missing=.6)'  # of a text that is understood
-    beside = ()    # the files that it was loaded from: those that its arguments name may have moved with them
-    remade = True  # can it be made again from what `to_dict` and `tensors` say? If not, the object itself has to be passed
+    # the files that it was loaded from: those that its arguments name may have moved with them
+    beside = ()
+    # can it be made again from `to_dict` and `tensors`? If not, the object itself has to be passed
+    remade = True
     def __init_subclass__(cls,
         family=None,    # of the first class of a family: its name
         abstract=False, # of a class that only others are made of
@@ -55,23 +58,27 @@ class Named:
         plain = {k: to_plain(v) for k, v in self.config().items()}
         return {self.family: type(self).__name__} | plain
 
-    def replace(self, **changes):
-        "A copy with some arguments changed"
-        args = self.config() | changes
-        for k in changes: choose(f'argument of {type(self).__name__}', k, self.config())
-        several = [part for k in _several(type(self)) for part in args.pop(k)]
-        return type(self)(*several, **args)
+# %% ../nbs/00a_named.ipynb #6b7263e5
+@patch
+def replace(self:Named, **changes):
+    "A copy with some arguments changed"
+    args = self.config() | changes
+    for k in changes: choose(f'argument of {type(self).__name__}', k, self.config())
+    several = [part for k in _several(type(self)) for part in args.pop(k)]
+    return type(self)(*several, **args)
 
-    def tensors(self) -> dict[str, torch.Tensor]:
-        "The tensors among the arguments, by dotted name: `to_dict` gives only their hash"
-        return _held(self.config())
+@patch
+def tensors(self:Named) -> dict[str, torch.Tensor]:
+    "The tensors among the arguments, by dotted name: `to_dict` gives only their hash"
+    return _held(self.config())
 
-    def __repr__(self):
-        several, parts = _several(type(self)), []
-        for k in several: parts += map(repr, self.config()[k])
-        for k, v in self.config().items():
-            if k not in several: parts.append(f'{k}={_shown(v)}')
-        return f"{type(self).__name__}({', '.join(parts)})"
+@patch
+def __repr__(self:Named):
+    several, parts = _several(type(self)), []
+    for k in several: parts += map(repr, self.config()[k])
+    for k, v in self.config().items():
+        if k not in several: parts.append(f'{k}={_shown(v)}')
+    return f"{type(self).__name__}({', '.join(parts)})"
 
 # %% ../nbs/00a_named.ipynb #a1ade3eb
 def _several(make):
@@ -221,7 +228,8 @@ def require_remade(
     "Complain now, and not when a file is read, about an object that its description does not make again"
     if not all(make and make.remade for make in _classes(d)): return       # nobody here can tell
     says = f"{name}={written(d)} could not be loaded again: "
-    keep = "keep each argument as it was given (self.kernel = kernel), and change it where it is used, not in the constructor"
+    keep = ("keep each argument as it was given (self.kernel = kernel), and change it where it is used, "
+            "not in the constructor")
     try: again = Named.from_dict(d, tensors).to_dict()
     except Exception as e:
         raise BadInput(f"{says}made of what it keeps it raises {type(e).__name__} "
@@ -262,6 +270,7 @@ def _built(node, family, known, inside):
     except (ValueError, TypeError):
         raise _Unreadable('only known names and plain values are understood') from None
 
+# %% ../nbs/00a_named.ipynb #5899613e
 @patch(cls_method=True)
 def parse(cls:Named, text:str):
     "The object that `text` writes down, e.g. `Compose(GaussianBlur(), RandomMask(missing=.5))`"

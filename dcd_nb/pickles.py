@@ -97,6 +97,7 @@ def _latin(text, coding):
     require(good, "it holds bytes written as a long text")
     return text.encode('latin1')
 
+# %% ../nbs/07a_pickles.ipynb #ce2b476c
 def _described(meta):
     "An object that travels with its source code, which stays unread"
     require(isinstance(meta.get('class_name'), str) and isinstance(meta.get('state'), dict),
@@ -150,52 +151,50 @@ class _Machine:
         found, self.stack = self.stack, self.below.pop()
         return found
 
-    def step(self, op, arg):
-        stack, pop = self.stack, self.stack.pop
-        match op:
-            case 'PROTO' | 'FRAME' | 'STOP': pass
-            case _ if op in _pushed: stack.append(_pushed[op])
-            case _ if op in _carried: stack.append(arg)
-            case 'EMPTY_LIST' | 'EMPTY_SET': stack.append([])
-            case 'EMPTY_DICT': stack.append({})
-            case 'MARK':
-                self.below.append(stack)
-                self.stack = []
-            case 'TUPLE' | 'LIST' | 'DICT' | 'FROZENSET':
-                found = self.marked()
-                if op == 'DICT': found = self.filled({}, found)
-                self.stack.append(found if op in ('LIST', 'DICT') else tuple(found))
-            case 'TUPLE1' | 'TUPLE2' | 'TUPLE3':
-                n = int(op[-1])
-                stack[-n:] = [tuple(stack[-n:])]
-            case 'APPENDS' | 'ADDITEMS':
-                found = self.marked()
-                self.listed(self.stack[-1]).extend(found)
-            case 'APPEND':
-                last = pop()
-                self.listed(stack[-1]).append(last)
-            case 'SETITEMS':
-                found = self.marked()
-                self.filled(self.stack[-1], found)
-            case 'SETITEM':
-                value, key = pop(), pop()
-                self.filled(stack[-1], [key, value])
-            case 'MEMOIZE': self.memory[len(self.memory)] = stack[-1]
-            case 'PUT' | 'BINPUT' | 'LONG_BINPUT': self.memory[arg] = stack[-1]
-            case 'GET' | 'BINGET' | 'LONG_BINGET': stack.append(self.memory[arg])
-            case 'POP': pop()
-            case 'GLOBAL': stack.append(self.name_of(*arg.split(' ')))
-            case 'STACK_GLOBAL':
-                name, module = pop(), pop()
-                stack.append(self.name_of(module, name))
-            case 'REDUCE' | 'NEWOBJ':
-                args, what = pop(), pop()
-                stack.append(self.called(op, what, args))
-            case 'BUILD':
-                state = pop()
-                self.built(stack[-1], state)
-            case 'BINPERSID': stack.append(self.storage_of(pop()))
-            case _: raise BadInput(f"it has the instruction {op}, which no file of weights needs")
+# %% ../nbs/07a_pickles.ipynb #1705a320
+@patch
+def step(self:_Machine, op, arg):
+    stack, pop = self.stack, self.stack.pop
+    match op:
+        case 'PROTO' | 'FRAME' | 'STOP': pass
+        case _ if op in _pushed: stack.append(_pushed[op])
+        case _ if op in _carried: stack.append(arg)
+        case 'EMPTY_LIST' | 'EMPTY_SET': stack.append([])
+        case 'EMPTY_DICT': stack.append({})
+        case 'MARK':
+            self.below.append(stack)
+            self.stack = []
+        case 'TUPLE' | 'LIST' | 'DICT' | 'FROZENSET':
+            found = self.marked()
+            if op == 'DICT': found = self.filled({}, found)
+            self.stack.append(found if op in ('LIST', 'DICT') else tuple(found))
+        case 'TUPLE1' | 'TUPLE2' | 'TUPLE3':
+            n = int(op[-1])
+            stack[-n:] = [tuple(stack[-n:])]
+        case 'APPENDS' | 'ADDITEMS': self.listed(self.below[-1][-1]).extend(self.marked())
+        case 'APPEND':
+            last = pop()
+            self.listed(stack[-1]).append(last)
+        case 'SETITEMS': self.filled(self.below[-1][-1], self.marked())
+        case 'SETITEM':
+            value, key = pop(), pop()
+            self.filled(stack[-1], [key, value])
+        case 'MEMOIZE': self.memory[len(self.memory)] = stack[-1]
+        case 'PUT' | 'BINPUT' | 'LONG_BINPUT': self.memory[arg] = stack[-1]
+        case 'GET' | 'BINGET' | 'LONG_BINGET': stack.append(self.memory[arg])
+        case 'POP': pop()
+        case 'GLOBAL': stack.append(self.name_of(*arg.split(' ')))
+        case 'STACK_GLOBAL':
+            name, module = pop(), pop()
+            stack.append(self.name_of(module, name))
+        case 'REDUCE' | 'NEWOBJ':
+            args, what = pop(), pop()
+            stack.append(self.called(op, what, args))
+        case 'BUILD':
+            state = pop()
+            self.built(stack[-1], state)
+        case 'BINPERSID': stack.append(self.storage_of(pop()))
+        case _: raise BadInput(f"it has the instruction {op}, which no file of weights needs")
 
 # %% ../nbs/07a_pickles.ipynb #50516505
 @patch

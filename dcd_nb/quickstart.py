@@ -53,6 +53,7 @@ def baselines_of(ys, n):
 kinds = [name.removeprefix('digits-') for name in recipes() if name.startswith('digits-')]
 kinds.remove('clean')
 
+# %% ../nbs/24_quickstart.ipynb #593964b9
 def quickstart(
     corruption='noise', # 'noise', 'mask', 'blur' or 'saturation'
     sigma=None,         # of the noise; None: that of the recipe
@@ -61,7 +62,7 @@ def quickstart(
     out='quickstart',   # folder for the picture, results.json and the generator; None: nothing
     n=None,             # samples that are compared; None: 5000 digits, or 2000 of `data`
     clean=None,         # also train a teacher on clean images; None: if they are the digits
-    longer=None,        # also train a teacher with as much computation as teacher and student; None: as `clean`
+    longer=None,        # also train a teacher with as much computation as both phases; None: as `clean`
     data=None,          # other images, as 28x28 grey pixels: 'mnist', or a path; None: the digits
     quiet=False,
 ) -> dict:

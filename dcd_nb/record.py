@@ -21,7 +21,7 @@ from .runs import picture_at, results_of
 
 # %% ../nbs/28a_record.ipynb #a5864192
 class Record:
-    "What a run left: its `results`, its `recipe`, the `plans` of both phases, and the `lines` that they wrote"
+    "What a run left: `results`, `recipe`, the `plans` of both phases, and the `lines` that they wrote"
     def __init__(self, folder):
         self.folder, self.results = Path(folder), results_of(folder)
         parts = json.loads((self.folder/'recipe.json').read_text())

@@ -7,6 +7,7 @@ Words are counted when they are asked for.  Seconds are measured here and kept i
 so that a busy machine measures the same.
 """
 import json, os, re, sys
+from importlib import import_module
 from pathlib import Path
 
 nbs = Path(__file__).parent
@@ -57,7 +58,8 @@ def measure(path):
 
 
 def main(*paths):
-    import torch     # once, as the tests do
+    # once, as the tests do: else the first page that trains is charged for the compiler, some 4 s
+    for name in ('torch._dynamo', 'matplotlib.pyplot', 'scipy.stats', 'torchvision'): import_module(name)
     new = {p.stem: measure(p) for p in map(Path, paths)} if paths else {p.stem: measure(p) for p in sorted(nbs.glob('[0-9]*.ipynb'))}
     old = json.loads(kept.read_text(encoding='utf-8')) if kept.exists() else {}
     pages = {p.stem for p in nbs.glob('[0-9]*.ipynb')}

@@ -302,6 +302,15 @@ def test_camera_noise_depends_on_brightness_and_takes_several_sizes():
     for brightness, level in found.levels: assert level == pytest.approx(1 + brightness/50, rel=.12)
 
 
+def test_camera_noise_of_channels_with_different_levels_is_that_of_all():
+    "And not of the quietest, in which patches look flattest"
+    g, levels = rng(3), torch.tensor([3., 6., 9.]).view(1, 3, 1, 1)
+    stairs = torch.linspace(20, 200, 4).repeat_interleave(48).expand(2, 3, 128, 192)
+    found = camera_noise(stairs + levels*soft(stairs.shape, g))
+    assert found.sigma == pytest.approx(levels.square().mean().sqrt().item(), rel=.06)
+    assert found.correlation == pytest.approx((2/3, 1/6, 0.), abs=.06)
+
+
 def test_noise_patches_warns_of_noise_that_neighbours_share_and_of_no_other():
     from dcd_nb.show.images import photos
     x = torch.linspace(-.5, .5, 40).view(-1, 1, 1, 1).expand(40, 1, 32, 32)

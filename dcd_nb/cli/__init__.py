@@ -13,6 +13,6 @@ from .prepare import cache, convert, corrupt, fastmri, import_arrays, noise
 from .learn import check, distill, list_recipes, quickstart, run, train
 from .use import evaluate, save_restored, restore, sample
 
-_all_ = ['cache', 'changes_of', 'check', 'convert', 'corrupt', 'distill', 'evaluate', 'fastmri', 'finished', 'import_arrays',
-         'noise', 'save_restored', 'list_recipes', 'polite', 'quickstart', 'report', 'restore', 'run',
-         'sample', 'settings', 'train']
+_all_ = ['cache', 'changes_of', 'check', 'convert', 'corrupt', 'distill', 'evaluate', 'fastmri',
+         'finished', 'import_arrays', 'noise', 'save_restored', 'list_recipes', 'polite',
+         'quickstart', 'report', 'restore', 'run', 'sample', 'settings', 'train']

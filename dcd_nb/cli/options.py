@@ -113,6 +113,7 @@ def _words(text):
             start = gap.end()
     if text[start:]: yield text[start:]
 
+# %% ../../nbs/90_options.ipynb #3a8a9e7a
 def pixels(text:str | None) -> int | tuple | None:
     "The `size` of images that '64' or '48x40', width and height, means"
     if text is None: return None

@@ -37,7 +37,8 @@ def _whole(path):
 @polite
 def sample(
     model:str,       # folder of a run, weights, or the name of a generator of the package
-    # a .png grid, an .npz (images as bytes), or a folder for single PNG files; with --like also .tif, .fits, .mrc, ...
+    # a .png grid, an .npz (images as bytes), or a folder for single PNG files; with --like also
+    # .tif, .fits, .mrc, ...
     out:str,
     n:int=64,        # images
     seed:int=0,      # image i depends on seed and i alone
@@ -123,6 +124,11 @@ def _clean_images_of(model, size, channels):
     data = (model.about.get('recipe') or {}).get('data') or {}
     return data.get('source'), size or data.get('size'), channels or data.get('channels')
 
+def _tell(found, source, json):
+    "Print what was found, as text or one line of JSON"
+    if json: report(found | dict(source=source), json)
+    else: print(found)
+
 @contextmanager
 def _warnings_as_lines():
     "Within, each warning becomes one line of standard error, printed at the end"
@@ -147,7 +153,8 @@ def evaluate(
     size:str=None,   # crop images of a folder and resize them: 64, or 48x40 in width and height
     channels:int=None, # 1 for grey, 3 for colour
     find_copies:bool=False, # are samples copies of images of the reference?
-    # made by dcd_corrupt or dcd_import: proximal distance to them, and are samples copies of what is behind them?
+    # made by dcd_corrupt or dcd_import: proximal distance to them, and are samples copies of what is
+    # behind them?
     measurements:str=None,
     clean:bool=True, # only verdicts that need no clean image
     other:str=None,  # with --no-clean: a run on another half of the data
@@ -159,15 +166,12 @@ def evaluate(
     if not clean:
         require(not reference,
                 f"reference={reference!r} holds clean images: leave it out, or --no-clean")
-        found = _without_clean(model, source, measurements, other, n, seed, device)
-        if json: report(found | dict(source=source), json)
-        else: print(found)
-        return
-    if reference is None and model is not None: reference, size, channels = _clean_images_of(model, size, channels)
+        return _tell(_without_clean(model, source, measurements, other, n, seed, device), source, json)
+    if reference is None and model is not None:
+        reference, size, channels = _clean_images_of(model, size, channels)
     require(reference or measurements,
-            f"reference is missing: {source!r} does not say "
-            "which clean images it should be compared with; "
-            "without any, pass --measurements")
+            f"reference is missing: {source!r} does not say which clean images it should be compared "
+            "with; without any, pass --measurements")
     x = load_images(source, size, channels, None) if model is None else model.sample(n, seed)
     found = metrics.Evaluation()
     with _warnings_as_lines():
@@ -175,8 +179,7 @@ def evaluate(
             known = load_images(reference, size, channels, None)
             found = metrics.evaluate(x, known, extractor, reps, find_copies, seed)
         if measurements: found = _in_y(found, x, measurements, seed)
-    if json: report(found | dict(source=source), json)
-    else: print(found)
+    _tell(found, source, json)
 
 # %% ../../nbs/90c_use.ipynb #c46ecb78
 def save_restored(
@@ -207,8 +210,9 @@ def save_restored(
 def restore(
     model:str,       # folder of a run, weights, or the name of a generator of the package
     measurements:str,# made by dcd_corrupt or dcd_import
-    # an .npz (mean, std, 90 % interval, samples), a .png grid (means and maps of the standard deviation),
-    # or a folder for PNG files, with the deviations in OUT-std; of frames that dcd_import took also .tif, .fits, .mrc, ...: means, in their units and type
+    # an .npz (mean, std, 90 % interval, samples), a .png grid (means and maps of the standard
+    # deviation), or a folder for PNG files, with the deviations in OUT-std; of frames that
+    # dcd_import took also .tif, .fits, .mrc, ...: means, in their units and type
     out:str,
     # as in Python: 'Sample(leaps=8)', 'Optimise()', 'Anneal(steps=60)', 'Denoise()', one call of a teacher;
     # default: Sample() for a generator, Anneal() for a teacher
@@ -225,8 +229,7 @@ def restore(
     start, path = time.monotonic(), Path(out)
     ys = Measurements.load(measurements)
     require('data' in ys.about or path.suffix in ('.png', '.npz', ''),
-            f"out={out!r} must end in .png or .npz, or be a folder: {measurements} says nothing "
-            f"of other units")
+            f"out={out!r} must end in .png or .npz, or be a folder: {measurements} has no other units")
     require(images is None or images > 0, f"images={images} must be a positive whole number")
     prior = load_pretrained(model, pick_device(device))
     usual = Sample() if isinstance(prior, Generator) else Anneal()
@@ -239,8 +242,7 @@ def restore(
     if images: ys = ys[:images*every**2]
     r = run_restore(prior, ys, method, n, seed, quiet=json)
     if every > 1: r = r.joined(every)
-    back = Anscombe.of(ys.about)                                 # of roots: squared again
-    if back: r = r.through(back.images)
+    if back := Anscombe.of(ys.about): r = r.through(back.images)    # of roots: squared again
     if path.suffix in ('.png', '.npz', ''): save_restored(r, path)
     else: write_frames(path, r.mean, ys.about)
     report(dict(out=str(path), n=len(r.mean), samples=r.samples.shape[1], method=repr(method),

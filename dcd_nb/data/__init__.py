@@ -17,15 +17,18 @@ from .measurements import Measurements
 from .archives import image_files
 from .cache import cache_dir, cache_entries, cached, shrink_cache
 from .formats import Format, read_file, write_file
-from .frames import FileLimits, Frames, joined, Limits, Percentiles, read_frames, Scaling, TypeLimits, write_frames
+from .frames import FileLimits, Frames, joined, Limits, Percentiles
+from .frames import read_frames, Scaling, TypeLimits, write_frames
 from .loading import decode, known_images, load_images
 from .measuring import measure_to
 from .estimates import camera_noise, CameraNoise, missing_rate, noise_detail, noise_patches, noise_range
 from .physics import check_physics
 from .counts import Anscombe, photon_noise, PhotonNoise
 
-_all_ = ['Anscombe', 'cache_dir', 'cache_entries', 'cached', 'camera_noise', 'CameraNoise', 'check_physics', 'decode', 'digits', 'FileLimits', 'Format', 'Frames',
-         'image_files', 'joined', 'known_images', 'Limits', 'load_images', 'low_rank', 'measure_to', 'Measurements', 'missing_rate',
-         'noise_detail', 'noise_patches', 'noise_range', 'Percentiles', 'phantoms', 'photon_noise', 'PhotonNoise',
-         'read_file', 'read_frames', 'Scaling', 'show_points', 'shrink_cache', 'toy', 'toy_curve', 'toy_distance', 'TypeLimits',
+_all_ = ['Anscombe', 'cache_dir', 'cache_entries', 'cached', 'camera_noise', 'CameraNoise',
+         'check_physics', 'decode', 'digits', 'FileLimits', 'Format', 'Frames', 'image_files',
+         'joined', 'known_images', 'Limits', 'load_images', 'low_rank', 'measure_to',
+         'Measurements', 'missing_rate', 'noise_detail', 'noise_patches', 'noise_range',
+         'Percentiles', 'phantoms', 'photon_noise', 'PhotonNoise', 'read_file', 'read_frames',
+         'Scaling', 'show_points', 'shrink_cache', 'toy', 'toy_curve', 'toy_distance', 'TypeLimits',
          'with_phase', 'write_file', 'write_frames']

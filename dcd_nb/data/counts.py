@@ -9,6 +9,7 @@ __all__ = ['PhotonNoise', 'photon_noise', 'Anscombe']
 from collections import namedtuple
 
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 
 from ..errors import number, require
@@ -36,18 +37,19 @@ def _statistics(y, size):
         found.append(torch.stack([p.mean(1), z[:, fine].mean(1), z[:, coarse].mean(1), third]))
     return torch.cat(found, 1), int(fine.sum()), int(coarse.sum())
 
-def _weighted_line(m, v, w, n):
+# %% ../../nbs/02cc_counts.ipynb #5cac7782
+def _weighted_line(m, v, third, w, n):
     """The line v = a + g (m - centre) for means of `n` pixels: a, g, centre, influence of each patch.
-    The means are noisy, too, which is taken out of their spread, or the line would be too flat"""
+    The means are noisy, too, with variance v/n, and covariance third/n with v: both are taken out"""
     w = w/w.sum()
     centre = (w*m).sum()
     d = m - centre
     spread = (w*(d*d - v/n)).sum().clamp(min=1e-30)
-    a, g = (w*v).sum(), (w*d*v).sum()/spread
+    a, g = (w*v).sum(), (w*(d*v - third/n)).sum()/spread
     left = v - a - g*d
-    return a, g, centre, torch.stack([w*left, w*(d*left + g*v/n)/spread])
+    return a, g, centre, torch.stack([w*left, w*(d*left + (g*v - third)/n)/spread])
 
-def _flat_patches(m, fine, coarse, n, n_fine, n_coarse, rounds=12):
+def _flat_patches(m, fine, coarse, third, n, n_fine, n_coarse, rounds=12):
     "Which patches hold noise alone, and the line v = a + g (m - centre) of their fine variance"
     order = m.argsort()
     lowest = torch.zeros_like(m, dtype=torch.bool)
@@ -56,7 +58,7 @@ def _flat_patches(m, fine, coarse, n, n_fine, n_coarse, rounds=12):
     keep, floor = lowest, fine.median()*1e-3 + 1e-30
     w = 1/(fine[keep].mean() + m*0)
     for _ in range(rounds):
-        a, g, centre, _ = _weighted_line(m[keep], fine[keep], w[keep], n)
+        a, g, centre, _ = _weighted_line(m[keep], fine[keep], third[keep], w[keep], n)
         line = (a + g*(m - centre)).clamp(min=floor)
         w = 1/line**2
         flat = coarse < line*(1 + 1.3*(2/n_coarse)**.5)
@@ -111,9 +113,9 @@ def photon_noise(
     (m, fine, coarse, third), n_fine, n_coarse = _statistics(y.cpu(), size)
     require(len(m) >= 50,
             f"y holds {len(m)} patches of {size}x{size} pixels: a line needs 50 or more")
-    keep, w = _flat_patches(m, fine, coarse, size**2, n_fine, n_coarse)
+    keep, w = _flat_patches(m, fine, coarse, third, size**2, n_fine, n_coarse)
     m, v, third, w = m[keep], fine[keep], third[keep], w[keep]
-    line = _weighted_line(m, v, w, size**2)
+    line = _weighted_line(m, v, third, w, size**2)
     gain, gain_se = line[1], line[3][1].norm()
     require(gain > 2*gain_se,
             f"the variance of the {len(m)} flat patches of y does not rise "
@@ -175,44 +177,51 @@ class Anscombe:
     sigma = property(lambda self: self.a, doc="Level of the noise of z")
     def __repr__(self): return f"Anscombe({self.photons!r})"
 
-    def stabilise(self, y:Tensor) -> Tensor:
-        "z of noisy values"
-        k = (y.double() - self.photons.offset)/self.photons.gain
-        return (2*self.a*(k + 3/8 + self.s**2).clamp(min=0).sqrt() + self.b).to(y.dtype)
+# %% ../../nbs/02cc_counts.ipynb #418bf672
+@patch
+def stabilise(self:Anscombe, y:Tensor) -> Tensor:
+    "z of noisy values"
+    k = (y.double() - self.photons.offset)/self.photons.gain
+    return (2*self.a*(k + 3/8 + self.s**2).clamp(min=0).sqrt() + self.b).to(y.dtype)
 
-    def mean(self, x:Tensor) -> Tensor:
-        "T(x): the mean of z where the noise-free value is `x`"
-        lam = self.photons.counts(x.double())
-        root, mean = self._table(lam.max())
-        return (self.a*_interpolated(lam.sqrt().cpu(), root, mean) + self.b).to(x)
+@patch
+def mean(self:Anscombe, x:Tensor) -> Tensor:
+    "T(x): the mean of z where the noise-free value is `x`"
+    lam = self.photons.counts(x.double())
+    root, mean = self._table(lam.max())
+    return (self.a*_interpolated(lam.sqrt().cpu(), root, mean) + self.b).to(x)
 
-    def images(self, z:Tensor) -> Tensor:
-        "The noise-free values whose z has the mean `z`: the inverse of T; at least the offset"
-        f = ((z.double() - self.b)/self.a).cpu()
-        root, mean = self._table((f.max()/2)**2)
-        lam = _interpolated(f, mean, root)**2
-        return (self.photons.offset + self.photons.gain*lam).to(z)
+@patch
+def images(self:Anscombe, z:Tensor) -> Tensor:
+    "The noise-free values whose z has the mean `z`: the inverse of T; at least the offset"
+    f = ((z.double() - self.b)/self.a).cpu()
+    root, mean = self._table((f.max()/2)**2)
+    lam = _interpolated(f, mean, root)**2
+    return (self.photons.offset + self.photons.gain*lam).to(z)
 
-    def _table(self, most):
-        "Square roots of counts up to `most` and beyond, and means of f"
-        root = torch.linspace(0, 1.1*float(most)**.5 + 3, 2001, dtype=torch.float64)
-        lam, c = root**2, 3/8 + self.s**2
-        mean = 2*(lam + c).sqrt() - (lam + self.s**2)/(4*(lam + c)**1.5)
-        few = lam <= self.exact
-        mean[few] = _root_moments(lam[few], self.s)[0]
-        return root, mean
+@patch
+def _table(self:Anscombe, most):
+    "Square roots of counts up to `most` and beyond, and means of f"
+    root = torch.linspace(0, 1.1*float(most)**.5 + 3, 2001, dtype=torch.float64)
+    lam, c = root**2, 3/8 + self.s**2
+    mean = 2*(lam + c).sqrt() - (lam + self.s**2)/(4*(lam + c)**1.5)
+    few = lam <= self.exact
+    mean[few] = _root_moments(lam[few], self.s)[0]
+    return root, mean
 
-    def measurements(self, ys:Measurements) -> Measurements:
-        "`ys` as observations z of T(x) with Gaussian noise"
-        require(isinstance(ys, Measurements) and ys.corruption.photons is not None,
-                f"ys must be Measurements with photon noise, but are {ys}")
-        require(isinstance(ys.op, (Identity, RandomMask)),
-                f"{ys.op} mixes pixels, and the root of a mixture is not the mixture of roots: "
-                "take the general route, objective=Standard()")
-        z, seen = self.stabilise(ys.y), ys.op.observed(ys.state)
-        if seen is not None: z = z*(seen != 0)
-        about = ys.about | dict(stabilised=self.photons.to_dict())
-        return Measurements(z, Corruption(ys.op, self.sigma), ys.state, about)
+# %% ../../nbs/02cc_counts.ipynb #84b19b03
+@patch
+def measurements(self:Anscombe, ys:Measurements) -> Measurements:
+    "`ys` as observations z of T(x) with Gaussian noise"
+    require(isinstance(ys, Measurements) and ys.corruption.photons is not None,
+            f"ys must be Measurements with photon noise, but are {ys}")
+    require(isinstance(ys.op, (Identity, RandomMask)),
+            f"{ys.op} mixes pixels, and the root of a mixture is not the mixture of roots: "
+            "take the general route, objective=Standard()")
+    z, seen = self.stabilise(ys.y), ys.op.observed(ys.state)
+    if seen is not None: z = z*(seen != 0)
+    about = ys.about | dict(stabilised=self.photons.to_dict())
+    return Measurements(z, Corruption(ys.op, self.sigma), ys.state, about)
 
 # %% ../../nbs/02cc_counts.ipynb #c31e0007
 def _interpolated(v, x, y):

@@ -55,13 +55,15 @@ class HDF5(Format, suffixes=('.h5', '.hdf5', '.hdf', '.nc')):
             said = _attributes_of(found[key])
             def one(k, default): return float(np.ravel(said.pop(k))[0]) if k in said else default
             fill = one('_FillValue', one('missing_value', None))
-            return Raw(with_channels(found[key][()]), one('scale_factor', 1.), one('add_offset', 0.), fill,
-                       str(said.pop('units', '')), said.get('valid_range'), dict(dataset=key, attributes=said))
+            return Raw(with_channels(found[key][()]), one('scale_factor', 1.), one('add_offset', 0.),
+                       fill, str(said.pop('units', '')), said.get('valid_range'),
+                       dict(dataset=key, attributes=said))
 
     @classmethod
     def write(cls, path, a, about):
         with cls.library().File(path, 'w') as h:
-            d = h.create_dataset(about['header'].get('dataset', 'images'), data=a[..., 0, :, :] if a.shape[-3] == 1 else a)
+            values = a[..., 0, :, :] if a.shape[-3] == 1 else a
+            d = h.create_dataset(about['header'].get('dataset', 'images'), data=values)
             d.attrs.update(about['header'].get('attributes', {}))
             if about['unit']: d.attrs['units'] = about['unit']
             if about['blank'] is not None: d.attrs['_FillValue'] = a.dtype.type(about['blank'])
@@ -102,7 +104,8 @@ class MATLAB(Format, suffixes=('.mat',)):
     def write(cls, path, a, about):
         frames = a.shape[-4] if a.ndim > 3 else 1
         if a.shape[-3] == 1 and frames != 3: a = a[..., 0, :, :]    # three would be read as colours
-        with open(path, 'wb') as f: cls.library().savemat(f, {about['header'].get('dataset', 'images'): a.swapaxes(-1, -2).T})
+        name = about['header'].get('dataset', 'images')
+        with open(path, 'wb') as f: cls.library().savemat(f, {name: a.swapaxes(-1, -2).T})
 
 # %% ../../nbs/02bda_datasets.ipynb #e5288ce8
 class NumPy(Format, suffixes=('.npy', '.npz')):

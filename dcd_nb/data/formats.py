@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from fastcore.basics import patch
 
 from ..errors import BadInput, choose, optional, require
 from ..files import atomic
@@ -45,8 +46,9 @@ class Raw:
     def about(self, kind:str) -> dict:
         "All but the values, as plain values"
         return dict(format=kind, dtype=self.stored.dtype.name, lead=list(self.stored.shape[:-3]),
-                    size=list(self.stored.shape[-2:]), slope=float(self.slope), intercept=float(self.intercept),
-                    blank=self.blank, unit=self.unit, limits=self.limits, header=self.header)
+                    size=list(self.stored.shape[-2:]), slope=float(self.slope),
+                    intercept=float(self.intercept), blank=self.blank, unit=self.unit,
+                    limits=self.limits, header=self.header)
 
 # %% ../../nbs/02bd_formats.ipynb #f75039d3
 class Format:
@@ -116,13 +118,16 @@ def _one_sentence(name, kind):
     except Exception as e:      # of any package: there is no common class
         why = ' '.join(f'{e or type(e).__name__}'.split())
         codec = next((c for words, c in _codecs.items() if words in why), None)
-        fix = (f"is compressed by a codec that is not installed ({why:.90}): run pip install {codec}, or save it uncompressed"
-               if codec else f"cannot be read as {kind} ({why:.110}): it is damaged, cut short or of another format; copy it again")
+        fix = (f"is compressed by a codec that is not installed ({why:.90}): run pip install {codec}, "
+               f"or save it uncompressed" if codec else
+               f"cannot be read as {kind} ({why:.110}): it is damaged, cut short or of another format; "
+               f"copy it again")
         raise BadInput(f"{name} {fix}") from e
     finally:
         logger.removeHandler(log)
         logger.propagate = keep
 
+# %% ../../nbs/02bd_formats.ipynb #292935c9
 def opaque(a:np.ndarray, name:str) -> np.ndarray:
     "Images (..., C, H, W) without their last channel, the transparency, if there is none"
     top = np.iinfo(a.dtype).max if a.dtype.kind == 'u' else 1
@@ -159,7 +164,14 @@ def read_file(
         if raw.stored.dtype.kind == 'b': raw.stored = raw.stored.astype(np.uint8)
         return raw.values(), raw.about(kind.__name__)
 
-def stored_as(values:np.ndarray, dtype:np.dtype, slope:float, intercept:float, blank:float | None) -> np.ndarray:
+# %% ../../nbs/02bd_formats.ipynb #87285c95
+def stored_as(
+    values:np.ndarray,  # quantities, NaN where there is none
+    dtype:np.dtype,     # of the file
+    slope:float,        # a quantity is slope*stored + intercept
+    intercept:float,
+    blank:float | None, # what is stored for NaN, in types of whole numbers
+) -> np.ndarray:
     "Quantities as a file stores them: rounded and within the type's range if that is one of whole numbers"
     a = (values.astype(np.float64) - intercept)/slope
     if dtype.kind == 'f': return a.astype(dtype)
@@ -170,6 +182,7 @@ def stored_as(values:np.ndarray, dtype:np.dtype, slope:float, intercept:float, b
     a = np.rint(np.where(missing, 0. if blank is None else blank, a))
     return a.clip(info.min, info.max).astype(dtype)
 
+# %% ../../nbs/02bd_formats.ipynb #7ecb8f17
 def write_file(
     path:str | Path,
     values:np.ndarray, # (N, C, H, W), in the units of the data; NaN where there is none
@@ -224,27 +237,30 @@ class TIFF(Format, suffixes=('.tif', '.tiff')):
             turn = tags[274].value if 274 in tags else 1
             if turn in _turns: a = _turns[turn](a)
             blank = float(str(tags[42113].value).strip('\0 ')) if 42113 in tags else None
-            header = dict(rgb='S' in names, frames=''.join(names[i] for i in others), resolution=[float(r) for r in page.resolution], unit=int(page.resolutionunit or 1),
+            header = dict(rgb='S' in names, frames=''.join(names[i] for i in others),
+                          resolution=[float(r) for r in page.resolution],
+                          unit=int(page.resolutionunit or 1),
                           imagej={k: v for k, v in ij.items() if k in ('unit', 'spacing', 'finterval')})
         shown = [ij['min'], ij['max']] if {'min', 'max'} <= ij.keys() else None
         return Raw(a, blank=blank, limits=shown, header=header)
 
-    @classmethod
-    def write(cls, path, a, about):
-        h, c = about['header'], a.shape[-3]
-        rgb = c == 3 and h.get('rgb', True)
-        frames = h.get('frames', '')
-        if len(frames) != a.ndim - 3: frames = 'RPTZ'[7 - a.ndim:]
-        letters = frames + ('YXS' if rgb else 'CYX' if c > 1 else 'YX')
-        a = np.moveaxis(a, -3, -1) if rgb else a[..., 0, :, :] if c == 1 else a
-        kw = dict(resolution=h['resolution'], resolutionunit=h['unit']) if h else {}
-        if about['blank'] is not None:
-            kw['extratags'] = [(42113, 's', 0, f"{about['blank']:g}", True)]
-        if h.get('imagej'):
-            kw |= dict(imagej=True, metadata=h['imagej'])
-            kw.pop('resolutionunit')
-        kw['metadata'] = kw.get('metadata', {}) | dict(axes=letters)
-        cls.library().imwrite(path, a, photometric='rgb' if rgb else 'minisblack', **kw)
+# %% ../../nbs/02bd_formats.ipynb #e6c1b86c
+@patch(cls_method=True)
+def write(cls:TIFF, path, a, about):
+    h, c = about['header'], a.shape[-3]
+    rgb = c == 3 and h.get('rgb', True)
+    frames = h.get('frames', '')
+    if len(frames) != a.ndim - 3: frames = 'RPTZ'[7 - a.ndim:]
+    letters = frames + ('YXS' if rgb else 'CYX' if c > 1 else 'YX')
+    a = np.moveaxis(a, -3, -1) if rgb else a[..., 0, :, :] if c == 1 else a
+    kw = dict(resolution=h['resolution'], resolutionunit=h['unit']) if h else {}
+    if about['blank'] is not None:
+        kw['extratags'] = [(42113, 's', 0, f"{about['blank']:g}", True)]
+    if h.get('imagej'):
+        kw |= dict(imagej=True, metadata=h['imagej'])
+        kw.pop('resolutionunit')
+    kw['metadata'] = kw.get('metadata', {}) | dict(axes=letters)
+    cls.library().imwrite(path, a, photometric='rgb' if rgb else 'minisblack', **kw)
 
 # %% ../../nbs/02bd_formats.ipynb #cbd8e147
 def _chunk(kind, data):
@@ -284,7 +300,10 @@ class PNG(Format, suffixes=('.png',)):
                 f"PNG holds one image of 1 or 3 channels, not an array of shape {a.shape}: "
                 f"choose a name that ends in .tif")
         c, h, w = a.shape
-        rows = np.moveaxis(a, 0, -1).astype('>u2' if a.itemsize == 2 else 'u1').reshape(h, -1).view(np.uint8).reshape(h, -1)
-        pixels = zlib.compress(np.pad(rows, ((0, 0), (1, 0))).tobytes())        # each row begins with its filter: none
+        big_endian = np.moveaxis(a, 0, -1).astype('>u2' if a.itemsize == 2 else 'u1')
+        rows = big_endian.reshape(h, -1).view(np.uint8).reshape(h, -1)
+        rows = np.pad(rows, ((0, 0), (1, 0)))           # each row begins with its filter: none
+        pixels = zlib.compress(rows.tobytes())
         head = struct.pack('>IIBBBBB', w, h, 8*a.itemsize, 0 if c == 1 else 2, 0, 0, 0)
-        path.write_bytes(b'\x89PNG\r\n\x1a\n' + _chunk(b'IHDR', head) + _chunk(b'IDAT', pixels) + _chunk(b'IEND', b''))
+        chunks = _chunk(b'IHDR', head) + _chunk(b'IDAT', pixels) + _chunk(b'IEND', b'')
+        path.write_bytes(b'\x89PNG\r\n\x1a\n' + chunks)

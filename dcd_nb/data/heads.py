@@ -80,7 +80,8 @@ def with_phase(
     require(good, f"x must be grey images (N, 1, H, W), but is {tuple(getattr(x, 'shape', ()))}")
     magnitude = x.float()/255 if x.dtype == torch.uint8 else (x + 1)/2
     v = pixel_grid(*x.shape[2:], magnitude)
-    u = torch.stack([torch.rand(6, generator=rng(seed, i, 4)) for i in range(len(x))])   # 4: not those of measure
+    # random numbers of stream 4, which are not those of `measure`
+    u = torch.stack([torch.rand(6, generator=rng(seed, i, 4)) for i in range(len(x))])
     t = 2*u[..., None, None] - 1
     phase = math.pi*t[:, 0] + t[:, 1]*v[0] + t[:, 2]*v[1]
     phase = phase + t[:, 3]*v[0]*v[1] + t[:, 4]*v[0]**2 + t[:, 5]*v[1]**2

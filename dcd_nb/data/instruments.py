@@ -9,12 +9,14 @@ __all__ = ['FITS', 'MRC', 'DICOM', 'NIfTI']
 import re
 
 import numpy as np
+from fastcore.basics import patch
 
 from ..errors import require
 from .formats import Format, Raw, warn_of_profile
 
 # %% ../../nbs/02be_instruments.ipynb #fc8ced48
-_of_fits = re.compile(r'SIMPLE|BITPIX|NAXIS\d*|EXTEND|XTENSION|[PG]COUNT|BSCALE|BZERO|BLANK|BUNIT|CHECKSUM|DATASUM|Z[A-Z]+\d*|EXTNAME|')
+_of_fits = re.compile(r'SIMPLE|BITPIX|NAXIS\d*|EXTEND|XTENSION|[PG]COUNT|BSCALE|BZERO|BLANK|BUNIT|'
+                      r'CHECKSUM|DATASUM|Z[A-Z]+\d*|EXTNAME|')
 _of_place = re.compile(r'(CRPIX|CRVAL|CD|PC|CDELT|CTYPE|CUNIT)\d.*|WCS.*|LATPOLE|LONPOLE')
 
 class FITS(Format, suffixes=('.fits', '.fit', '.fts', '.fz')):
@@ -29,7 +31,8 @@ class FITS(Format, suffixes=('.fits', '.fit', '.fts', '.fz')):
             hdu = hdus[images[0] if dataset is None else dataset]
             h, a = hdu.header, hdu.data
             slope, zero, blank = h.get('BSCALE', 1.), h.get('BZERO', 0.), h.get('BLANK')
-            unsigned = {32768: np.uint16, 2**31: np.uint32}.get(zero) if slope == 1 and a.dtype.kind == 'i' else None
+            whole = slope == 1 and a.dtype.kind == 'i'
+            unsigned = {32768: np.uint16, 2**31: np.uint32}.get(zero) if whole else None
             if unsigned:                          # FITS has no unsigned type: they are stored with an offset
                 a, zero = (a.astype(np.int64) + int(zero)).astype(unsigned), 0.
                 blank = None if blank is None else blank + int(h['BZERO'])
@@ -49,7 +52,8 @@ class FITS(Format, suffixes=('.fits', '.fit', '.fts', '.fz')):
             else: hdu.header[key] = (value, comment)
         if about['unit']: hdu.header['BUNIT'] = about['unit']
         if about['blank'] is not None:
-            hdu.header['BLANK'] = int(about['blank']) - {'uint16': 32768, 'uint32': 2**31}.get(a.dtype.name, 0)
+            offset = {'uint16': 32768, 'uint32': 2**31}.get(a.dtype.name, 0)
+            hdu.header['BLANK'] = int(about['blank']) - offset
         with open(path, 'wb') as f: hdu.writeto(f)
         if (about['slope'], about['intercept']) != (1, 0):
             with fits.open(path, mode='update', do_not_scale_image_data=True) as again:
@@ -105,6 +109,7 @@ def _plain(v):
     if isinstance(v, (str, int)): return v
     return [*map(_plain, v)] if hasattr(v, '__iter__') else float(v)
 
+# %% ../../nbs/02be_instruments.ipynb #b09e564b
 class DICOM(Format, suffixes=('.dcm', '.dicom', '.ima')):
     "DICOM of scanners: pixels with slope, intercept and window"
     package, extra, calibrated = 'pydicom', 'radiology', True
@@ -128,28 +133,31 @@ class DICOM(Format, suffixes=('.dcm', '.dicom', '.ima')):
                   and d[k].value not in (None, '')}
         return Raw(a, slope, intercept, d.get('PixelPaddingValue'), unit, shown, header)
 
-    @classmethod
-    def write(cls, path, a, about):
-        from_uid = cls.library('pydicom.uid')
-        d, meta = (getattr(cls.library('pydicom.dataset'), k)() for k in ('Dataset', 'FileMetaDataset'))
-        d.file_meta = meta
-        meta.TransferSyntaxUID = from_uid.ExplicitVRLittleEndian
-        d.SOPClassUID = meta.MediaStorageSOPClassUID = from_uid.MultiFrameGrayscaleWordSecondaryCaptureImageStorage
-        d.SOPInstanceUID = meta.MediaStorageSOPInstanceUID = from_uid.generate_uid()
-        for k, v in about['header'].items(): setattr(d, k, v)
-        c, d.Rows, d.Columns = a.shape[-3:]
-        if a.ndim > 3: d.NumberOfFrames = a[..., 0, 0, 0].size
-        bits = 8*a.itemsize
-        d.SamplesPerPixel, d.BitsAllocated, d.PixelRepresentation = c, bits, int(a.dtype.kind == 'i')
-        d.BitsStored = min(bits, about['header'].get('BitsStored', bits))
-        d.HighBit = d.BitsStored - 1
-        if c == 3: d.PhotometricInterpretation, d.PlanarConfiguration = 'RGB', 0
-        elif 'PhotometricInterpretation' not in d: d.PhotometricInterpretation = 'MONOCHROME2'
-        d.RescaleSlope, d.RescaleIntercept, d.RescaleType = f"{about['slope']:.10g}", f"{about['intercept']:.10g}", about['unit'] or 'US'
-        if about['blank'] is not None:
-            d.add_new(0x00280120, 'SS' if a.dtype.kind == 'i' else 'US', int(about['blank']))
-        d.PixelData = np.moveaxis(a, -3, -1).astype(a.dtype.newbyteorder('<')).tobytes()
-        d.save_as(path, enforce_file_format=True)
+# %% ../../nbs/02be_instruments.ipynb #afd2ccdd
+@patch(cls_method=True)
+def write(cls:DICOM, path, a, about):
+    from_uid = cls.library('pydicom.uid')
+    d, meta = (getattr(cls.library('pydicom.dataset'), k)() for k in ('Dataset', 'FileMetaDataset'))
+    d.file_meta = meta
+    meta.TransferSyntaxUID = from_uid.ExplicitVRLittleEndian
+    kind = from_uid.MultiFrameGrayscaleWordSecondaryCaptureImageStorage
+    d.SOPClassUID = meta.MediaStorageSOPClassUID = kind
+    d.SOPInstanceUID = meta.MediaStorageSOPInstanceUID = from_uid.generate_uid()
+    for k, v in about['header'].items(): setattr(d, k, v)
+    c, d.Rows, d.Columns = a.shape[-3:]
+    if a.ndim > 3: d.NumberOfFrames = a[..., 0, 0, 0].size
+    bits = 8*a.itemsize
+    d.SamplesPerPixel, d.BitsAllocated, d.PixelRepresentation = c, bits, int(a.dtype.kind == 'i')
+    d.BitsStored = min(bits, about['header'].get('BitsStored', bits))
+    d.HighBit = d.BitsStored - 1
+    if c == 3: d.PhotometricInterpretation, d.PlanarConfiguration = 'RGB', 0
+    elif 'PhotometricInterpretation' not in d: d.PhotometricInterpretation = 'MONOCHROME2'
+    d.RescaleSlope, d.RescaleIntercept = f"{about['slope']:.10g}", f"{about['intercept']:.10g}"
+    d.RescaleType = about['unit'] or 'US'
+    if about['blank'] is not None:
+        d.add_new(0x00280120, 'SS' if a.dtype.kind == 'i' else 'US', int(about['blank']))
+    d.PixelData = np.moveaxis(a, -3, -1).astype(a.dtype.newbyteorder('<')).tobytes()
+    d.save_as(path, enforce_file_format=True)
 
 # %% ../../nbs/02be_instruments.ipynb #9c87b25a
 class NIfTI(Format, suffixes=('.nii',)):

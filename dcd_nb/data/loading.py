@@ -49,7 +49,8 @@ def _decode_all(path, raw, size, channels, left):
     "Append every image at `path` to the open file `raw`; return their names and shape"
     names, shape = [], None
     at = isinstance(path, Path)
-    for name, data in progress(image_files(path, left=left) if at else listed_images(path), desc='decode', leave=False):
+    files = image_files(path, left=left) if at else listed_images(path)
+    for name, data in progress(files, desc='decode', leave=False):
         where = f'{name} in {path}' if at else name
         im = decode(data, where, size, channels)
         if shape is None: shape, first = im.shape, name
@@ -59,12 +60,14 @@ def _decode_all(path, raw, size, channels, left):
                   f"pass {_to_agree(im.shape, shape)} to make them alike")
         names.append(name)
         raw.write(im.tobytes())
-    if not names: fail(path, f"holds no image file ({', '.join(sorted(image_suffixes | {*Format.known}))})", NotBytes)
+    if not names:
+        kinds = ', '.join(sorted(image_suffixes | {*Format.known}))
+        fail(path, f"holds no image file ({kinds})", NotBytes)
     return names, shape
 
 # %% ../../nbs/02c_loading.ipynb #e9697f2c
 def _decoded(path, size, channels):
-    "The images at `path` as uint8, mapped from the cache, and what was left out is said; those of a list in memory"
+    "Images at `path` as uint8 mapped from the cache, those of a list in memory; says what was left out"
     left = Counter()
     def decoded_into(images, folder=None):
         "Decode everything into what `images` returns for its shape, in the order of the names"
@@ -155,8 +158,9 @@ def _of_torchvision(name, part, root=None):
     try: d = getattr(sets, kind)(folder, download=root is None, **which)
     except Exception as e:
         tried = '' if root else ' and could not be downloaded'
-        raise BadInput(f"source={name!r} is not in {folder}{tried} "
-                       f"({type(e).__name__}: {str(e)[:80]}); if you have it as files, pass their path") from e
+        why = f"{type(e).__name__}: {str(e)[:80]}"
+        raise BadInput(f"source={name!r} is not in {folder}{tried} ({why}); if you have it as files, "
+                       f"pass their path") from e
     if kind == 'CelebA': return Path(d.root)/'celeba/img_align_celeba'
     a = torch.as_tensor(d.data)
     return a[:, None] if a.ndim == 3 else a.permute(0, 3, 1, 2)
@@ -238,9 +242,9 @@ def _checked(source, size, channels, dtype, part):
     require(whole and len(sides_of(size)) == 2,
             f"size={size!r} must be a positive number of pixels, (height, width), or None")
     require(_is_source(source),
-            f"source={_named(source)} must be a path, a list of files or pictures, a data set, or a name; images "
-            "in memory need no loading: pass a float tensor (N, C, H, W) in [-1, 1] to measure, or "
-            "observations to Measurements.from_arrays")
+            f"source={_named(source)} must be a path, a list of files or pictures, a data set, "
+            "or a name; images in memory need no loading: pass a float tensor (N, C, H, W) in [-1, 1] "
+            "to measure, or observations to Measurements.from_arrays")
     choose('part', part, ['train', 'test'])
     return sides_of(size)[0] if size and len({*sides_of(size)}) == 1 else size
 
@@ -268,14 +272,16 @@ def _found(source, path, size, part):
 
 # %% ../../nbs/02c_loading.ipynb #e2990899
 def load_images(
-    # a folder, zip, tar, npy, npz, safetensors; a name: 'digits', ...; a pattern; a list of files, PIL images or
-    # arrays of bytes; a data set of PyTorch; or files of 16 bits or floats
+    # a folder, zip, tar, npy, npz, safetensors; a name: 'digits', ...; a pattern; a list of files,
+    # PIL images or arrays of bytes; a data set of PyTorch; or files of 16 bits or floats
     source:str | Path | Iterable,
-    size:int | tuple | None=None, # crop the centre and resize it, to a square or (height, width); None: as they are
+    # crop the centre and resize it, to a square or (height, width); None: as they are
+    size:int | tuple | None=None,
     channels:int | None=None, # 1 for grey, 3 for colour; None: as in the files
     dtype:torch.dtype | None=torch.float32, # torch.uint8: bytes, mapped from disk; None: as stored
     part:str='train', # or 'test', of data sets that come in these two
-    scaling:Scaling | tuple | None=None, # of 16 bits or floats: the values that become -1 and 1; None: lowest and highest, and a warning
+    # of 16 bits or floats: the values that become -1 and 1; None: lowest and highest, and a warning
+    scaling:Scaling | tuple | None=None,
     dataset:str | int | None=None, # which part of files that hold several arrays
 ) -> Tensor:
     "Images (N, C, H, W): floats in [-1, 1], sorted by file name"
@@ -290,8 +296,8 @@ def load_images(
         try: a = _from_frames(source, size, None, None)
         except BadInput as why: raise (e if 'holds no file' in str(why) else why) from None
     fits = channels in (None, a.shape[1]) and (size is None or tuple(a.shape[2:]) == sides_of(size))
-    require(fits, f"source={_named(source)} has shape {tuple(a.shape)}, and arrays become smaller by whole factors "
-                  f"alone: leave out size={size}, channels={channels}")
+    require(fits, f"source={_named(source)} has shape {tuple(a.shape)}, and arrays become smaller by "
+                  f"whole factors alone: leave out size={size}, channels={channels}")
     if dtype in (None, a.dtype): return a
     if dtype == torch.uint8: return (a*127.5 + 128).clamp(0, 255).to(torch.uint8)
     return bytes_to_floats(a) if a.dtype == torch.uint8 else a.float()

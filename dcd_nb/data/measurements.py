@@ -32,8 +32,7 @@ def _check_chunks(y, seen):
     for rows in torch.arange(len(y)).split(max(1, 2**20//y[0].numel())):  # a few MB at a time
         part = y[rows]
         bad = rows[~part.isfinite().flatten(1).all(1).cpu()].tolist()
-        require(not bad,
-                f"y holds NaN or infinity in image {bad and bad[0]}: leave such images out")
+        require(not bad, f"y holds NaN or infinity in image {bad and bad[0]}: leave such images out")
         if seen is None: continue
         mask = seen[rows].to(part.device)
         require_binary(mask, int(rows[0]))
@@ -42,9 +41,9 @@ def _check_chunks(y, seen):
         bad = (hidden != 0).flatten(1).any(1)
         if not bad.any(): continue
         inverted = not part[bad].masked_fill(mask[bad] == 0, 0.).any()
-        why = ("the mask says 1 for hidden, it seems: pass (mask == 0).float() (1 = observed)" if inverted else
-               "check that 1 means observed, and that each mask belongs to its image; only then, if noise was added "
-               "after masking, set them to 0")
+        why = ("the mask says 1 for hidden, it seems: pass (mask == 0).float() (1 = observed)" if inverted
+               else "check that 1 means observed, and that each mask belongs to its image; only then, "
+               "if noise was added after masking, set them to 0")
         raise BadInput(f"y is not 0 on hidden entries of image {rows[bad.cpu()][0].item()}: {why}")
     return None if seen is None else zeros/seen.numel()
 
@@ -53,20 +52,22 @@ def _check_share(op, hidden, entries):
     says = getattr(op, 'missing', None)
     if says is None or hidden is None: return
     if abs(hidden - says) > .1 + 5*(says*(1 - says)/entries)**.5:
-        warnings.warn(f"state hides {hidden:.1%} of the pixels, but {op} says {says:.1%}: pass the masks that made y "
-                      f"(1 = observed, 0 = hidden), or RandomMask({hidden:.3g})")
+        warnings.warn(f"state hides {hidden:.1%} of the pixels, but {op} says {says:.1%}: pass the "
+                      f"masks that made y (1 = observed, 0 = hidden), or RandomMask({hidden:.3g})")
 
 def _check_channels(op, mask, shape):
     "Refuse a mask with a channel for each of the image, where the operator has one for all"
     try: one = op.observed(op.draw(1, op.in_shape(tuple(shape)), rng(0)))
-    except (BadInput, RuntimeError, ValueError, TypeError, IndexError): return
+    except (RuntimeError, ValueError, TypeError, IndexError): return
     require(not torch.is_tensor(one) or one.shape[1] == mask.shape[1] or one.shape[1] != 1,
-            f"state of {op} has {mask.shape[1]} channels, but {op} has one mask for all channels: pass mask[:, :1] if they are alike")
+            f"state of {op} has {mask.shape[1]} channels, but {op} has one mask for all channels: "
+            f"pass mask[:, :1] if they are alike")
 
+# %% ../../nbs/02b_measurements.ipynb #01cd61fa
 def _wanted(op, y):
     "The state that `op` needs for such observations, in words"
     try: one = op.draw(1, op.in_shape(tuple(y.shape[1:])), rng(0))
-    except (BadInput, RuntimeError, ValueError, TypeError, IndexError): return "as draw(n, shape, generator) makes it"
+    except (RuntimeError, ValueError, TypeError, IndexError): return "as draw(n, shape, generator) makes it"
     shapes = {k.removeprefix('state.'): (len(y), *t.shape[1:]) for k, t in flat_state(one).items()}
     if torch.is_tensor(one): return f"a tensor of shape {shapes['state']}"
     parts = [f'{name!r} of shape {shape}' for name, shape in shapes.items()]
@@ -97,8 +98,8 @@ class Measurements:
         require(isinstance(corruption, Corruption),
                 f"corruption={corruption!r} must be a Corruption, e.g. Corruption(RandomMask(.6), sigma=.1)")
         if state is None and corruption.op.random:
-            raise BadInput(f"state is missing: {corruption.op} is random, so each observation needs its state, "
-                           f"{_wanted(corruption.op, y)}")
+            raise BadInput(f"state is missing: {corruption.op} is random, so each observation needs its "
+                           f"state, {_wanted(corruption.op, y)}")
         require(state is None or corruption.op.random, f"state is given, but {corruption.op} has none: pass "
                 "the operator that it belongs to, for masks e.g. RandomMask(missing=.6)")
         for name, t in flat_state(state).items(): require_rows(t, len(y), name)
@@ -114,13 +115,11 @@ class Measurements:
         if hidden is not None: _check_share(corruption.op, hidden, mask.numel())
 
     op    = property(lambda self: self.corruption.op)
-    shape = property(lambda self: self.op.in_shape(self.y.shape[1:]),
-                     doc="(C, H, W) of the images behind the observations")
+    shape = property(lambda self: self.op.in_shape(self.y.shape[1:]), doc="(C, H, W) of the images")
 
     def __len__(self): return len(self.y)
     def __repr__(self):
-        size = 'x'.join(map(str, self.shape))
-        return f"{len(self)} measurements of {size} images by {self.corruption}"
+        return f"{len(self)} measurements of {'x'.join(map(str, self.shape))} images by {self.corruption}"
 
 # %% ../../nbs/02b_measurements.ipynb #80d0ead5
 @patch
@@ -129,9 +128,8 @@ def _levels(self:Measurements, sigma):
     given = self.corruption.sigma
     if sigma is None: sigma = given
     if not torch.is_tensor(sigma): return sigma
-    require(self.corruption.noise_differs,
-            f"sigma is given for each observation, but {self.corruption} has one for all: "
-            "give it to the corruption, Corruption(op, sigma)")
+    require(self.corruption.noise_differs, "sigma is given for each observation, but "
+            f"{self.corruption} has one for all: give it to the corruption, Corruption(op, sigma)")
     require(len(sigma) == len(self.y),
             f"sigma has {len(sigma)} rows of noise levels, but there are {len(self.y)} observations")
     require(all(m in (1, n) for m, n in zip(sigma.shape[1:], self.y.shape[1:])),
@@ -161,13 +159,13 @@ def __getitem__(self:Measurements, i) -> Batch | Measurements:
     if isinstance(i, slice): return self.select(i)
     require(hasattr(i, '__iter__') or isinstance(i, int) and not isinstance(i, bool),
             f"ys[{i!r}]: give the number of an observation, several, or a slice")
-    if not torch.is_tensor(i) and not isinstance(i, int): i = list(i)
-    i = _tensor(i, 'rows')
+    i = _tensor(i if torch.is_tensor(i) or isinstance(i, int) else list(i), 'rows')
     if i.numel() == 0: i = i.long()
     def pick(t):
         rows = t[i.to(t.device)]
         return rows.clone() if i.ndim == 0 else rows  # a list of rows is a copy already
-    return Batch(pick(self.y), map_state(pick, self.state), pick(self.sigma) if self.corruption.noise_differs else None)
+    sigma = pick(self.sigma) if self.corruption.noise_differs else None
+    return Batch(pick(self.y), map_state(pick, self.state), sigma)
 
 @patch
 def to(self:Measurements, device:str | torch.device) -> Measurements:
@@ -181,7 +179,7 @@ def to(self:Measurements, device:str | torch.device) -> Measurements:
 
 @patch
 def rows(self:Measurements) -> dict[str, Tensor]:
-    "What belongs to each observation beside `y`, by name: the state, and noise levels that are not those of the corruption"
+    "What belongs to each observation beside `y`, by name: its state, and noise levels of its own"
     found = flat_state(self.state)
     differs = self.corruption.noise_differs and not torch.equal(self.sigma.cpu(), self.corruption.sigma)
     if differs: found['sigma'] = self.sigma
@@ -194,6 +192,7 @@ def n_clean(self:Measurements) -> int:
     if not torch.is_tensor(self.sigma): return len(self)*(self.sigma == 0)
     return int((highest_of_each(self.sigma) == 0).sum())
 
+# %% ../../nbs/02b_measurements.ipynb #ad7bacc3
 @patch(as_prop=True)
 def hash(self:Measurements) -> str:
     "Names the content: observations, state and corruption"
@@ -201,7 +200,6 @@ def hash(self:Measurements) -> str:
     letters = torch.tensor(list(what), dtype=torch.uint8)
     return content_hash({'y': self.y, 'corruption': letters} | self.rows())
 
-# %% ../../nbs/02b_measurements.ipynb #ad7bacc3
 @patch
 def meta(self:Measurements) -> dict:
     "What the JSON says of these measurements"
@@ -280,13 +278,14 @@ def _tensor(a, name):
     "`a` as a tensor, or an error"
     try: return torch.as_tensor(a)
     except (TypeError, ValueError, RuntimeError) as e:
-        raise BadInput(f"{name} cannot be read as an array ({e!s:.80}): give one of NumPy or PyTorch") from None
+        raise BadInput(f"{name} cannot be read as an array ({e!s:.80}): pass a NumPy array") from None
 
 def _as_images(y):
     "`y` as a float tensor (N, C, H, W), and whether its channels came last"
     y = _tensor(y, 'y')
     require(y.ndim in (3, 4), f"y has shape {tuple(y.shape)}: give (N, H, W), (N, C, H, W) or (N, H, W, C)")
-    require(y.is_floating_point(), f"y has type {y.dtype}: give floats, in the units of sigma; pictures lie in [-1, 1]")
+    require(y.is_floating_point(),
+            f"y has type {y.dtype}: give floats, in the units of sigma; pictures lie in [-1, 1]")
     if y.ndim == 3: y = y[:, None]
     last = y.shape[3] < 4 and min(y.shape[1:3]) > 3
     return (y.permute(0, 3, 1, 2) if last else y).float(), last
@@ -294,17 +293,18 @@ def _as_images(y):
 def _row_each(t, n):
     "State or noise levels `t` with a row for each of `n` observations, and an axis of channels"
     t = _tensor(t, 'state or sigma').float()
-    require(t.ndim > 1 and len(t), f"state must be an array, one for all observations or one each, not of shape {tuple(t.shape)}")
+    require(t.ndim > 1 and len(t), f"state must be an array, one for all observations or one each, "
+                                   f"not of shape {tuple(t.shape)}")
     if t.ndim in (2, 3): t = t.view(-1, 1, *t.shape[-2:])
     return t.expand(n, *t.shape[1:]).contiguous() if len(t) == 1 else t
 
 # %% ../../nbs/02b_measurements.ipynb #80cb70da
 @patch(cls_method=True)
 def from_arrays(cls:Measurements,
-    y,                         # observations: (N, H, W), (N, C, H, W) or (N, H, W, C), floats; 0 or NaN where hidden
+    y,                         # floats, (N, H, W), (N, C, H, W) or (N, H, W, C); 0 or NaN where hidden
     op:Operator | str,         # that made them; or as text, 'RandomMask(missing=.6)'
     sigma=0.,                  # level of their noise; or an array: (N,), (H, W) for all, (N, H, W), or as y
-    state=None,                # masks (1 = observed), one for all or one each; a dict of arrays for other operators
+    state=None,                # masks (1 = observed), one for all or one each; or a dict of arrays
     about:dict | None=None,    # anything worth remembering, in plain values
 ) -> Measurements:
     "Measurements of your own, from NumPy or PyTorch"

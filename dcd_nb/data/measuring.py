@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ..errors import BadInput, require
 from ..draws import checked_index, rng
-from ..files import allocate, alone, atomic, commit, content_hash, file_pair, flush_to_disk, hidden_path, saving
+from ..files import allocate, alone, atomic, commit, content_hash
+from ..files import file_pair, flush_to_disk, hidden_path, saving
 from ..machine import progress
 from ..operators import Corruption, map_state
 from ..operators.states import flat_state, state_from_flat
@@ -66,7 +67,8 @@ def measure_images(
     sigma = corruption.sigma_of(index)
     hidden = None if len(x) > 2000 else True
     for row, i in enumerate(progress(index, desc='measure', leave=False, disable=hidden)):
-        one = corruption.batch(double(x[row:row+1]), rng(seed, i), None if sigma is None else sigma[row:row+1])
+        own = None if sigma is None else sigma[row:row+1]
+        one = corruption.batch(double(x[row:row+1]), rng(seed, i), own)
         if row == 0: state = map_state(lambda t: t.new_empty(len(x), *t.shape[1:]), one.state)
         y[row] = one.y[0]
         _put(state, row, one.state)
@@ -94,7 +96,9 @@ def measure_to(
     require(given == len(x),
             f"sigma has levels for {given} observations, but there are {len(x)} images: give one "
             f"for each")
-    def observe(row): return corruption.batch(double(x[row:row+1]), rng(seed, row), None if sigma is None else sigma[row:row+1])
+    def observe(row):
+        own = None if sigma is None else sigma[row:row+1]
+        return corruption.batch(double(x[row:row+1]), rng(seed, row), own)
     one = observe(0)
     first = {'y': one.y.float()} | flat_state(one.state)
     held = flat_state(corruption.tensors() or None, 'corruption')

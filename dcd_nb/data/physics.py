@@ -74,7 +74,8 @@ def _values(v, sigma):
     if len(levels) <= 1024 and len(some) >= 8*len(levels):
         step = levels.diff().median().item() if len(levels) > 1 else 0.
         what_to_do = "keep observations as floats, or say sigma=0"
-        if step < sigma/2: what_to_do = "the steps are small, so noisy files of 8 bits can be used as they are"
+        if step < sigma/2:
+            what_to_do = "the steps are small, so noisy files of 8 bits can be used as they are"
         return (f"y takes only {len(levels)} different values, {step:.2g} apart, which Gaussian "
                 "noise never does: either it has no noise, "
                 f"though sigma={sigma:.3g}, or it was rounded after the noise; {what_to_do}")

@@ -62,7 +62,8 @@ def centre_of(shape:tuple, size:tuple) -> tuple:
 def decode(
     raw:bytes,                # the file
     name:str,                 # what to call it in an error
-    size:int | tuple | None=None, # crop the centre and resize it, to a square or (height, width); None: leave it
+    # crop the centre and resize it, to a square or (height, width); None: leave it
+    size:int | tuple | None=None,
     channels:int | None=None, # 1 or 3; None: as in the file
 ) -> np.ndarray:
     "An image file as uint8 (C, H, W)"

@@ -23,8 +23,9 @@ from .generator import Generator, load_pretrained, resized_copy, Student, with_d
 from .step import DistillationStep, mean_square, set_trainable, step_flops
 from .monitors import distilled_wrong, health, health_since, histogram, spectrum
 
-_all_ = ['DistillationStep', 'distilled_wrong', 'Generator', 'health', 'histogram', 'load_pretrained',
-         'resized_copy', 'set_trainable', 'spectrum', 'step_flops', 'Student', 'with_dropout']
+_all_ = ['DistillationStep', 'distilled_wrong', 'Generator', 'health', 'histogram',
+         'load_pretrained', 'resized_copy', 'set_trainable', 'spectrum', 'step_flops', 'Student',
+         'with_dropout']
 
 # %% ../../nbs/22c_distill.ipynb #e982342e
 def _networks(teacher, ys, student, fake_settings, learn):
@@ -58,8 +59,8 @@ def _plan(teacher, G, student, learners, loss, fake_steps, corruption):
     if student.start:
         weights['start'] = content_hash(student.start.net.state_dict())
     if G.refine: weights['refine'] = G.refine
-    return dict(kind='distill', corruption=corruption, objective=teacher.objective.to_dict(), net=G.net.to_dict(),
-                loss=loss.to_dict(), fake_steps=fake_steps, dropout=student.dropout,
+    return dict(kind='distill', corruption=corruption, objective=teacher.objective.to_dict(),
+                net=G.net.to_dict(), loss=loss.to_dict(), fake_steps=fake_steps, dropout=student.dropout,
                 learn={k: l.settings for k, l in learners.items()}, init_sigma=G.init_sigma,
                 outside_slope=G.outside_slope, latent_scale=G.latent_scale) | weights
 
@@ -80,8 +81,8 @@ def distill(
     hardware: 'Hardware | str | None' = None,  # or a device, e.g. 'cuda'; None: a GPU if there is one
     checkpoints: 'Checkpoints | None' = None,  # when, and what is looked at; None: ten, with `health`
     quiet: bool = False,                       # no progress bar, no summary
-    callbacks: 'list | str | None' = None,     # told of each report and checkpoint: `Callback`, 'csv', 'tensorboard', 'live'
-    check: bool = True,                        # warn of what `ys` contradict, if they are not the teacher's own
+    callbacks: 'list | str | None' = None,     # told of the run: `Callback`, 'csv', 'tensorboard', 'live'
+    check: bool = True,                        # warn of what `ys` contradict, unless the teacher's own
     **learn,                                   # of `Learner`: lr, betas, clip, decay, halflife, ...
 ) -> 'Generator':
     """Phase II: a one-step generator of clean images from a teacher of corrupted ones.

@@ -65,24 +65,27 @@ class Generator(AroundNetwork):
     corruption = property(lambda self: self.about.get('corruption'),
                           doc="Of the observations, as plain values")
 
-    def __call__(self,
-        z,          # normal noise (B, C, H, W); of several calls, (B, calls*C, H, W)
-        state=None, # what the network is shown beside it
-    ):
-        "The images of `z`"
-        z, *more = z.split(self.shape[0], 1)
-        x = self.denoised(self.latent_scale*self.init_sigma*z, self.init_sigma, state)
-        for s, z in zip(self.refine, more):
-            x = self.denoised(x + s*z, s, state)
-        return x
-
-    def denoised(self, x, s:float, state=None):
-        "What one call makes of a noisy image"
-        x = self.objective.denoise(self.net, x, x.new_full((len(x),), s), state)
-        return kept_inside(x, self.outside_slope)
-
     conditions = Teacher.conditions
     def __repr__(self): return f"Generator({self.net!r}, {self.objective!r})"
+
+# %% ../../nbs/22_generator.ipynb #56033897
+@patch
+def __call__(self:Generator,
+    z,          # normal noise (B, C, H, W); of several calls, (B, calls*C, H, W)
+    state=None, # what the network is shown beside it
+):
+    "The images of `z`"
+    z, *more = z.split(self.shape[0], 1)
+    x = self.denoised(self.latent_scale*self.init_sigma*z, self.init_sigma, state)
+    for s, z in zip(self.refine, more):
+        x = self.denoised(x + s*z, s, state)
+    return x
+
+@patch
+def denoised(self:Generator, x, s:float, state=None):
+    "What one call makes of a noisy image"
+    x = self.objective.denoise(self.net, x, x.new_full((len(x),), s), state)
+    return kept_inside(x, self.outside_slope)
 
 # %% ../../nbs/22_generator.ipynb #94dd8744
 def _check_generator(init_sigma, outside_slope, latent_scale, refine):
@@ -103,7 +106,8 @@ class Student:
     * `outside_slope`: share that stays of what its images have outside [-1, 1]; .03: hardly anything
     * `dropout`: of fake and generator while they learn; None: the teacher's
     * `start`: a `Generator` whose weights go on; None: a copy of the teacher
-    * `refine`: lower levels, at each of which the image is noised and denoised again: (1., .4) makes three calls
+    * `refine`: lower levels, at each of which the image is noised and denoised again:
+      (1., .4) makes three calls
     """
     init_sigma: float = 2.5
     latent_scale: float = 1.
@@ -191,7 +195,8 @@ def load(cls:Generator,
 
 # %% ../../nbs/22_generator.ipynb #7aa1ae79
 def load_pretrained(
-    name:str | Path,           # of weights that come with the package, or a path: weights, or the folder of a run
+    # of weights that come with the package, or a path: weights, or the folder of a run
+    name:str | Path,
     device:str | torch.device='cpu',
     precision:str | None=None, # of the network; None: bf16 on a GPU that has it
 ):
@@ -211,7 +216,8 @@ def load_pretrained(
 
 @patch(cls_method=True)
 def from_pretrained(cls:Generator,
-    name:str | Path,           # of weights that come with the package, or a path: weights, or the folder of a run of `distill`
+    # of weights that come with the package, or a path: weights, or the folder of a run of `distill`
+    name:str | Path,
     device:str | torch.device='cpu',
     precision:str | None=None, # of the network; None: bf16 on a GPU that has it
 ):

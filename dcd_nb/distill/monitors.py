@@ -17,7 +17,8 @@ def spectrum(x, bins:int=8):
     power = torch.fft.fft2(x.double(), norm='ortho').abs().square().mean((0, 1))
     r = (torch.fft.fftfreq(h)[:, None]**2 + torch.fft.fftfreq(w)**2)**.5
     ring = (r/.5*bins).long().clamp(max=bins - 1)
-    return torch.stack([power[ring == k].mean() if (ring == k).any() else power.new_zeros(()) for k in range(bins)])
+    within = [power[ring == k] for k in range(bins)]
+    return torch.stack([p.mean() if len(p) else power.new_zeros(()) for p in within])
 
 def histogram(x, bins:int=32):
     "How often values of images fall into `bins` bins from -2 to 2"
@@ -26,7 +27,7 @@ def histogram(x, bins:int=32):
 
 # %% ../../nbs/22b_monitors.ipynb #e06ee29b
 def health(G, ys, start=None, n:int=1000, seed:int=0, near=None):
-    "How images of `G`, corrupted again, differ from the observations; and how far its weights are from `start`"
+    "How images of `G`, corrupted again, differ from the observations, and its weights from `start`"
     x, found = G.sample(n, seed), {}
     y = ys.y[:n].float().cpu()
     again = corrupted_anew(x, ys.corruption, seed, as_files=False)
@@ -53,13 +54,13 @@ def _weights(net):
 
 # %% ../../nbs/22b_monitors.ipynb #1c2e910b
 def distilled_wrong(scale:float, first:float):
-    "What tells whether a distillation went wrong, for data whose root mean square is `scale` and a generator that starts at `first`"
+    "Tells whether a distillation went wrong; `scale`, `first`: root mean square of data and first images"
     def wrong(means, recent):
         rms = means.get('size', scale)
         if rms > 4*scale:
             return (f"the generator's images have a root mean square of {rms:.3g}, the data of {scale:.3g}: "
                     "it left the basin of its loss; lower alpha or lr, or raise fake_steps")
         if rms < .05*min(scale, first):
-            return (f"the generator's images shrank to a root mean square of {rms:.3g}, the data's is {scale:.3g}: "
-                    "it collapsed; lower lr or raise fake_steps")
+            return (f"the generator's images shrank to a root mean square of {rms:.3g}, the data's is "
+                    f"{scale:.3g}: it collapsed; lower lr or raise fake_steps")
     return wrong

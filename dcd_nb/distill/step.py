@@ -28,7 +28,8 @@ class DistillationStep:
     The levels of the fake are s ~ objective.levels, those of the generator s ~ loss.levels.
     Each of these steps draws z, and so x, anew, with latent_scale = 1: z is standard normal. Of a generator
     of several calls, x is what one of them makes, drawn anew each time; the gradient is that of this call.
-    What is compared is A(x) for an ambient objective, A(x) with noise for `Standard`, x for one that fills holes
+    What is compared is A(x) for an ambient objective, A(x) with noise for `Standard`, x for one that
+    fills holes
     """
     def __init__(self,
         teacher,                # a `Teacher`, frozen
@@ -40,7 +41,8 @@ class DistillationStep:
         outside_slope:float=1., # share that stays of what its images have outside [-1, 1]
         refine:tuple=(),        # levels of the further calls of the generator
     ):
-        self.teacher_net, self.objective, self.corruption, self.loss = teacher.net, teacher.objective, corruption, loss
+        self.teacher_net, self.objective = teacher.net, teacher.objective
+        self.corruption, self.loss = corruption, loss
         self.fake_learner, self.generator_learner, self.fake_steps = fake, generator, fake_steps
         self.G = Generator(generator.net, teacher.objective, init_sigma, outside_slope=outside_slope,
                            refine=refine)
@@ -78,7 +80,8 @@ def generator_loss(self:DistillationStep, micro_batch):
     def teacher_denoises(y_s, s): return objective.denoise(self.teacher_net, y_s, s, state)
     def fake_denoises(y_s, s): return objective.denoise(self.fake_learner.net, y_s, s, state)
 
-    loss, gap = self.loss.terms(teacher_denoises, fake_denoises, y, micro_batch.draws, objective.loss_mask(state))
+    mask = objective.loss_mask(state)
+    loss, gap = self.loss.terms(teacher_denoises, fake_denoises, y, micro_batch.draws, mask)
     watched = dict(gap=gap.mean(), power=mean_square(y), outside=mean_square(x - x.clamp(-1, 1)))
     return loss.mean(), watched
 

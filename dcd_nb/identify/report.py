@@ -227,6 +227,7 @@ def _of_lines(report, hidden):
     return (f"Not decided: every line is measured in some scan, but only {report.determined:.1%} of all "
             "pairs of lines in the same scan; the rest is left to the coils.")
 
+# %% ../../nbs/26a_report.ipynb #27dd6a53
 @patch(as_prop=True)
 def verdict(self:Report) -> str:
     "`identifiable` in words"

@@ -28,11 +28,11 @@ from .rings import fourier_ring_correlation, halves, RingCorrelation
 from .cifar import accuracy, fit_classifier, labelled, moved, patch_directions
 
 _all_ = ['accuracy', 'Bootstrap', 'CifarClassifier', 'cleanfid_features', 'compare', 'copies',
-         'corrupted_alike', 'corrupted_anew', 'density_coverage', 'DigitClassifier', 'Distances', 'evaluate',
-         'Evaluation', 'evenly_spaced', 'feature_space', 'Features', 'features', 'fid',
-         'fit_classifier', 'fourier_ring_correlation', 'frechet_distance', 'frechet_from_moments', 'frechet_interval',
-         'halves', 'HandwritingClassifier', 'imagenet', 'inception', 'inception_score', 'Interval', 'kid',
-         'labelled', 'lpips', 'moved', 'Nearest', 'nearest',
+         'corrupted_alike', 'corrupted_anew', 'density_coverage', 'DigitClassifier', 'Distances',
+         'evaluate', 'Evaluation', 'evenly_spaced', 'feature_space', 'Features', 'features', 'fid',
+         'fit_classifier', 'fourier_ring_correlation', 'frechet_distance', 'frechet_from_moments',
+         'frechet_interval', 'halves', 'HandwritingClassifier', 'imagenet', 'inception',
+         'inception_score', 'Interval', 'kid', 'labelled', 'lpips', 'moved', 'Nearest', 'nearest',
          'neighbourhoods', 'Neighbourhoods', 'nmse', 'patch_directions', 'precision_recall',
-         'Proximal', 'proximal_fid', 'psnr', 'reference_statistics', 'RingCorrelation', 'sliced_wasserstein',
-         'ssim', 'stored', 'telling_number', 'two_sample', 'TwoSample']
+         'Proximal', 'proximal_fid', 'psnr', 'reference_statistics', 'RingCorrelation',
+         'sliced_wasserstein', 'ssim', 'stored', 'telling_number', 'two_sample', 'TwoSample']

@@ -54,7 +54,8 @@ class HandwritingClassifier(nn.Module):
     def trained(cls):
         "The classifier with the weights of this package"
         net = cls().requires_grad_(False)
-        net.load_state_dict({k: t.float() for k, t in load_tensors(files('dcd_nb')/'weights'/'mnist')[0].items()})
+        weights = load_tensors(files('dcd_nb')/'weights'/'mnist')[0]
+        net.load_state_dict({k: t.float() for k, t in weights.items()})
         return net.eval()
 
 # %% ../../nbs/06a_classifiers.ipynb #ed59d7f9

@@ -204,6 +204,7 @@ def _mobilenet_weights(weights):
                        f"again") from e
     return path, {k: t for k, t in found.items() if k.startswith('features.')}
 
+# %% ../../nbs/06b_extractors.ipynb #46db297c
 def imagenet(
     shape:tuple,                    # (C, H, W) of the images
     weights:str | Path | None=None, # a .safetensors file; None: $DCD_IMAGENET, or torchvision's cache

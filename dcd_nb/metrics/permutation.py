@@ -70,7 +70,8 @@ def views(
 
 # %% ../../nbs/06ga_permutation.ipynb #d840fbbd
 TwoSample = namedtuple('TwoSample', 'p statistic views n n_perm')
-TwoSample.__doc__ = """p-value; the largest T, in standard deviations; the p-value of each view alone; pairs; swaps"""
+TwoSample.__doc__ = ("p-value; the largest T, in standard deviations; the p-value of each view alone; "
+                     "pairs; swaps")
 
 def _samples(x, ys, n, seed):
     "`n` images, of a model or as given"

@@ -16,7 +16,7 @@ from .scan_noise import edge_noise, prewhiten
 from .fastmri import fit_to, hide_lines, open_scan, prepare_scans, prepare_slice
 from .fastmri import scan_images, write_fastmri
 
-_all_ = ['acs_of', 'acs_scale', 'chessboard', 'coil_maps', 'compress_coils', 'edge_noise', 'espirit', 'fit_to',
-         'from_coils', 'from_fftmod', 'hide_lines', 'MultiCoilMRI', 'open_scan', 'patch_projection',
-         'phantoms', 'prewhiten', 'prepare_scans', 'prepare_slice', 'rss', 'scan_images', 'sense', 'to_coils',
-         'to_fftmod', 'write_fastmri']
+_all_ = ['acs_of', 'acs_scale', 'chessboard', 'coil_maps', 'compress_coils', 'edge_noise',
+         'espirit', 'fit_to', 'from_coils', 'from_fftmod', 'hide_lines', 'MultiCoilMRI',
+         'open_scan', 'patch_projection', 'phantoms', 'prewhiten', 'prepare_scans', 'prepare_slice',
+         'rss', 'scan_images', 'sense', 'to_coils', 'to_fftmod', 'write_fastmri']

@@ -59,6 +59,7 @@ def _mean_by_lines(power, where):
     var = (total - count*mean).square().sum()/count.sum()**2*lines/(lines - 1)
     return mean.item(), var.sqrt().item()
 
+# %% ../../nbs/03aa_scan_noise.ipynb #4082eb7e
 def edge_noise(
     y:Tensor,        # k-space (B, 2*coils, H, W), 0 where it was not measured
     share=.05,       # of the points, the outermost

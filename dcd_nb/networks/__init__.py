@@ -19,8 +19,9 @@ from .precond import Precond
 from .wrapped import check_network, Wrapped
 from .ema import EMA
 
-_all_ = ['Block', 'check_network', 'Conditioned', 'Conv', 'EMA', 'flops', 'Gated', 'GatedTwice', 'group_norm', 'MLP', 'MLPBlock',
-         'Network', 'num_params', 'positional', 'Precond', 'twin_of', 'Transformer', 'UNet', 'Wrapped', 'xavier']
+_all_ = ['Block', 'check_network', 'Conditioned', 'Conv', 'EMA', 'flops', 'Gated', 'GatedTwice',
+         'group_norm', 'MLP', 'MLPBlock', 'Network', 'num_params', 'positional', 'Precond',
+         'twin_of', 'Transformer', 'UNet', 'Wrapped', 'xavier']
 
 # %% ../../nbs/05e_networks.ipynb #d9dbb7a2
 def network_for(

@@ -137,5 +137,6 @@ def _work(description, kind):
         with FlopCounterMode(display=False) as count, torch.no_grad(): twin(*call)
         return count
     try: count = counted('meta')
-    except (NotImplementedError, RuntimeError): count = counted('cpu')       # a module of others may look at values
+    except (NotImplementedError, RuntimeError):     # a module of others may look at values
+        count = counted('cpu')
     return count.get_total_flops(), {k: sum(v.values()) for k, v in count.get_flop_counts().items()}

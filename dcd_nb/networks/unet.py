@@ -97,7 +97,7 @@ class UNet(Conditioned):
         blocks=4,               # at each size
         attn=(16,),  # attention where images have this height; the smallest size always has it
         dropout=0., augment_dim=0, classes=0,
-        gated:bool | str=False, # 3x3 convolutions with gates, for images with holes; 'all': as in Ambient Diffusion
+        gated:bool | str=False, # gated 3x3 convolutions, for holes in images; 'all': as in Ambient Diffusion
         patch_size=1,           # squares of so many pixels are taken as one, with more channels
         masked=False,           # the input's further channels are a mask: other answers where it is 0
     ):

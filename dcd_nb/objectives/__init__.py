@@ -20,8 +20,8 @@ from .inpainting import AmbientInpainting, AmbientMasks
 from .kspace import AmbientFourier
 
 _all_ = ['AmbientFourier', 'AmbientInpainting', 'AmbientMasks', 'AmbientTweedie', 'At',
-         'best_matrix', 'Consistency', 'descend', 'fresh', 'gaussian_world', 'LogNormalBelow', 'Matrix',
-         'Objective', 'Standard']
+         'best_matrix', 'Consistency', 'descend', 'fresh', 'gaussian_world', 'LogNormalBelow',
+         'Matrix', 'Objective', 'Standard']
 
 # %% ../../nbs/15_objectives.ipynb #c859c465
 def objective_for(

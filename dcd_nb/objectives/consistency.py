@@ -64,7 +64,8 @@ class Consistency(AmbientTweedie):
         levels=None,        # of the noise, for Ambient Tweedie; None: log-normal, truncated to [sigma, inf)
         low=None,           # where walks end; None: log-normal, truncated to (0, sigma]
     ):
-        super().__init__(number('sigma', sigma, lambda v: v > 0, 'a positive number: without noise every level is learned'), levels)
+        super().__init__(number('sigma', sigma, lambda v: v > 0,
+                                'a positive number: without noise every level is learned'), levels)
         self.weight = number('weight', weight, lambda v: v >= 0, 'a finite number, at least 0')
         self.low, self.through = low or LogNormalBelow(sigma), bool(through)
         require(isinstance(self.low, Levels),

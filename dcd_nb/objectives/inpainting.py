@@ -24,7 +24,7 @@ class AmbientInpainting(Objective):
     with A the mask of the observation, m one that hides more, and c and y_s as for Ambient Tweedie
     """
     extra_channels, predicts_images, noise_may_differ = 1, True, True
-    lowest_level = property(lambda self: self.sigma, doc="Below the noise of the observations nothing was learned")
+    lowest_level = property(lambda self: self.sigma, doc="Below the data's noise nothing was learned")
     def __init__(self,
         missing:float,  # part of the pixels that the observations have lost
         sigma:float=0., # noise of the others; where it differs, the lowest
@@ -34,15 +34,15 @@ class AmbientInpainting(Objective):
         self.op = RandomMask(missing)
         self.missing = self.op.missing
         self.sigma = number('sigma', sigma, lambda v: v >= 0, 'a finite number, at least 0')
-        self.delta = number('delta', delta, lambda v: 0 < v < 1, 'above 0 and below 1: without further holes nothing is learned')
+        self.delta = number('delta', delta, lambda v: 0 < v < 1,
+                            'above 0 and below 1: without further holes nothing is learned')
         self.levels = TruncatedLogNormal(sigma) if levels is None else levels
 
     def check_levels(self, levels):
         require_above(levels, self.sigma, 'carry no gradient where pixels are observed')
 
     def network_inputs(self, x, s, state=None):
-        require(state is not None,
-                "state=None: this objective needs the mask of what the network sees")
+        require(state is not None, "state=None: this objective needs the mask of what the network sees")
         require_rows(state, x.shape[0], shared=True)
         require_mask(self.op, state, x.shape)
         return dict(x=x*state.to(x), mask=state.to(x))
@@ -58,7 +58,8 @@ class AmbientInpainting(Objective):
     def sampling_conditions(self, n:int, shape:tuple, seed:int=0):
         drawn = [torch.rand(1, *shape[1:], generator=rng(seed, i, 2)) < .5 for i in range(n)]
         half = torch.stack(drawn).float()
-        return {'mask as in training': None, 'mask that keeps half': half, 'mask without holes': torch.ones_like(half)}
+        return {'mask as in training': None, 'mask that keeps half': half,
+                'mask without holes': torch.ones_like(half)}
 
 # %% ../../nbs/13_inpainting.ipynb #dfdb4f10
 @patch

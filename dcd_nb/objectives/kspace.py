@@ -71,7 +71,8 @@ def given(self:AmbientFourier, z, state):
     require(state is not None,
             "state=None: this objective needs the lines that the network sees")
     lines = self.op.observed(state).to(z)
-    return dict(x=z, mask=partial(self.through_lines, state=state), extra=lines.expand(len(z), 1, *z.shape[2:]))
+    extra = lines.expand(len(z), 1, *z.shape[2:])
+    return dict(x=z, mask=partial(self.through_lines, state=state), extra=extra)
 
 @patch
 def network_inputs(self:AmbientFourier, x, s, state=None, z=None):

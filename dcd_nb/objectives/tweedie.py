@@ -14,7 +14,7 @@ from .objective import fresh, noise_of, Objective, require_above
 class AmbientTweedie(Objective):
     """Denoise to the image behind the noise of the observations, at levels above `sigma`.
 
-        L = E w(s) |c*f(y_s, s) + (1 - c)*y_s - y|^2,     c = 1 - sigma^2/s^2,     y_s = y + sqrt(s^2 - sigma^2)*n
+        L = E w(s) |c*f(y_s, s) + (1 - c)*y_s - y|^2,  c = 1 - sigma^2/s^2,  y_s = y + sqrt(s^2 - sigma^2)*n
 
     Where the noise of the observations differs, by image or by pixel, each is used at levels above its own
     """
@@ -26,7 +26,7 @@ class AmbientTweedie(Objective):
         self.sigma = number('sigma', sigma, lambda v: v >= 0, 'a finite number, at least 0')
         self.levels = TruncatedLogNormal(sigma) if levels is None else levels
 
-    lowest_level = property(lambda self: self.sigma, doc="Below the noise of the observations nothing was learned")
+    lowest_level = property(lambda self: self.sigma, doc="Below the data's noise nothing was learned")
 
     def check_levels(self, levels): require_above(levels, self.sigma)
 

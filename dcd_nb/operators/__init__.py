@@ -23,6 +23,7 @@ from .deepinv import from_deepinv, FromDeepinv, to_deepinv
 
 _all_ = ['Batch', 'Compose', 'Corruption', 'Downsample', 'fft2c', 'fftc', 'FourierMask',
          'from_complex', 'from_deepinv', 'FromDeepinv', 'GaussianBlur', 'GivenMasks', 'Identity',
-         'ifft2c', 'ifftc', 'join_states', 'map_state', 'new_states', 'Operator', 'Photons', 'PixelMask',
-         'Poisson', 'Quantise', 'RandomMask', 'RandomNet', 'require_binary', 'require_mask', 'require_rows', 'Saturation', 'Separable',
-         'through_lines', 'to_complex', 'to_deepinv', 'VaryingBlur']
+         'ifft2c', 'ifftc', 'join_states', 'map_state', 'new_states', 'Operator', 'Photons',
+         'PixelMask', 'Poisson', 'Quantise', 'RandomMask', 'RandomNet', 'require_binary',
+         'require_mask', 'require_rows', 'Saturation', 'Separable', 'through_lines', 'to_complex',
+         'to_deepinv', 'VaryingBlur']

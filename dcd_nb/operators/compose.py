@@ -24,7 +24,7 @@ class Compose(Operator):
                     f"{o} has noise of its own, which only the last operator may have: put it last")
         self.linear, self.random = all(o.linear for o in self.ops), any(o.random for o in self.ops)
         self.channelwise, self.in_kspace = all(o.channelwise for o in self.ops), self.ops[-1].in_kspace
-    own_noise = property(lambda self: self.ops[-1].own_noise, doc="Only the last operator may have noise of its own")
+    own_noise = property(lambda self: self.ops[-1].own_noise, doc="Only the last may have noise of its own")
     def _parts(self, state):
         want = {str(i) for i, o in enumerate(self.ops) if o.random}
         if (set(state) if isinstance(state, dict) else set() if state is None else None) != want:
@@ -67,4 +67,5 @@ def noise(self:Compose, y, sigma:float, state, generator):
 @patch
 def further(self:Compose, state, generator, **kw):
     last = str(len(self.ops) - 1)
-    return state | {last: self.ops[-1].further(state[last], generator, **kw)} if last in (state or {}) else Operator.further(self, state, generator)
+    if last not in (state or {}): return Operator.further(self, state, generator)
+    return state | {last: self.ops[-1].further(state[last], generator, **kw)}

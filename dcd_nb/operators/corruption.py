@@ -113,7 +113,8 @@ class Corruption:
             require(not (op.own_noise or op.in_kspace),
                     f"{sigma} are counted by pixels of a camera, but {op} "
                     + ("has noise of its own" if op.own_noise else "makes Fourier coefficients"))
-            require(sigma.offset < 1, f"{sigma} see no light: offset={sigma.offset} must be below 1, which is white")
+            require(sigma.offset < 1,
+                    f"{sigma} see no light: offset={sigma.offset} must be below 1, which is white")
             sigma = sigma.read
         self.sigma = noise_levels(sigma)
         self._sigma_on = {}  # by device
@@ -133,7 +134,7 @@ class Corruption:
 def batch(self:Corruption,
     x,          # images
     generator,
-    sigma:Tensor | None=None, # a row of noise levels for each image; None: drawn from those of the observations
+    sigma:Tensor | None=None, # a row of noise levels for each image; None: drawn from the observations'
 ):
     "Corrupt `x` afresh: new state, new noise; differentiable in `x`"
     state = map_state(lambda t: t.to(x.device), self.op.draw(len(x), tuple(x.shape[1:]), generator))
@@ -184,7 +185,7 @@ def recorrupt(self:Corruption,
     draws,           # random numbers of a training step
     noise:bool=True, # with the noise, or A(x) alone?
 ):
-    "The same in a training step, where the random numbers belong to positions in the batch; differentiable in `x`"
+    "The same in a training step: random numbers belong to positions in the batch; differentiable in `x`"
     state = new_states(self.op.draw, x, draws)
     clean = Batch(self.op(x, state), state)
     if not noise: return clean
@@ -196,12 +197,13 @@ def recorrupt(self:Corruption,
         return self.noise(*part, g, part.sigma)
     on_cpu = torch.device(draws.device).type == 'cpu'
     one_by_one = self.own_noise and draws.rule == 2 and on_cpu
-    y = self._noised_one_by_one(noised, clean.y, draws) if one_by_one else torch.cat(draws.each(noised, len(x)))
+    if one_by_one: y = self._noised_one_by_one(noised, clean.y, draws)
+    else: y = torch.cat(draws.each(noised, len(x)))
     return Batch(y, state, sigma)
 
 @patch
 def _noised_one_by_one(self:Corruption, noised, y, draws):
-    "On a CPU, noise that takes more or fewer random numbers by what an image holds needs a generator for each"
+    "On a CPU, noise whose count of random numbers depends on the image needs a generator for each"
     def seeds(g, rows):
         return torch.randint(2**31, (number_of(rows),), generator=g, device=g.device)
     each = torch.cat(draws.each(seeds, len(y))).tolist()
@@ -216,7 +218,8 @@ def measure(self:Corruption,
     index=None, # which image each one is; None: 0 to N-1
 ):
     "Observe every image once, as `Measurements`. Observation i depends on seed, index and image alone"
-    from dcd_nb.data.measuring import measure_images # measurements are made of corruptions, so they come later
+    # measurements are made of corruptions, so they come later
+    from dcd_nb.data.measuring import measure_images
     return measure_images(self, x, seed, index)
 
 # %% ../../nbs/01b_corruption.ipynb #cc603053

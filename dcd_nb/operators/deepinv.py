@@ -38,15 +38,22 @@ class FromDeepinv(Operator):
     def in_shape(self, shape:tuple): return self.shape
     def out_shape(self, shape:tuple):
         return tuple(self.physics.A(torch.zeros(1, *shape, device=_device(self.physics))).shape[1:])
-    def config(self): return dict(physics=type(self.physics).__name__, shape=list(self.shape), sha256=_kept(self.physics))
+    def config(self):
+        name = type(self.physics).__name__
+        return dict(physics=name, shape=list(self.shape), sha256=_kept(self.physics))
     def __repr__(self): return f"from_deepinv({type(self.physics).__name__})"
 
-def _device(physics): return next((t.device for t in (*physics.buffers(), *physics.parameters())), torch.device('cpu'))
+def _device(physics):
+    own = (*physics.buffers(), *physics.parameters())
+    return next((t.device for t in own), torch.device('cpu'))
 
 def _kept(physics):
     "Hash of the arguments that a physics keeps under their names, except how it computes"
-    names = [k for k in inspect.signature(type(physics)).parameters if k not in ('device', 'dtype', 'rng', 'noise_model', 'max_iter', 'tol', 'solver')]
-    plain = lambda v: torch.is_tensor(v) or v is None or isinstance(v, (bool, int, float, str)) or isinstance(v, (tuple, list)) and all(map(plain, v))
+    how = ('device', 'dtype', 'rng', 'noise_model', 'max_iter', 'tol', 'solver')
+    names = [k for k in inspect.signature(type(physics)).parameters if k not in how]
+    def plain(v):
+        if isinstance(v, (tuple, list)): return all(map(plain, v))
+        return torch.is_tensor(v) or v is None or isinstance(v, (bool, int, float, str))
     found = {k: getattr(physics, k) for k in names if plain(getattr(physics, k, physics))}
     return hashlib.sha256(json.dumps(to_plain(found), sort_keys=True).encode()).hexdigest()
 
@@ -63,9 +70,10 @@ def from_deepinv(
     except Exception as e:
         raise BadInput(f"{type(physics).__name__} does not take images of shape={tuple(shape)} "
                        f"({str(e)[:100]})") from e
+    what = f'of shape {tuple(y.shape)}' if torch.is_tensor(y) else f'as {type(y).__name__}'
     require(torch.is_tensor(y) and y.ndim == 4,
-            f"{type(physics).__name__} gives measurements {'of shape ' + str(tuple(y.shape)) if torch.is_tensor(y) else 'as ' + type(y).__name__}, "
-                                             "but only (B, C, H, W) tensors can be bridged")
+            f"{type(physics).__name__} gives measurements {what}, but only (B, C, H, W) tensors can be "
+            f"bridged")
     return FromDeepinv(physics, shape)
 
 # %% ../../nbs/01f_deepinv.ipynb #935f13c1

@@ -28,22 +28,25 @@ def from_complex(z):
 
 def fftc(z):
     "Centred orthonormal Fourier transform of complex tensors (..., H, W)"
-    return torch.fft.fftshift(torch.fft.fft2(torch.fft.ifftshift(z, dim=(-2, -1)), norm='ortho'), dim=(-2, -1))
+    z = torch.fft.ifftshift(z, dim=(-2, -1))
+    return torch.fft.fftshift(torch.fft.fft2(z, norm='ortho'), dim=(-2, -1))
 
 def ifftc(k):
     "The inverse of `fftc`"
-    return torch.fft.fftshift(torch.fft.ifft2(torch.fft.ifftshift(k, dim=(-2, -1)), norm='ortho'), dim=(-2, -1))
+    k = torch.fft.ifftshift(k, dim=(-2, -1))
+    return torch.fft.fftshift(torch.fft.ifft2(k, norm='ortho'), dim=(-2, -1))
 
 def fft2c(x): "`fftc` of complex images (B, 2, H, W)"; return from_complex(fftc(to_complex(x)))
 def ifft2c(k): "The inverse of `fft2c`"; return from_complex(ifftc(to_complex(k)))
 
 # %% ../../nbs/01d_fourier.ipynb #b99c68de
 def through_lines(z, mask):
-    "Complex images (..., H, W) to k-space, through a mask of lines (..., 1, W), and back. Down the columns the transforms cancel"
+    "Complex images (..., H, W) to k-space, through a mask of lines (..., 1, W), and back"
+    # down the columns the transforms cancel
     return torch.fft.ifft(torch.fft.fft(z)*torch.fft.ifftshift(mask, dim=-1))
 
 class FourierMask(Operator):
-    "y = m F x: single-coil MRI, the Fourier transform on `W//R` vertical lines; the state is the mask m of lines"
+    "y = m F x: single-coil MRI, `W//R` vertical lines of the Fourier transform; the state is their mask m"
     random = True
     hides = 'lines'
     in_kspace = True
@@ -75,7 +78,8 @@ class FourierMask(Operator):
 # %% ../../nbs/01d_fourier.ipynb #d5041130
 @patch
 def draw(self:FourierMask, n:int, shape:tuple, generator):
-    return self._thin(torch.ones(n, 1, 1, shape[2], device=generator.device), self.R, int(shape[2]//self.R), generator)
+    every = torch.ones(n, 1, 1, shape[2], device=generator.device)
+    return self._thin(every, self.R, int(shape[2]//self.R), generator)
 
 @patch
 def further(self:FourierMask, state, generator, R:float | None=None, delta:float | None=None):
@@ -96,6 +100,7 @@ def _thin(self:FourierMask, state, R, lines, generator):
     require(last - first <= lines,
             f"R={R} leaves {lines} of {w} lines, fewer than the {last - first} in the centre: "
             f"take a smaller R or acs")
-    score = state.float()*torch.rand(state.shape, generator=generator, device=generator.device).to(state.device)
+    score = torch.rand(state.shape, generator=generator, device=generator.device)
+    score = state.float()*score.to(state.device)
     score[..., first:last] += 2
     return state*torch.zeros_like(state).scatter_(-1, score.topk(lines, -1).indices, 1)

@@ -29,11 +29,11 @@ def _images(x):
 class Operator(Named, family='operator'):
     """A known map from images (B, C, H, W) to measurements.
 
-    A subclass writes `forward`; with it come `op(x)`, and for linear maps `adjoint`, `pinv`, `gram` and `null`, by autograd
-    and conjugate gradients. Where it knows better, it writes `transpose` (for `adjoint`), `inverse` (`pinv`), `square` (`gram`)
-    or `invisible` (`null`); with another size of y, `out_shape` and `in_shape`; with a state, `draw` and `random = True`.
-    Arguments of the constructor are kept under their names; tensors among them follow the type and device of x.
-    One of your own:
+    A subclass writes `forward`; with it come `op(x)`, and for linear maps `adjoint`, `pinv`, `gram` and
+    `null`, by autograd and conjugate gradients. Where it knows better, it writes `transpose` (for
+    `adjoint`), `inverse` (`pinv`), `square` (`gram`) or `invisible` (`null`); with another size of y,
+    `out_shape` and `in_shape`; with a state, `draw` and `random = True`. Arguments of the constructor
+    are kept under their names; tensors among them follow the type and device of x. One of your own:
 
         class Fade(Operator):
             "Darker from left to right"
@@ -48,7 +48,7 @@ class Operator(Named, family='operator'):
     random = False # does it differ from image to image?
     channelwise = False # the same map in each channel, which are not mixed?
     in_kspace = False # is y made of Fourier coefficients?
-    hides = None   # 'pixels' or 'lines' (of k-space), if it is random by hiding some: an objective can fill them
+    hides = None   # 'pixels' or 'lines' (of k-space) that it hides at random: an objective can fill them
     mask_channels = 1 # of the mask, if it hides pixels: 1 for all channels, or one for each
     shows_all_pairs = False # does every pair of pixels appear together in some of its states?
 
@@ -128,8 +128,8 @@ def _unlike_contract(self:Operator, x, error):
         except TypeError: return (f"{type(op).__name__}.forward must be written as forward(self, x, state): "
                                   "state is None where nothing is random")
     if re.search(r'scalar type|dtype|Input type .* (weight|bias) type', str(error)):
-        return (f"{self} cannot take images of type {x.dtype} ({str(error)[:100]}): measuring runs in float64, "
-                "so let what forward multiplies x with follow it, by .to(x)")
+        return (f"{self} cannot take images of type {x.dtype} ({str(error)[:100]}): measuring runs in "
+                "float64, so let what forward multiplies x with follow it, by .to(x)")
     return None
 
 @patch
@@ -200,8 +200,8 @@ def transpose(self:Operator, y, state):
         x = torch.zeros(len(y), *shape, dtype=y.dtype, device=y.device, requires_grad=True)
         out = self.forward(x, state)
         if out.shape != y.shape:
-            raise BadInput(f"{self} makes {tuple(out.shape[1:])} of {tuple(shape)}, but y is {tuple(y.shape[1:])}: "
-                           "define in_shape")
+            raise BadInput(f"{self} makes {tuple(out.shape[1:])} of {tuple(shape)}, but y is "
+                           f"{tuple(y.shape[1:])}: define in_shape")
         return torch.autograd.grad(out, x, y, create_graph=y.requires_grad)[0]
 
 @patch
@@ -266,7 +266,7 @@ class PixelMask(Operator, abstract=True):
     def spectrum(self, shape:tuple, state=None): return mask_spectrum(state, shape)
 
 class RandomMask(PixelMask):
-    "y = m x: each pixel is missing with probability `missing`, with all its channels; the state is the mask m, 1 = observed"
+    "y = m x: a pixel is missing with probability `missing`, in all channels; the state m is 1 if observed"
     shows_all_pairs = True
     def __init__(self, missing:float):
         self.missing = number('missing', missing, lambda v: 0 <= v < 1, 'at least 0 and below 1')

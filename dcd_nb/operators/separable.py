@@ -30,8 +30,9 @@ class Separable(Operator, abstract=True):
         return torch.linalg.svd(self.one_dim(n), full_matrices=False)
 
     def _both(self, make, shape, like):
-        "What `make` says of rows and columns of an image of `shape`; made once for each size, type and device"
-        store, keys = self.__dict__.setdefault('_store', {}), [(make.__name__, n, like.dtype, like.device) for n in shape[1:]]
+        "What `make` says of the rows and columns of `shape`; made once for each size, type and device"
+        store = self.__dict__.setdefault('_store', {})
+        keys = [(make.__name__, n, like.dtype, like.device) for n in shape[1:]]
         for key in keys:
             if key not in store:
                 with torch.inference_mode(False):
@@ -80,7 +81,9 @@ class GaussianBlur(Separable):
     def __init__(self, size:int=9, std:float=2., kernel:str='folded'):
         require(isinstance(size, int) and size > 0 and size%2 == 1,
                 f"size={size!r} must be an odd number of pixels, e.g. 9")
-        self.size, self.std, self.kernel = size, number('std', std, lambda v: v > 0, 'a positive number of pixels'), choose('kernel', kernel, ['folded', 'truncated'])
+        self.size = size
+        self.std = number('std', std, lambda v: v > 0, 'a positive number of pixels')
+        self.kernel = choose('kernel', kernel, ['folded', 'truncated'])
 
     def taps(self):
         "The one-dimensional kernel; it sums to 1"
@@ -95,7 +98,8 @@ class GaussianBlur(Separable):
                 f"size={self.size} of the blur needs images of at least {self.size//2 + 1} "
                 f"pixels, but these have {n}")
         i, j = torch.arange(n)[:, None], torch.arange(-(self.size//2), self.size//2 + 1)
-        return torch.zeros(n, n, dtype=torch.float64).scatter_add_(1, _mirror(i + j, n, twice=False), self.taps().expand(n, -1).contiguous())
+        source, taps = _mirror(i + j, n, twice=False), self.taps().expand(n, -1).contiguous()
+        return torch.zeros(n, n, dtype=torch.float64).scatter_add_(1, source, taps)
 
 # %% ../../nbs/01c_separable.ipynb #34738026
 class Downsample(Separable):
@@ -112,14 +116,17 @@ class Downsample(Separable):
         j = centre.floor().long() + torch.arange(-2*f, 2*f + 2)
         t = ((j - centre)/f).abs().double()
         w = (t < .5).double() if self.kernel == 'box' else _cubic(t)
-        return torch.zeros(n//f, n, dtype=torch.float64).scatter_add_(1, _mirror(j, n, twice=True), w/w.sum(1, keepdim=True))
+        source, w = _mirror(j, n, twice=True), w/w.sum(1, keepdim=True)
+        return torch.zeros(n//f, n, dtype=torch.float64).scatter_add_(1, source, w)
     def out_shape(self, shape:tuple):
         return (shape[0], shape[1]//self.factor, shape[2]//self.factor)
     def in_shape(self, shape:tuple): return (shape[0], shape[1]*self.factor, shape[2]*self.factor)
 
 def _cubic(t, a=-.5):
     "The cubic convolution kernel at distance `t`"
-    return torch.where(t <= 1, ((a + 2)*t - (a + 3))*t*t + 1, torch.where(t < 2, ((a*t - 5*a)*t + 8*a)*t - 4*a, 0.))
+    near = ((a + 2)*t - (a + 3))*t*t + 1
+    far = ((a*t - 5*a)*t + 8*a)*t - 4*a
+    return torch.where(t <= 1, near, torch.where(t < 2, far, 0.))
 
 # %% ../../nbs/01c_separable.ipynb #974eb9bb
 class VaryingBlur(Operator):

@@ -24,6 +24,7 @@ def map_state(
     if isinstance(state, dict): return {k: map_state(f, v) for k, v in state.items()}
     return f(state)
 
+# %% ../../nbs/00j_states.ipynb #530351e8
 def require_rows(
     state,
     n:int,                         # images
@@ -50,6 +51,7 @@ def _shared_by(t, n):
     size = (n, t.shape[1] if t.ndim == 4 else 1, *t.shape[-2:])
     return f"; one mask that all share is mask.expand{size}"
 
+# %% ../../nbs/00j_states.ipynb #c8cc7619
 def join_states(
     states,  # of several groups of images
 ):

@@ -96,8 +96,10 @@ class Recipe:
 _allowed = dict(    # what the fields may be
     name=(str, 'a text'),
     data=(ImageSource, "an ImageSource, e.g. ImageSource('digits')"),
-    corruption=(Corruption | None, 'a Corruption, e.g. Corruption(RandomMask(.6)); None: that of the measurements'),
-    network=(Network | dict | str | None, 'a network, its to_dict(), or the name of a U-Net; None: by the size of the images'),
+    corruption=(Corruption | None,
+                'a Corruption, e.g. Corruption(RandomMask(.6)); None: that of the measurements'),
+    network=(Network | dict | str | None,
+             'a network, its to_dict(), or the name of a U-Net; None: by the size of the images'),
     objective=(Objective | dict, 'an Objective, or a dict of settings of objective_for'),
     train=(dict, 'a dict of settings of Phase I, e.g. dict(images=1_000_000, lr=1e-4)'),
     distill=(dict, 'a dict of settings of Phase II, e.g. dict(images=1_000_000, loss=SiD())'))
@@ -224,7 +226,7 @@ def teacher_shape(self:Recipe, shape:tuple | None=None) -> tuple[int, int, int]:
 # %% ../../nbs/23_recipe.ipynb #27303fa0
 @patch
 def measurements(self:Recipe,
-    data:str | Path | None=None, # measurements, or images to corrupt as the recipe says; None: the recipe's own
+    data:str | Path | None=None, # measurements, or images to corrupt as it says; None: the recipe's own
     seed:int | None=None,        # of the corruption; None: that of the run
 ) -> Measurements:
     "Observations to train on"
@@ -285,7 +287,7 @@ def student(self:Recipe,
     return distill(teacher, ys, **arguments)
 
 def _words_of(r, out=None, resume=False, **others):
-    "`r` in plain values; if the run in `out` goes on and says the same in those of an older version, in these"
+    "`r` in plain values; in older words, if the run in `out` goes on and says the same in them"
     if out and resume and (Path(out)/'recipe.json').exists():
         old = read_recipe(out).get('about', {}).get('recipe')
         with suppress(BadInput):

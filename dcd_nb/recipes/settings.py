@@ -45,7 +45,8 @@ def arguments_of(
                     f"{name}={given[name]!r} cannot stand beside {', '.join(beside)}: say it in "
                     f"one of the two")
         if name not in rest: objects[name] = kind(**own)
-        elif isinstance(rest[name], str): objects[name] = replace(kind.of(rest.pop(name)), **own)    # the name of a device
+        elif isinstance(rest[name], str):                                    # the name of a device
+            objects[name] = replace(kind.of(rest.pop(name)), **own)
         else: objects[name] = kind.of(rest.pop(name))
     if about is not None:
         checkpoints = objects['checkpoints']
@@ -53,8 +54,8 @@ def arguments_of(
     return objects | rest
 
 # %% ../../nbs/22d_settings.ipynb #22dd0009
-_of_one_run = {*_objects, 'ys', 'net', 'teacher', 'objective', 'learn', 'out', 'resume', 'quiet', 'check', 'callbacks',
-               'start', 'monitor', 'about'}
+_of_one_run = {*_objects, 'ys', 'net', 'teacher', 'objective', 'learn', 'out', 'resume', 'quiet',
+               'check', 'callbacks', 'start', 'monitor', 'about'}
 
 @cache
 def setting_names(

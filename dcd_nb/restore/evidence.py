@@ -61,6 +61,7 @@ def _own_matrices(ys, I):
         found.append(ys.op(unit.repeat(n, 1, 1, 1), state).reshape(n, d, -1).mT)
     return torch.cat(found)
 
+# %% ../../nbs/25a_evidence.ipynb #8f0f2b9c
 class Dense(Evidence):
     "With matrices"
     def __init__(self,

@@ -29,7 +29,7 @@ Split.__doc__ = "Measurements to restore; what to predict; the level of its nois
 
 def hide_some(
     ys:Measurements,
-    share:float | None=None, # of pixels, lines or information; None: .05 of pixels or lines, .5 of information
+    share:float | None=None, # of pixels, lines or information; None: .05, .5 of information
     seed=0,
 ) -> Split:
     "Take a part of the measurements away, to predict it"
@@ -114,6 +114,7 @@ def predict_held_out(
         score_se=(of_image.std()/len(of_image)**.5).item(), n=len(ys), entries=int(counted.sum()),
         how='noise split in two' if split.shown.sigma is not ys.sigma else 'entries hidden', seed=seed)
 
+# %% ../../nbs/25e_held_out.ipynb #3e654ec1
 def _ranked_score(samples:Tensor, target:Tensor):
     "E|X - t| - E|X - X'|/2 for each entry, from samples (N, n, ...)"
     n = samples.shape[1]

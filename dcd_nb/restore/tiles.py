@@ -7,6 +7,7 @@ __all__ = ['Tiles']
 
 # %% ../../nbs/25ca_tiles.ipynb #e5795e59
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 
 from ..errors import require
@@ -22,7 +23,8 @@ class Tiles:
         tile:tuple,  # (C, h, w) of the tiles
     ):
         require(shape[0] == tile[0] and shape[1] >= tile[1] and shape[2] >= tile[2],
-                f"ys are of images of shape {tuple(shape)}, but the prior makes images of shape {tuple(tile)}")
+                f"ys are of images of shape {tuple(shape)}, but the prior makes images of shape "
+                f"{tuple(tile)}")
         self.shape, self.h, self.w = tuple(shape), *tile[1:]
         rows, columns = ([*range(0, n - k, max(1, k//2)), n - k] for n, k in zip(shape[1:], tile[1:]))
         self.corners = [(a, b) for a in rows for b in columns]
@@ -30,9 +32,9 @@ class Tiles:
     def cut(self, one:Measurements) -> Measurements:
         "The tiles of measurements of one image"
         require(isinstance(one.op, (Identity, RandomMask)),
-                f"ys are of images of shape {self.shape}, larger than the {self.w}x{self.h} pixels of the prior, "
-                f"and {one.op} mixes pixels, so that they cannot be cut into tiles: train on images "
-                "of this size")
+                f"ys are of images of shape {self.shape}, larger than the {self.w}x{self.h} pixels of "
+                f"the prior, and {one.op} mixes pixels, so that they cannot be cut into tiles: "
+                "train on images of this size")
         def tiles(t): return torch.cat([t[..., a:a + self.h, b:b + self.w] for a, b in self.corners])
         corruption = one.corruption
         if corruption.noise_differs:
@@ -41,29 +43,33 @@ class Tiles:
                                     else s.flatten().expand(len(self.corners)))
         return Measurements(tiles(one.y), corruption, map_state(tiles, one.state), one.about)
 
-    def averaged(self, tiles:Tensor) -> Tensor:
-        "An image (C, H, W) of tiles (number, C, h, w), averaged where they overlap"
-        total, count = torch.zeros(self.shape), torch.zeros(self.shape)
-        for (a, b), t in zip(self.corners, tiles):
-            total[:, a:a + self.h, b:b + self.w] += t
-            count[:, a:a + self.h, b:b + self.w] += 1
-        return total/count
+# %% ../../nbs/25ca_tiles.ipynb #9a6871f1
+@patch
+def averaged(self:Tiles, tiles:Tensor) -> Tensor:
+    "An image (C, H, W) of tiles (number, C, h, w), averaged where they overlap"
+    total, count = torch.zeros(self.shape), torch.zeros(self.shape)
+    for (a, b), t in zip(self.corners, tiles):
+        total[:, a:a + self.h, b:b + self.w] += t
+        count[:, a:a + self.h, b:b + self.w] += 1
+    return total/count
 
-    def stitched(self, tiles:Tensor) -> Tensor:
-        "Images (n, C, H, W) of tiles (number, n, C, h, w): the middle of each tile"
-        whole = torch.zeros(tiles.shape[1], *self.shape)
-        for (a, b), t in zip(self.corners, tiles):
-            up, left = self.h//4*(a > 0), self.w//4*(b > 0)
-            whole[..., a + up:a + self.h, b + left:b + self.w] = t[..., up:, left:]
-        return whole
+@patch
+def stitched(self:Tiles, tiles:Tensor) -> Tensor:
+    "Images (n, C, H, W) of tiles (number, n, C, h, w): the middle of each tile"
+    whole = torch.zeros(tiles.shape[1], *self.shape)
+    for (a, b), t in zip(self.corners, tiles):
+        up, left = self.h//4*(a > 0), self.w//4*(b > 0)
+        whole[..., a + up:a + self.h, b + left:b + self.w] = t[..., up:, left:]
+    return whole
 
-    def whole(self,
-        found:list[Restored], # the restored tiles of each image
-        ys:Measurements,      # of the large images
-    ) -> Restored:
-        "Restored images of restored tiles"
-        r = Restored(torch.stack([self.stitched(f.samples) for f in found]), ys,
-                     torch.stack([self.averaged(f.mean) for f in found]),
-                     {k: sum(f.diagnostics[k] for f in found)/len(found) for k in found[0].diagnostics})
-        r.std = torch.stack([self.averaged(f.std) for f in found])
-        return r
+@patch
+def whole(self:Tiles,
+    found:list[Restored], # the restored tiles of each image
+    ys:Measurements,      # of the large images
+) -> Restored:
+    "Restored images of restored tiles"
+    r = Restored(torch.stack([self.stitched(f.samples) for f in found]), ys,
+                 torch.stack([self.averaged(f.mean) for f in found]),
+                 {k: sum(f.diagnostics[k] for f in found)/len(found) for k in found[0].diagnostics})
+    r.std = torch.stack([self.averaged(f.std) for f in found])
+    return r

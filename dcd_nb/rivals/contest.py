@@ -48,6 +48,7 @@ Entry = namedtuple('Entry', 'group calls images make clean', defaults=(0,))
 Entry.__doc__ = ("What a method offers: its group, network calls for an image, "
                  "images it was trained on, n -> images, and clean images that it was given")
 
+# %% ../../nbs/29f_contest.ipynb #7b822de7
 class Task:
     "What every method is given: measurements, a network, a budget, a folder"
     def __init__(self,
@@ -98,14 +99,13 @@ def _of_teacher(teacher, ys):
     "Entries of the ways to sample from a teacher; the proximal distance chooses"
     if teacher.objective.predicts_images: judge = Proximal(ys)
     else: judge = Proximal(Measurements(ys.y, Corruption(Identity(), ys.sigma), None))  # its images are A(x)
-    seed = 0
-    ways = ways_to_sample(teacher, 2000, seed)
+    seed, ways = 0, ways_to_sample(teacher, 2000, 0)
     if len(ways) > 1:
-        whole = {k: sampled(teacher, k, 2000, seed)[0] for k in ways if tuple(teacher.shape) == tuple(ys.shape)}
+        whole_size = tuple(teacher.shape) == tuple(ys.shape)
+        whole = {k: sampled(teacher, k, 2000, seed)[0] for k in ways} if whole_size else {}
         best = min(whole, key=lambda k: judge(whole[k].clamp(-1, 1))['proximal']) if whole else [*ways][0]
     else: best = [*ways][0]
-    until = ways[best].get('until')
-    calls = teacher.nfe(until=until)
+    calls = teacher.nfe(until=ways[best].get('until'))
     return Entry('many', calls, teacher.cost['images'], lambda n: sampled(teacher, best, n, seed)[0])
 
 # %% ../../nbs/29f_contest.ipynb #404eaeb6
@@ -276,8 +276,8 @@ def run_method(
 def read_rows(folder:str | Path) -> list[dict]:
     "The rows in `folder`, in the order of `methods`"
     found = [json.loads(p.read_text()) for p in sorted(Path(folder).glob('*.json'))]
-    order = [*methods]
-    return sorted(found, key=lambda row: (row['data'], row['corruption'], order.index(row['method']), row['seed']))
+    def place(row): return row['data'], row['corruption'], [*methods].index(row['method']), row['seed']
+    return sorted(found, key=place)
 
 def over_seeds(rows:list[dict]) -> list[dict]:
     "Means of each method over the seeds, and the `range` of the distances"
@@ -285,7 +285,8 @@ def over_seeds(rows:list[dict]) -> list[dict]:
     for row in rows: kinds.setdefault(tuple(row[k] for k in names), []).append(row)
     for same in kinds.values():
         one = {k: same[0][k] for k in (*names, 'scale')}
-        one |= {k: _mean([row[k] for row in same]) for k in ('calls', 'seconds', 'images', 'fd', 'precision', 'recall')}
+        always = ('calls', 'seconds', 'images', 'fd', 'precision', 'recall')
+        one |= {k: _mean([row[k] for row in same]) for k in always}
         if all('proximal' in row for row in same): one['proximal'] = _mean([row['proximal'] for row in same])
         one['range'] = {s: [f([row['fd'][s] for row in same]) for f in (min, max)] for s in one['fd']}
         found.append(one | dict(seeds=[row['seed'] for row in same]))
@@ -298,7 +299,8 @@ def _mean(values):
 
 # %% ../../nbs/29f_contest.ipynb #129ccd05
 def as_table(found:list[dict]) -> str:
-    "Rows of `over_seeds` as a Markdown table: means, the range over seeds, the least distances in bold; precision and recall by the classifier"
+    """Rows of `over_seeds` as a Markdown table: means, the range over seeds, the least distances in bold;
+    precision and recall by the classifier"""
     spaces = [*found[0]['fd']]
     least = {s: min(row['fd'][s] for row in found) for s in spaces}
     def distance(row, s):

@@ -107,19 +107,12 @@ def ambient_gan(
     **learn,                   # of `Learner`, for both: lr, betas, decay, halflife, ...
 ) -> Generator:
     "A one-step generator by the game with a critic of the observations"
-    require(isinstance(ys, Measurements), f"ys must be Measurements, but is {type(ys).__name__}")
-    require(isinstance(steps, int) and steps > 0, f"steps={steps!r} must be a positive whole number")
-    number('penalty', penalty, lambda v: v >= 0, 'at least 0')
+    _check(ys, steps, penalty)
     judge = Proximal(ys)
     def look_at(G): return dict(proximal=judge(G, n=2000)['proximal'])
     checkpoints = Checkpoints(grid=0, monitor=look_at, select=select)
     setup = RunSetup(images, minutes, batch, seed, out, resume, hardware, checkpoints)
-    device = setup.device
-
-    seen = shown_to_critic(ys[:1], ys.corruption)
-    with seeded(seed):
-        G_net = Precond(network_of(net, ys.shape), data_scale(ys, ys.shape)).to(device)
-        critic_net = Critic(tuple(seen.shape[1:]), width).to(device)
+    G_net, critic_net = (net.to(setup.device) for net in _networks(ys, net, width, seed))
     own = dict(lr=5e-4, betas=(.5, .9), clip=None, warmup=.02) | learn
     learners = dict(critic=Learner(critic_net, **own | dict(halflife=None)),
                     generator=Learner(G_net, **own))
@@ -129,13 +122,26 @@ def ambient_gan(
     G = generator(learners['generator'].ema.net)
     plan = dict(kind='ambientgan', corruption=ys.corruption.to_dict(), data=ys.hash, net=G_net.to_dict(),
                 objective=Standard().to_dict(), init_sigma=G.init_sigma, outside_slope=G.outside_slope,
-                critic=width, steps=steps, penalty=penalty, learn={k: v.settings for k, v in learners.items()})
+                critic=width, steps=steps, penalty=penalty,
+                learn={k: v.settings for k, v in learners.items()})
     setup.settle(G_net, work)
     run = setup.folder(plan, ys.corruption)
     G.held, G.rule = run.held, run.rule
-    step = AmbientGANStep(BatchFeed(ys.to(device), seed), ys.corruption, *learners.values(),
+    step = AmbientGANStep(BatchFeed(ys.to(setup.device), seed), ys.corruption, *learners.values(),
                           generator(G_net), steps, penalty)
-    def never(means, recent):
-        "The losses of a game may have any size"
+    def never(means, recent): "The losses of a game may have any size"
     setup.fit(step, learners, run, G, look_at, wrong=never, quiet=quiet, main='generator')
     return G
+
+# %% ../../nbs/29e_critic.ipynb #b4d72ef1
+def _networks(ys, net, width, seed):
+    "Generator and critic, whose first weights follow from `seed`"
+    seen = shown_to_critic(ys[:1], ys.corruption)
+    with seeded(seed):
+        G_net = Precond(network_of(net, ys.shape), data_scale(ys, ys.shape))
+        return G_net, Critic(tuple(seen.shape[1:]), width)
+
+def _check(ys, steps, penalty):
+    require(isinstance(ys, Measurements), f"ys must be Measurements, but is {type(ys).__name__}")
+    require(isinstance(steps, int) and steps > 0, f"steps={steps!r} must be a positive whole number")
+    number('penalty', penalty, lambda v: v >= 0, 'at least 0')

@@ -61,7 +61,8 @@ def matheron(
     y:Tensor,    # their observations, through the states of `ys`
 ) -> Tensor:
     "The samples `x`, corrected to fit `ys`"
-    again = Measurements(y, ys.corruption, ys.state, ys.about, ys.sigma if ys.corruption.noise_differs else None)
+    sigma = ys.sigma if ys.corruption.noise_differs else None
+    again = Measurements(y, ys.corruption, ys.state, ys.about, sigma)
     return x + lmmse(ys, m) - lmmse(again, m)
 
 # %% ../../nbs/29c_posterior.ipynb #8b03756a
@@ -116,8 +117,8 @@ class SFBD(PosteriorDraw):
 
     def check(self, ys:Measurements):
         good = isinstance(ys.op, Identity) and not ys.corruption.noise_differs and ys.sigma > self.lo
-        require(good, f"ys are {ys.corruption}: SFBD begins at y itself, so y must be x with noise of one level above "
-                      f"lo={self.lo:g} and nothing else; for a blur or masks take MMPS()")
+        require(good, f"ys are {ys.corruption}: SFBD begins at y itself, so y must be x with noise of "
+                      f"one level above lo={self.lo:g} and nothing else; for a blur or masks take MMPS()")
 
     def walk(self, denoise:Callable, ys:Measurements, normal:Callable) -> Tensor:
         grid = geometric(self.steps, self.lo, ys.sigma)

@@ -69,14 +69,12 @@ def em(
     _check(ys, draw, laps, images, draws, most, refresh, start, clean)
     judge, objective = Proximal(ys), draw.objective(ys)
     n, ys = len(ys), ys if draws == 1 else ys.select([*range(len(ys))]*draws)
-    if start is not None: start = start.repeat(draws, 1, 1, 1)
     shown = objective.extra_channels > 0   # is the network shown y? Then its draws are judged
     first, x, best, told = net, None, None, []
     for lap in range(laps):
         folder = Path(out)/f'lap-{lap:03d}' if out else None
         def drawn():
-            "The draws of this lap"
-            if lap == 0: return _begin(ys, start, clean, seed)
+            if lap == 0: return _begin(ys, start, draws, clean, seed)
             new = draw(teacher, ys, hash32(seed, lap)).clamp(-most, most)
             all_new = lap == 1 and clean is not None
             return new if all_new else _renewed(x, new, refresh, rng(seed, lap, 7))
@@ -88,9 +86,8 @@ def em(
         if clean is not None and lap > 0: seen = torch.cat([seen, clean])
         teacher = _fitted(seen, net, objective, budget, hash32(seed, lap), folder, quiet, settings)
         net = copy.deepcopy(teacher.net).requires_grad_()
-        if not shown:
-            samples = teacher.sample(1000, seed, steps=10).clamp(-1, 1)
-            best = _better(best, judge(samples)['proximal'], teacher)
+        if not shown: best = _better(
+            best, judge(teacher.sample(1000, seed, steps=10).clamp(-1, 1))['proximal'], teacher)
         told.append(dict(lap=lap, proximal=best[2], spread=x.std().item(), draw_seconds=seconds,
                          images=teacher.cost['images']))
         if not quiet: print(f'lap {lap}: proximal distance {best[2]:.4f}, draws of spread {x.std():.3f}')
@@ -107,9 +104,9 @@ def _renewed(x, new, share, generator):
     kept = torch.rand(len(x), generator=generator) >= share
     return torch.where(kept.view(-1, 1, 1, 1), x, new)
 
-def _begin(ys, start, clean, seed):
+def _begin(ys, start, draws, clean, seed):
     "What the first model is fitted to"
-    if start is not None: return start
+    if start is not None: return start.repeat(draws, 1, 1, 1)
     return Matheron()(None, ys, seed) if clean is None else clean
 
 # %% ../../nbs/29d_rounds.ipynb #aefd0ab5

@@ -36,7 +36,7 @@ class GSURE(Objective):
         y_s = m*(y + sqrt(s^2 - sigma^2)*n) + (1 - m)*s*n
     """
     predicts_images, noise_may_differ = True, True
-    lowest_level = property(lambda self: self.sigma, doc="Below the noise of the observations nothing was learned")
+    lowest_level = property(lambda self: self.sigma, doc="Below the data's noise nothing was learned")
     def __init__(self,
         sigma:float,       # noise of the observations; where it differs, the lowest
         missing:float=0.,  # part of the pixels that they have lost
@@ -72,7 +72,8 @@ class GSURE(Objective):
 class SUREScore(Objective):
     """Denoise the observations by SURE, and learn to denoise what came out
 
-        L = w(sigma) [(h - y)^2 + 2 sigma^2 dh/dy - sigma^2] + weight*w(s) (f(h + s*n, s) - h)^2,     h = f(y, sigma)
+        h = f(y, sigma)
+        L = w(sigma) [(h - y)^2 + 2 sigma^2 dh/dy - sigma^2] + weight*w(s) (f(h + s*n, s) - h)^2
 
     without a gradient through h in the second part
     """

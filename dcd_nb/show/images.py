@@ -140,7 +140,9 @@ def png(
         canvas.draw()                      # once; `savefig` would do it twice
         whole = Image.fromarray(np.asarray(canvas.buffer_rgba()))
         plt.close(im)
-        if few: whole = whole.convert('RGB').quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        if few:
+            spread = Image.Quantize.MAXCOVERAGE
+            whole = whole.convert('RGB').quantize(256, spread, dither=Image.Dither.NONE)
         whole.save(buf, 'png', optimize=few)
     else:
         zoom = max(1, -(-(height or 0)//im.shape[0]))

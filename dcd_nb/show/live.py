@@ -180,7 +180,8 @@ def live_page(
 ):
     "Both networks as HTML that needs no server"
     from IPython.display import HTML
-    require(student.calls == 1, f"student makes an image in {student.calls} calls: the page runs generators of one")
+    require(student.calls == 1,
+            f"student makes an image in {student.calls} calls: the page runs generators of one")
     level, slope, scale = student.init_sigma, student.outside_slope, student.latent_scale
     nets = dict(student=packed(student.net, [level], slope, scale),
                 teacher=packed(teacher.net, karras_grid()))

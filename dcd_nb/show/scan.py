@@ -33,7 +33,8 @@ def scan_view(R=4, acs=6, coils=4, lines='random', sigma=.01, x:Tensor | None=No
     "A figure: the image, its k-space as measured, zero-filled, SENSE, and where SENSE is wrong"
     images, _ = scan_once(R, acs, coils, lines, sigma, x, seed)
     clean, k, *_, best = images.values()
-    fig, axs = axes(5, height=1.8, layout=None, gridspec_kw=dict(left=.005, right=.995, bottom=0, top=.86, wspace=.05))
+    places = dict(left=.005, right=.995, bottom=0, top=.86, wspace=.05)
+    fig, axs = axes(5, height=1.8, layout=None, gridspec_kw=places)
     for ax, (title, t) in zip(axs, (images | {'error of SENSE, x 3': 3*(best - clean)}).items()):
         ax.imshow(image_grid(log_magnitude(t) if t is k else t), interpolation='nearest')
         ax.set_title(title, color=color_of(title), fontsize=9)

@@ -36,6 +36,7 @@ def _constants(
                 state[k] = state[k] + layer.affine(emb)[0]
     return state
 
+# %% ../../nbs/28b_unet_script.ipynb #3026be84
 def packed_unet(
     net:Precond,      # a `Precond` around a U-Net
     level:float,      # noise level of its one call
@@ -122,6 +123,10 @@ function conv1(x, W, bias) {
     }
     return y
 }
+"""
+
+# %% ../../nbs/28b_unet_script.ipynb #5bb6c45d
+_layers_js += """
 function normal(x, groups, W, bias) {    // each group of channels by itself
     const n = x.h*x.w, size = x.v.length/groups, y = image(x.c, x.h, x.w)
     for (let g = 0; g < groups; g++) {

@@ -87,5 +87,6 @@ def writing_page(
     panels = (_panel('learned from', noisy) + _panel('drawn in this browser', made + button) +
               _panel(time, now + walk))
     net = json.dumps(packed_unet(G.net, G.init_sigma, G.outside_slope, G.latent_scale))
+    script = f'{unet_js}{latents_js}const net = unpack({net});\n{_writing_js}'
     return HTML(f'<div id="dcd-writing" style="display:flex;flex-wrap:wrap">{panels}</div>'
-                f'<script>(() => {{{unet_js}{latents_js}const net = unpack({net});\n{_writing_js}}})()</script>')
+                f'<script>(() => {{{script}}})()</script>')

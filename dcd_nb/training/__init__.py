@@ -33,15 +33,17 @@ from .callbacks import Callback, callbacks_of, CSVLog, Live, telling, TensorBoar
 from .hardware import Hardware, speed_up
 from .setup import RunSetup
 
-_all_ = ['BatchFeed', 'Callback', 'callbacks_of', 'CSVLog', 'Live', 'telling', 'TensorBoardLog', 'check_kept', 'Checkpoints', 'EpochOrder', 'exploded', 'fit', 'Hardware', 'in_new_words',
-         'kept_inside', 'Learner', 'load_checkpoint', 'load_model', 'load_weights', 'Loop', 'MicroBatch',
-         'not_fatal', 'read_recipe', 'RunFolder', 'RunSetup', 'save_model', 'Step', 'StepContext', 'Teacher',
-         'utilisation']
+_all_ = ['BatchFeed', 'Callback', 'callbacks_of', 'CSVLog', 'Live', 'telling', 'TensorBoardLog',
+         'check_kept', 'Checkpoints', 'EpochOrder', 'exploded', 'fit', 'Hardware', 'in_new_words',
+         'kept_inside', 'Learner', 'load_checkpoint', 'load_model', 'load_weights', 'Loop',
+         'MicroBatch', 'not_fatal', 'read_recipe', 'RunFolder', 'RunSetup', 'save_model', 'Step',
+         'StepContext', 'Teacher', 'utilisation']
 
 # %% ../../nbs/20e_training.ipynb #c5051e5d
 def data_scale(
     ys,                      # `Measurements`
-    shape:tuple | None=None, # (C, H, W) of what shall have that scale; None: that of the observations. Several coils see one image
+    # (C, H, W) of what shall have that scale; None: the observations'. Several coils see one image
+    shape:tuple | None=None,
 ):
     "Root mean square of `ys` without their noise"
     seen = ys.op.observed(ys.state)
@@ -103,7 +105,8 @@ def _phase_one(learner, objective, feed):
 # %% ../../nbs/20e_training.ipynb #4f27da2b
 def train(
     ys: 'Measurements',                        # the observations: all the data there are
-    net: 'Network | Precond | Teacher | dict | str | None' = None, # trained in place; its description or name; or a teacher to go on with
+    # trained in place; its description or name; or a teacher to go on with
+    net: 'Network | Precond | Teacher | dict | str | None' = None,
     objective: 'Objective | None' = None,      # what to learn; None: the one that suits the corruption
     images: int | None = None,                 # the budget; or
     minutes: float | None = None,              # ... the time it may take
@@ -115,7 +118,7 @@ def train(
     hardware: 'Hardware | str | None' = None,  # or a device, e.g. 'cuda'; None: a GPU if there is one
     checkpoints: 'Checkpoints | None' = None,  # when, and what is looked at; None: ten in the run
     quiet: bool = False,                       # no progress bar, no summary
-    callbacks: 'list | str | None' = None,     # told of each report and checkpoint: `Callback`, 'csv', 'tensorboard', 'live'
+    callbacks: 'list | str | None' = None,     # told of the run: `Callback`, 'csv', 'tensorboard', 'live'
     check: bool = True,                        # warn of what `ys` contradict in what is said of them
     **learn,                                   # of `Learner`: lr, clip, warmup, decay, halflife, ...
 ) -> 'Teacher':
@@ -126,39 +129,45 @@ def train(
     One of `images` and `minutes` is the budget. `Hardware` says what a run computes on, `Checkpoints`
     when it is kept and what is looked at then, and further arguments are those of `Learner`.
     """
-    require(isinstance(ys, Measurements),
-            f"ys must be Measurements, but is {type(ys).__name__}: training sees "
-                                          "observations alone; make them by Corruption.measure(x)")
-    objective = objective or objective_for(ys.corruption)
-    require(isinstance(objective, Objective),
-            f"objective={objective!r} must be an Objective, e.g. AmbientTweedie(.2); "
-                                              "None: the one that suits the corruption")
-    objective.check(ys.corruption)
-    if check: warn_of_physics(ys)
-    if out: check_kept(objective, ys.corruption.to_dict(), ys.corruption.tensors())
-    averaged(learn)
+    objective = _checked(ys, objective, learn, check, out)
     setup = RunSetup(images, minutes, batch, seed, out, resume, hardware, checkpoints)
-
     net = _prepare(ys, net, objective, seed)
-    work = 3*flops(net)
-    said = setup.hardware.precision or net.precision
+    work, said = 3*flops(net), setup.hardware.precision or net.precision
     setup.settle(net, work)
     speed_up([net], setup.device, setup.hardware)
     learner = Learner(net, **learn)
-    data = dict(corruption=ys.corruption.to_dict(), image=list(ys.shape), n=len(ys), hash=ys.hash)
-    if ys.corruption.noise_differs: data['n_clean'] = ys.n_clean
+    data = _known_of(ys)
     plan = dict(kind='train', data=data, objective=objective.to_dict(), net=net.to_dict(), flip=flip,
                 learn=learner.settings, first=content_hash(net.state_dict()))
     run = setup.folder(plan, ys.corruption)
-
     teacher = Teacher(learner.ema.net, objective, setup.checkpoints.about, data)
-    teacher.held = run.held
-    teacher.rule = run.rule
+    teacher.held, teacher.rule = run.held, run.rule
     teacher.net.precision = said        # that of the run is for the run
     step = _phase_one(learner, objective, BatchFeed(ys.to(setup.device), seed, flip))
     setup.fit(step, dict(teacher=learner), run, teacher, setup.checkpoints.monitor, callbacks,
               dict(steps=10), flops=work, quiet=quiet)
     return teacher
+
+# %% ../../nbs/20e_training.ipynb #e0976643
+def _checked(ys, objective, learn, check, out):
+    "The objective; complains about what it cannot learn from, and what cannot be kept"
+    require(isinstance(ys, Measurements), f"ys must be Measurements, but is {type(ys).__name__}: training "
+                                          "sees observations alone; make them by Corruption.measure(x)")
+    objective = objective or objective_for(ys.corruption)
+    require(isinstance(objective, Objective),
+            f"objective={objective!r} must be an Objective, e.g. AmbientTweedie(.2); "
+            "None: the one that suits the corruption")
+    objective.check(ys.corruption)
+    if check: warn_of_physics(ys)
+    if out: check_kept(objective, ys.corruption.to_dict(), ys.corruption.tensors())
+    averaged(learn)
+    return objective
+
+def _known_of(ys):
+    "What is kept of the observations"
+    data = dict(corruption=ys.corruption.to_dict(), image=list(ys.shape), n=len(ys), hash=ys.hash)
+    if ys.corruption.noise_differs: data['n_clean'] = ys.n_clean
+    return data
 
 # %% ../../nbs/20e_training.ipynb #bacd6159
 def warn_of_physics(ys):
@@ -218,6 +227,10 @@ belongs = {
         "it belongs to the hardware, hardware=Hardware(device='cuda', precision='bf16', ...)",
     'every grid monitor select patience about keep_weights checkpoint_every save_every':
         "it belongs to the checkpoints, checkpoints=Checkpoints(every=..., select=...)",
+}
+
+# %% ../../nbs/20e_training.ipynb #558cee1c
+belongs |= { # under other names
     'learning_rate': "it is called lr",
     'batch_size': "it is called batch",
     'ema ema_decay': "the average of the weights is set by halflife=..., in images",

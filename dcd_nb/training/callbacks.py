@@ -22,8 +22,9 @@ from ..show.explorer import caption, figure_html
 class Callback:
     "What is told of a run. Override what you need"
     def begin(self, run):
-        """Before the first line: `run.plan` is what recipe.json says, `run.out` the folder or None, `run.lines` are the lines
-        of a run that goes on, and `run.preview(n)` makes samples (None for points)"""
+        """Before the first line: `run.plan` is what recipe.json says, `run.out` the folder or None,
+        `run.lines` are the lines of a run that goes on, and `run.preview(n)` makes samples (None for
+        points)"""
     def report(self, line:dict): "Every few steps: images, seconds, loss, grad, img_per_s, ..."
     def checkpoint(self, line:dict): "At a checkpoint: images, and what the monitor found"
     def event(self, line:dict): "Steps were skipped, or the run went back to its last checkpoint"
@@ -45,6 +46,7 @@ class RunView:
         c, h, w = self.model.shape
         return self.model.sample(n, **self.kw) if c < 4 and h*w > 1 else None
 
+# %% ../../nbs/20ca_callbacks.ipynb #11f3bce7
 class _Teller:
     "Passes the lines of a run on"
     def __init__(self, callbacks, run, model, kw):
@@ -71,6 +73,7 @@ class _Teller:
         method = 'report' if event is None else 'checkpoint' if event == 'checkpoint' else 'event'
         self.call(method, line)
 
+# %% ../../nbs/20ca_callbacks.ipynb #f1208cc5
 @contextmanager
 def telling(
     callbacks, # what `callbacks_of` takes
@@ -187,7 +190,8 @@ class Live(Callback):
             axs[1].imshow(image_grid(self.picture), interpolation='nearest')
             axs[1].axis('off')
         left = (total - last['images'])/max(last['img_per_s'], 1e-9)
-        text = f"{last['images']:_} of {total:_} images, loss {last['loss']:.3g}, {last['img_per_s']:.0f} images/s, {left:.0f} s left"
+        text = (f"{last['images']:_} of {total:_} images, loss {last['loss']:.3g}, "
+                f"{last['img_per_s']:.0f} images/s, {left:.0f} s left")
         self.box.value = figure_html(fig, f'loss after {last["images"]} images') + caption(text)
         self.drawn = time.monotonic()
         self.cost = self.drawn - start
@@ -196,7 +200,7 @@ class Live(Callback):
 _built_in = dict(csv=CSVLog, tensorboard=TensorBoardLog, live=Live)
 
 def callbacks_of(given) -> list[Callback]:
-    "Callbacks from objects, functions of a line, and names: 'csv', 'tensorboard', 'live', or several with commas"
+    "Callbacks from objects, functions of a line, and names: 'csv', 'tensorboard', 'live', or 'csv,live'"
     if given is None: return []
     if isinstance(given, str): given = [name.strip() for name in given.split(',') if name.strip()]
     if not isinstance(given, (list, tuple)): given = [given]

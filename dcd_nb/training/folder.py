@@ -59,7 +59,8 @@ def _settings(plan):
     plan = _repeatable(in_new_words(plan))
     found = _flat({k: v for k, v in plan.items() if k not in _inherited})
     if plan.get('kind') != 'train': return found
-    return {k: v for k, v in found.items() if not k.startswith('about.recipe.distill')}    # still to be chosen
+    # how it is distilled is still to be chosen
+    return {k: v for k, v in found.items() if not k.startswith('about.recipe.distill')}
 
 # %% ../../nbs/20b_folder.ipynb #bec1de32
 def _hashed(k):
@@ -125,37 +126,40 @@ class RunFolder:
 
     rule = property(lambda self: self.plan.get('draws', 1), doc="Of its random numbers")
 
-    def _there(self, resume):
-        "The plan, which may be the one in the folder"
-        if not self.out.exists(): return self.plan
-        out = f"out={str(self.out)!r}"
-        require(self.out.is_dir(), f"{out} is a file: name a folder")
-        killed_early = all(p.name.startswith('.recipe.json.') for p in self.out.iterdir())
-        if killed_early: return self.plan                                   # or the folder is empty
-        require(resume,
-                f"{out} is not empty: go on with what is there by resume (--resume), or choose "
-                f"another folder")
-        old = read_recipe(self.out)
-        self._same_settings(old, out)
-        if 'first' in self.plan and not any(self.out.glob('checkpoint-*.json')):        # it begins anew
-            old = old | dict(first=self.plan['first'])
-        if self.plan['images'] is None: return old
-        images = math.ceil(self.plan['images']/old['batch'])*old['batch']
-        require(images == old['images'],
-                f"{out} was begun with images={old['images']}, not {images}: "
-                "learning rates follow the budget, so it cannot be changed; to go on from its weights, "
-                f"choose another folder and pass {_starts[old.get('kind') == 'distill']} (--start)")
-        return old
+# %% ../../nbs/20b_folder.ipynb #c2ffa27c
+@patch
+def _there(self:RunFolder, resume):
+    "The plan, which may be the one in the folder"
+    if not self.out.exists(): return self.plan
+    out = f"out={str(self.out)!r}"
+    require(self.out.is_dir(), f"{out} is a file: name a folder")
+    killed_early = all(p.name.startswith('.recipe.json.') for p in self.out.iterdir())
+    if killed_early: return self.plan                                   # or the folder is empty
+    require(resume,
+            f"{out} is not empty: go on with what is there by resume (--resume), or choose "
+            f"another folder")
+    old = read_recipe(self.out)
+    self._same_settings(old, out)
+    if 'first' in self.plan and not any(self.out.glob('checkpoint-*.json')):        # it begins anew
+        old = old | dict(first=self.plan['first'])
+    if self.plan['images'] is None: return old
+    images = math.ceil(self.plan['images']/old['batch'])*old['batch']
+    require(images == old['images'],
+            f"{out} was begun with images={old['images']}, not {images}: "
+            "learning rates follow the budget, so it cannot be changed; to go on from its weights, "
+            f"choose another folder and pass {_starts[old.get('kind') == 'distill']} (--start)")
+    return old
 
-    def _same_settings(self, old, out):
-        "Complain about the first setting that differs from the `old` ones, the kind of run before all others"
-        before, now = _settings(old), _settings(self.plan)
-        for k in ['kind', *before, *now]:
-            if before.get(k) == now.get(k): continue
-            what = _hashed(k) if before.get(k) and now.get(k) else None
-            why = (f"{what} has other values than in the run that was begun in {out}" if what else
-                   f"{out} was begun with {k}={before.get(k)!r}, not {now.get(k)!r}")
-            raise BadInput(f"{why}: resume with the same settings, or choose another folder")
+@patch
+def _same_settings(self:RunFolder, old, out):
+    "Complain about the first setting that differs from the `old` ones, the kind of run before all others"
+    before, now = _settings(old), _settings(self.plan)
+    for k in ['kind', *before, *now]:
+        if before.get(k) == now.get(k): continue
+        what = _hashed(k) if before.get(k) and now.get(k) else None
+        why = (f"{what} has other values than in the run that was begun in {out}" if what else
+               f"{out} was begun with {k}={before.get(k)!r}, not {now.get(k)!r}")
+        raise BadInput(f"{why}: resume with the same settings, or choose another folder")
 
 # %% ../../nbs/20b_folder.ipynb #fa22cb31
 @patch
@@ -232,7 +236,7 @@ def restore(self:RunFolder) -> tuple[dict, dict] | None:
     path, size = self.out/'metrics.jsonl', at.pop('metrics')
     if path.exists():
         text = path.read_bytes()[:size]
-        text = text[:text.rfind(b'\n') + 1]                                # a power cut may have left half a line
+        text = text[:text.rfind(b'\n') + 1]               # a power cut may have left half a line
         if self.chief and path.stat().st_size > len(text): os.truncate(path, len(text))
         self.lines = _parsed(text)
     return tensors, at
@@ -285,9 +289,9 @@ class Checkpoints:
     keep_weights: bool = False
 
     def __post_init__(self):
-        every, grid, monitor, select, patience = self.every, self.grid, self.monitor, self.select, self.patience
-        if every is not None:
-            number('every', every, lambda v: v > 0, 'a positive number of images between two checkpoints')
+        grid, monitor, select, patience = self.grid, self.monitor, self.select, self.patience
+        if self.every is not None: number('every', self.every, lambda v: v > 0,
+                                          'a positive number of images between two checkpoints')
         require(isinstance(grid, int) and grid >= 0,
                 f"grid={grid!r} must be a number of samples; 0: no picture")
         require(not monitor or callable(monitor),
@@ -304,10 +308,11 @@ class Checkpoints:
         require(self.about is None or isinstance(self.about, dict),
                 f"about={self.about!r} must be a dict of plain values")
 
-    @classmethod
-    def of(cls, checkpoints):
-        "`checkpoints` itself; None: the usual"
-        if checkpoints is None: return cls()
-        require(isinstance(checkpoints, cls),
-                f"checkpoints={checkpoints!r} must be Checkpoints, e.g. Checkpoints(every=100_000)")
-        return checkpoints
+# %% ../../nbs/20b_folder.ipynb #0a088305
+@patch(cls_method=True)
+def of(cls:Checkpoints, checkpoints):
+    "`checkpoints` itself; None: the usual"
+    if checkpoints is None: return cls()
+    require(isinstance(checkpoints, cls),
+            f"checkpoints={checkpoints!r} must be Checkpoints, e.g. Checkpoints(every=100_000)")
+    return checkpoints

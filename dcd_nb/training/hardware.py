@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from fastcore.basics import patch
 
 from ..errors import choose, require
 from ..machine import autocast, available_cores, crowded, pick_device, usual_precision
@@ -47,44 +48,49 @@ class Hardware:
         for name, v in dict(accumulate=parts, threads=threads).items():
             require(isinstance(v, int) and v > 0, f"{name}={v!r} must be a positive whole number")
 
-    def settled(self,
-        net,      # a `Precond`
-        device:torch.device,
-        settings, # what `shared_plan` says
-        work,     # floating-point operations for one image of the run
-        begun,    # folder of the run that goes on, or None
-    ):
-        "The same with nothing left open: as said, or as the run in `begun` has it, or the usual"
-        kept = agreed(lambda: _hardware_of(begun, device))
-        self._check_against(kept, begun)
-        precision = self.precision or kept.get('precision') or net.precision or net.net.precision
-        images, minutes = settings['images'], settings['minutes']
-        long = images*work > worth_compiling[device.type] if images else minutes >= 30
-        compile = self.compile
-        if compile == 'auto': compile = kept.get('compile', long)
-        return replace(self, precision=precision or usual_precision(device), compile=compile,
-                       threads=(self.threads or _that_fit(kept.get('threads'))
-                                or torch.get_num_threads()))
+# %% ../../nbs/20da_hardware.ipynb #eada361d
+@patch
+def settled(self:Hardware,
+    net,      # a `Precond`
+    device:torch.device,
+    settings, # what `shared_plan` says
+    work,     # floating-point operations for one image of the run
+    begun,    # folder of the run that goes on, or None
+):
+    "The same with nothing left open: as said, or as the run in `begun` has it, or the usual"
+    kept = agreed(lambda: _hardware_of(begun, device))
+    self._check_against(kept, begun)
+    precision = self.precision or kept.get('precision') or net.precision or net.net.precision
+    images, minutes = settings['images'], settings['minutes']
+    long = images*work > worth_compiling[device.type] if images else minutes >= 30
+    compile = self.compile
+    if compile == 'auto': compile = kept.get('compile', long)
+    return replace(self, precision=precision or usual_precision(device), compile=compile,
+                   threads=(self.threads or _that_fit(kept.get('threads'))
+                            or torch.get_num_threads()))
 
-    def _check_against(self, kept, begun):
-        "Complain if the run in `begun` was begun with other settings"
-        for name, v in self.to_dict().items():
-            same = v in (None, 'auto', kept.get(name, v))
-            require(same, f"out={str(begun)!r} was begun with {name}={kept.get(name)!r}, not {v!r}: "
-                          "leave it out, or choose another folder")
+@patch
+def _check_against(self:Hardware, kept, begun):
+    "Complain if the run in `begun` was begun with other settings"
+    for name, v in self.to_dict().items():
+        same = v in (None, 'auto', kept.get(name, v))
+        require(same, f"out={str(begun)!r} was begun with {name}={kept.get(name)!r}, not {v!r}: "
+                      "leave it out, or choose another folder")
 
-    def to_dict(self):
-        "What recipe.json says of it"
-        return dict(precision=self.precision, compile=self.compile, threads=self.threads)
+# %% ../../nbs/20da_hardware.ipynb #6f8ff78d
+@patch
+def to_dict(self:Hardware):
+    "What recipe.json says of it"
+    return dict(precision=self.precision, compile=self.compile, threads=self.threads)
 
-    @classmethod
-    def of(cls, hardware):
-        "`hardware` itself, or that with this device; None: the usual"
-        if hardware is None: return cls()
-        if isinstance(hardware, (str, torch.device)): return cls(hardware)
-        message = f"hardware={hardware!r} must be Hardware, or a device, e.g. 'cuda'"
-        require(isinstance(hardware, cls), message)
-        return hardware
+@patch(cls_method=True)
+def of(cls:Hardware, hardware):
+    "`hardware` itself, or that with this device; None: the usual"
+    if hardware is None: return cls()
+    if isinstance(hardware, (str, torch.device)): return cls(hardware)
+    message = f"hardware={hardware!r} must be Hardware, or a device, e.g. 'cuda'"
+    require(isinstance(hardware, cls), message)
+    return hardware
 
 # %% ../../nbs/20da_hardware.ipynb #4cb1f530
 def _that_fit(threads):
@@ -98,7 +104,8 @@ def _that_fit(threads):
 def _hardware_of(begun, device):
     "What recipe.json in the folder `begun` says of hardware"
     if begun is None or not (Path(begun)/'recipe.json').exists(): return {}
-    older = dict(precision='fp32', compile=False) if device.type == 'cpu' else {}       # runs that do not say it
+    # runs that do not say it
+    older = dict(precision='fp32', compile=False) if device.type == 'cpu' else {}
     return read_recipe(begun).get('hardware', older)
 
 # %% ../../nbs/20da_hardware.ipynb #20da000a
@@ -124,7 +131,7 @@ def compiler_failed() -> str | None:
     return f'{type(_failed[0]).__name__}: {_failed[0]}'.split('\n')[0][:200] if _failed else None
 
 def compiled_if_possible(graph, inputs):
-    "A backend of `torch.compile` that leaves networks as they are once the compiler has failed, and says so once"
+    "Backend of `torch.compile`: leaves networks as they are once the compiler failed, and says so once"
     if _failed: return graph.forward
     try:
         with torch._functorch.config.patch(force_non_lazy_backward_lowering=True):

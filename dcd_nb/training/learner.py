@@ -52,7 +52,8 @@ class StepContext:
         n = self.batch//(world*self.accumulate)
         starts = [(rank*self.accumulate + k)*n for k in range(self.accumulate)]
         seed = hash32(self.seed, key)
-        return [MicroBatch(self.images + i, n, Draws(seed, self.step, i, self.device, self.rule)) for i in starts]
+        draws = lambda i: Draws(seed, self.step, i, self.device, self.rule)
+        return [MicroBatch(self.images + i, n, draws(i)) for i in starts]
 
 # %% ../../nbs/20a_learner.ipynb #bb383c11
 class Learner:
@@ -65,7 +66,7 @@ class Learner:
         warmup:float=.05,              # part of the run in which the rate rises from 0
         decay:float=0.,                # part of the run, at its end, in which it falls to 0
         halflife:float | None=500_000, # of the average of the weights, in images; None: no average
-        rampup:float | None=.05,       # ... but at most this part of the images seen: in a short run this is what counts
+        rampup:float | None=.05,       # ... but at most this part of the images, which counts in short runs
     ):
         for name, v in dict(lr=lr, eps=eps, clip=clip or 1.).items():
             number(name, v, lambda v: v > 0, 'a positive number')

@@ -104,6 +104,7 @@ def snapshot(self:Loop):
     tensors = {k: t.detach().to('cpu', copy=True) for k, t in self.tensors().items()}
     return tensors, copy.deepcopy(self.at | dict(sums={}, count=0))
 
+# %% ../../nbs/20c_loop.ipynb #169932d4
 @patch
 def affordable(self:Loop, seconds:float):
     "How many images fit into `seconds`: time some steps, then forget them"
@@ -151,9 +152,8 @@ def report(self:Loop):
     if why: return self.roll_back(why)
     if 'loss' in means: at['recent'] = [*at['recent'], means['loss']][-20:]
     self.run.log(line)
-    if bad:
-        self.run.log(dict(images=line['images'], event='skipped', steps=bad,
-                          why='the gradient was not finite'))
+    if bad: self.run.log(dict(images=line['images'], event='skipped', steps=bad,
+                              why='the gradient was not finite'))
     self.bar.update(line['images'] - self.bar.n)
     self.bar.set_postfix({k: f'{line[k]:.3g}' for k in ('loss', 'mfu') if k in line})
 

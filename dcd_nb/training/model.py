@@ -28,7 +28,7 @@ from .folder import in_new_words, load_weights, read_recipe
 
 # %% ../../nbs/20d_model.ipynb #cf0ea990
 class AroundNetwork:
-    "What teacher and generator share with the modules of PyTorch: `to`, `eval`, `state_dict`, `load_state_dict`"
+    "What both models share with PyTorch's modules: `to`, `eval`, `state_dict`, `load_state_dict`"
     def to(self, device:str | torch.device):
         "Move the network; the model itself comes back"
         self.net.to(pick_device(device))
@@ -55,7 +55,7 @@ class Teacher(AroundNetwork):
         net:Precond,
         objective:Objective,    # says what the network is shown
         about:dict | None=None, # plain values worth remembering
-        data:dict | None=None,  # what is known of the observations it learned from: corruption, image, n, hash
+        data:dict | None=None,  # what is known of its observations: corruption, image, n, hash
     ):
         self.net = net.eval().requires_grad_(False)
         self.objective = objective
@@ -67,7 +67,8 @@ class Teacher(AroundNetwork):
         self.rule = newest_rule      # of its random numbers
 
     shape = property(lambda self: self.net.shape, doc="(C, H, W) of what it samples")
-    corruption = property(lambda self: self.data.get('corruption'), doc="Of its observations, as plain values")
+    corruption = property(lambda self: self.data.get('corruption'),
+                          doc="Of its observations, as plain values")
 
     def check(self, ys:Measurements):
         "Complain about measurements of another kind than those that it learned from"
@@ -133,7 +134,7 @@ def conditions(self:Teacher, index, seed:int=0):
     "What the network is shown beside samples `index`, or None"
     if not self.objective.extra_channels: return None
     index = [int(i) for i in index]
-    groups = sorted({i//16 for i in index})                                # drawn 16 at a time, which is faster
+    groups = sorted({i//16 for i in index})                 # drawn 16 at a time, which is faster
     pool = join_states([self.objective.draw_condition(16, self.shape, rng(seed, k, 1)) for k in groups])
     start = {k: 16*row for row, k in enumerate(groups)}                    # where a group begins in the pool
     rows = torch.tensor([start[i//16] + i%16 for i in index])
@@ -167,6 +168,7 @@ def save_model(
                 about=model.about, draws=model.rule, made_with=made_with())
     save_tensors(path, tensors, meta | more)
 
+# %% ../../nbs/20d_model.ipynb #651bd73e
 def _saved_model(path, kind):
     "Weights, meta, and tensors of the corruption, of a file that `save_model` wrote"
     tensors, meta = load_tensors(path)

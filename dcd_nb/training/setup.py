@@ -7,6 +7,7 @@ __all__ = ['RunSetup', 'shared_plan', 'at_checkpoints']
 
 # %% ../../nbs/20db_setup.ipynb #0ad9e649
 import torch
+from fastcore.basics import patch
 
 from ..errors import require, number
 from ..draws import newest_rule
@@ -46,30 +47,33 @@ class RunSetup:
         begun = self.out if self.resume else None
         self.hardware = self.hardware.settled(net, self.device, self.plan, work, begun)
 
-    def folder(self,
-        plan:dict,  # what recipe.json says beside budget and hardware: kind, networks, settings
-        corruption, # of the observations
-    ) -> RunFolder:
-        "The folder of the run, with all that is needed to repeat it"
-        plan = plan | self.plan | dict(hardware=self.hardware.to_dict())
-        return RunFolder(self.out, plan, self.resume, corruption.tensors())
+# %% ../../nbs/20db_setup.ipynb #d9daff5a
+@patch
+def folder(self:RunSetup,
+    plan:dict,  # what recipe.json says beside budget and hardware: kind, networks, settings
+    corruption, # of the observations
+) -> RunFolder:
+    "The folder of the run, with all that is needed to repeat it"
+    plan = plan | self.plan | dict(hardware=self.hardware.to_dict())
+    return RunFolder(self.out, plan, self.resume, corruption.tensors())
 
-    def fit(self,
-        step,           # `StepContext` -> `Step`
-        learners:dict,  # name -> `Learner`
-        run:RunFolder,
-        model,          # what is learned, with `shape` and `sample`; it gets `cost` and `history`
-        monitor=None,   # model -> dict of numbers, at each checkpoint
-        callbacks=None, # as in `train`
-        sampling:dict | None=None, # arguments of `sample`, for pictures and callbacks
-        **kw,           # of `fit`: wrong, flops, quiet, main
-    ):
-        "Run `step` until the budget is used up"
-        sampling = sampling or {}
-        look = at_checkpoints(model, run, self.checkpoints, monitor, **sampling)
-        with threads_set(self.hardware.threads), telling(callbacks, run, model, **sampling):
-            model.cost = fit(step, learners, run, self.device, look, **kw)
-        model.history = run.lines
+@patch
+def fit(self:RunSetup,
+    step,           # `StepContext` -> `Step`
+    learners:dict,  # name -> `Learner`
+    run:RunFolder,
+    model,          # what is learned, with `shape` and `sample`; it gets `cost` and `history`
+    monitor=None,   # model -> dict of numbers, at each checkpoint
+    callbacks=None, # as in `train`
+    sampling:dict | None=None, # arguments of `sample`, for pictures and callbacks
+    **kw,           # of `fit`: wrong, flops, quiet, main
+):
+    "Run `step` until the budget is used up"
+    sampling = sampling or {}
+    look = at_checkpoints(model, run, self.checkpoints, monitor, **sampling)
+    with threads_set(self.hardware.threads), telling(callbacks, run, model, **sampling):
+        model.cost = fit(step, learners, run, self.device, look, **kw)
+    model.history = run.lines
 
 # %% ../../nbs/20db_setup.ipynb #803b7f11
 def shared_plan(images:float | None, minutes:float | None, batch:int, seed:int, hardware, checkpoints):
