@@ -14,7 +14,6 @@ import torch
 from fastcore.script import call_parse
 
 from ..errors import BadInput, number, require
-from ..draws import rng
 from ..files import file_pair, hidden_path, save_tensors
 from ..operators import Corruption, Operator, Photons
 from ..data import Anscombe, cache_dir, cache_entries, camera_noise, load_images, measure_to
@@ -244,21 +243,19 @@ def corrupt(
 def fastmri(
     source:str,      # an HDF5 file of fastMRI, or a folder of them
     out:str,         # writes OUT.safetensors and OUT.json, and shards into OUT-shards
-    # acceleration: one line in R is kept; default: 4, or the lines of scans that skipped some
-    R:float=None,
+    R:float=None,    # acceleration: one line in R is kept; default: 4, or that of the scans
     acs:int=None,    # lines in the centre that are kept, and show the maps; default: W/16
     lines:str='random', # the others: random or equispaced
     height:int=384,  # of the images, in pixels
     width:int=320,   # of the images: lines of k-space
     coils:int=4,     # virtual coils
-    # estimate the noise at the edge of k-space and keep its level; else scans are taken as noiseless
-    noise:bool=False,
+    noise:bool=False, # estimate it at the edge of k-space; else scans are taken as noiseless
     acquisition:str='', # only files whose kind begins so, e.g. AXT2
     files:int=None,  # how many files; default: all
     slices:int=None, # how many slices of each, from the first; default: all
     shards:str=None, # folder of the shards; default: OUT-shards
     whole:str=None,  # also write the images of the whole scans, of all volumes, to WHOLE.safetensors
-    held_out:float=0., # share of the volumes that goes to OUT-held; no volume is split, and both parts have one scale
+    held_out:float=0., # share of the volumes, whole ones, that goes to OUT-held; both have one scale
     seed:int=0,      # of the masks, and of the volumes that are held out
     overwrite:bool=False, # replace measurements that are already there
     json:bool=False, # print one line of JSON
@@ -274,20 +271,16 @@ def fastmri(
         x = scan_images(shards, made)
         x = x/x.norm(dim=1, keepdim=True).clamp(min=1)
         save_tensors(whole, dict(images=x), dict(kind='images', source=str(source)))
-    kept, held = _split(made, held_out, seed)
-    how = int(R) if R and R == int(R) else R, acs, lines, seed
-    if held: hide_lines(shards, f'{out}-held', *how, held, made)
-    ys = hide_lines(shards, out, *how, kept, made)
+    held = np.random.default_rng(seed).permutation(len(made))[:round(held_out*len(made))]
+    require(not held_out or 0 < len(held) < len(made),
+            f"held_out={held_out} of {len(made)} volumes leaves one part empty: hold out more or fewer")
+    for name, inside in ((f'{out}-held', True), (out, False)):
+        part = [shard for i, shard in enumerate(made) if (i in held) == inside]
+        how = int(R) if R and R == int(R) else R, acs, lines, seed
+        if part: ys = hide_lines(shards, name, *how, part, scale_of=made)
     report(dict(out=str(file_pair(out)[0]), n=len(ys), image=list(ys.shape), **_told(ys.corruption),
-                volumes=len(kept), held_out=len(held), seed=seed, hash=ys.hash,
+                volumes=len(part), held_out=len(held), seed=seed, hash=ys.hash,
                 seconds=round(time.monotonic() - start, 2)), json)
-
-def _split(volumes, share, seed):
-    "Those to train on, and those that are held out"
-    held = torch.randperm(len(volumes), generator=rng(seed)).tolist()[:round(share*len(volumes))]
-    require(not share or 0 < len(held) < len(volumes),
-            f"held_out={share} of {len(volumes)} volumes leaves one part empty: hold out more or fewer")
-    return [v for i, v in enumerate(volumes) if i not in held], [volumes[i] for i in sorted(held)]
 
 # %% ../../nbs/90a_prepare.ipynb #15fb489a
 @call_parse
