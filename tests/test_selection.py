@@ -306,7 +306,8 @@ def test_camera_noise_of_channels_with_different_levels_is_that_of_all():
     "And not of the quietest, in which patches look flattest"
     g, levels = rng(3), torch.tensor([3., 6., 9.]).view(1, 3, 1, 1)
     stairs = torch.linspace(20, 200, 4).repeat_interleave(48).expand(2, 3, 128, 192)
-    found = camera_noise(stairs + levels*soft(stairs.shape, g))
+    noise = soft((6, 1, 128, 192), g).view(2, 3, 128, 192)
+    found = camera_noise(stairs + levels*noise)
     assert found.sigma == pytest.approx(levels.square().mean().sqrt().item(), rel=.06)
     assert found.correlation == pytest.approx((2/3, 1/6, 0.), abs=.06)
 
