@@ -60,6 +60,7 @@ may_wait_later = {
     'restore.method:__call__': 'whether all residuals are small enough',
     'restore.anneal:__call__': 'a number of the diagnostics, at the end',
     'metrics.extractors:_random': 'weights of the features, for each batch',
+    'metrics.extractors:_waves': 'the same',
     'metrics.extractors:_classifier': 'the same, once',
     'metrics.extractors:_pca': 'the same, for each batch',
     'metrics.extractors:__call__': 'images go there, a batch at a time',

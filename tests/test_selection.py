@@ -195,7 +195,7 @@ def test_what_a_monitor_meets():
     scan = Corruption(FourierMask(2, acs=2), .1)
     e = proximal_fid(x, scan.measure(x))
     assert e['proximal'] < 1.5*e['floor']
-    assert proximal_fid(x[:, :1, :4, :4], A.measure(x[:, :1, :4, :4]))['extractor'] == 'pixels'
+    assert proximal_fid(x[:, :1, :4, :4], A.measure(x[:, :1, :4, :4]))['extractor'] == 'random'
 
 
 def test_bytes_are_compared_with_bytes():
