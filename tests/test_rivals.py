@@ -11,6 +11,7 @@ from torch.autograd.functional import jacobian
 from dcd_nb.baselines import lmmse, moments
 from dcd_nb.cli import run
 from dcd_nb.data import Measurements
+from dcd_nb.distill import load_pretrained
 from dcd_nb.draws import rng, seeded
 from dcd_nb.errors import BadInput
 from dcd_nb.operators import Batch, Corruption, GaussianBlur, Identity, Photons, RandomMask, Saturation
@@ -261,6 +262,7 @@ def test_methods_take_measurements_of_ones_own(tmp_path, capsys, monkeypatch):
     assert 'no clean images' in capsys.readouterr().out
     row, = (json.loads(p.read_text()) for p in (tmp_path/'gan').glob('*-seed0.json'))
     assert row['fd'] == {} and row['proximal'] > 0
+    assert load_pretrained(tmp_path/'gan/gan').sample(3).shape == (3, 1, 8, 8) and (tmp_path/'gan/one.png').exists()
     with pytest.raises(SystemExit): run('own', 'em', method='em-diffusion', **settings)
     assert 'needs 50 clean images; take em-mmps' in capsys.readouterr().err and not (tmp_path/'em').exists()
 

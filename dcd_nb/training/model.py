@@ -179,7 +179,7 @@ def _saved_model(path, kind):
 def _trained_model(folder, kind):
     "The same of the folder of a run: of its selected or last good checkpoint"
     meta = read_recipe(folder)
-    require(meta.get('kind') == dict(teacher='train', generator='distill')[kind],
+    require(meta.get('kind') in dict(teacher=['train'], generator=['distill', 'ambientgan'])[kind],
             f"path={str(folder)!r} is the folder of another kind of run ({meta.get('kind')}), "
             f"and holds no {kind}")
     weights, beside = tensors_below(load_weights(folder, meta), f'{kind}.ema'), Path(folder)/'corruption'
