@@ -162,9 +162,10 @@ def _sign(path, settings):
     return dict(settings, file=path.name, bytes=s.st_size, mtime_ns=s.st_mtime_ns)
 
 def _done(path, sign):
-    "Is the shard at `path` finished, and of this origin?"
-    try: return load_meta(path)['meta'].get('sign') == json.loads(json.dumps(sign))
+    "Is the shard at `path` finished, of this origin, and cut as now? (2: pixels grow both ways)"
+    try: meta = load_meta(path)['meta']
     except BadInput: return False
+    return meta.get('sign') == json.loads(json.dumps(sign)) and (meta.get('cut') == 2 or not meta.get('skipped'))
 
 # %% ../../nbs/03b_fastmri.ipynb #40835d3e
 def prepare_scans(
@@ -209,7 +210,7 @@ def _prepare_volume(path, shard, settings, acquisition):
     tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     require(tensors['kspace'].isfinite().all(), f"{path} holds values that are not finite: leave it out")
     meta = dict(kind='scans', acquisition=str(attributes.get('acquisition', '')),
-                sign=_sign(path, settings), skipped='mask' in tensors, noise=noise)
+                sign=_sign(path, settings), skipped='mask' in tensors, noise=noise, cut=2)
     save_tensors(shard, tensors, meta)
     return shard
 
