@@ -377,6 +377,16 @@ def test_the_commands_for_files_of_k_space_run_as_they_stand(fast, monkeypatch, 
         assert found['mean'].shape == found['low'].shape == (2, 2, 32, 16) and found['samples'].shape == (2, 4, 2, 32, 16)
 
 
+def test_shards_that_were_cut_the_old_way_are_made_anew(fast, tmp_path):
+    "Along the lines alone: such shards of scans that skipped lines do not say how they were cut"
+    shard = prepare_scans(fast/'raw', tmp_path, size=(32, 16), files=1, quiet=True)[0].with_suffix('.json')
+    new = shard.read_text()
+    for text in (new, new.replace('"cut"', '"old"')):
+        shard.write_text(text)
+        prepare_scans(fast/'raw', tmp_path, size=(32, 16), files=1, quiet=True)
+        assert load_meta(shard.with_suffix(''))['meta']['cut'] == 2
+
+
 def test_scans_that_are_moved_find_their_masks_and_maps(fast, tmp_path, monkeypatch):
     "By an absolute path as in older files, and by a relative one, from other folders; nothing is renamed in the hash"
     (tmp_path/'a').mkdir()
