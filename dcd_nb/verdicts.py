@@ -19,6 +19,7 @@ from .metrics import compare, copies, evenly_spaced, proximal_fid, telling_numbe
 from .training import Teacher
 from .distill import Generator
 from .restore import Method
+from .restore.method import most_entries
 from .restore.held_out import predict_held_out
 
 # %% ../nbs/27a_verdicts.ipynb #fc261803
@@ -33,7 +34,7 @@ class Verdict(dict):
         t, c, h, a = self['two_sample'], self['copies'], self['held_out'], self['halves']
         def grade(good, fair): return 'good' if good else 'doubtful' if fair else 'bad'
         far, number = self['proximal']/max(self['floor'], 1e-12), t['telling_number']
-        found = dict(samples=grade(t['p'] > .05, number is None or number >= 200),
+        found = dict(samples=grade(t['p'] > .05, (number or t['n']) >= 200),
                      distance=grade(far <= 1.5, far <= 3),
                      noise=grade(self['sees_sigma'], True),
                      prediction='',
@@ -49,7 +50,8 @@ class Verdict(dict):
 def sentences(self:Verdict) -> dict:
     "{verdict: what was found, in words}"
     t, c = self['two_sample'], self['copies']
-    number = f"from {t['telling_number']} on" if t['telling_number'] else 'with no number that was tried'
+    number = 'from fewer than 50' if t['n'] < 50 and t['p'] <= .05 else 'with no number that was tried'
+    if t['telling_number']: number = f"from {t['telling_number']} on"
     said = {
         'samples': f"p = {t['p']:.3f} that corrupted samples could be the data, {t['n']} pairs; "
                    f"can be told from them {number}",
@@ -63,7 +65,7 @@ def sentences(self:Verdict) -> dict:
     else:
         linear = '' if h['linear'] is None else f", of the best linear prediction {h['linear']:.4f}"
         said['prediction'] = (f"error {h['error']:.4f}, expected {h['expected']:.4f}{linear}; "
-                              f"{h['coverage']:.0%} within intervals of 90 %")
+                              f"{h['coverage']:.0%} within intervals of 90 %; {h['n']} measurements")
     said['copies'] = (f"{c['share']:.1%} of samples as near to an observation as "
                       f"{c['expected']:.0%} of these are to each other")
     if self['halves']:
@@ -82,9 +84,11 @@ def _sensitivity(x, ys, n_perm, seed):
         found[str(factor)] = two_sample(x, assumed, n_perm, seed).p
     return found
 
-def _predictions(G, ys, method, most, seed):
+def _predictions(G, ys, method, most, seed, quiet):
     "What `predict_held_out` finds, or why it cannot"
-    try: return dict(predict_held_out(G, ys, method=method, n=16, most=most, seed=seed))
+    large = most_entries(ys) > 4096                      # slow: fewer, and fewer samples of each
+    most, n = most or (16 if large else 100), 8 if large else 16
+    try: return dict(predict_held_out(G, ys, None, method, n, most, seed, quiet=quiet))
     except BadInput as e: return dict(why_not=str(e))
 
 def _copies(x, ys, seed):
@@ -100,8 +104,9 @@ def judge_without_clean(
     n=2000,          # samples
     n_perm=999,      # swaps of the two-sample test
     method:Method | str | None=None, # of `restore`, for predictions
-    most=100,        # measurements that are predicted
+    most=None,       # measurements that are predicted; None: 100, of large images 16
     seed=0,
+    quiet=True,      # no bar, and no word about what predictions cost
 ) -> Verdict:
     "Everything that can be said of a model without any clean image"
     require(hasattr(G, 'sample'),
@@ -120,6 +125,6 @@ def judge_without_clean(
     return Verdict(
         two_sample=tested, proximal=near['proximal'], floor=near['floor'],
         sensitivity=moved, sees_sigma=bool(moved) and max(moved.values()) <= .05,
-        held_out=_predictions(G, ys, method, most, seed), copies=_copies(x, ys, seed), halves=apart,
+        held_out=_predictions(G, ys, method, most, seed, quiet), copies=_copies(x, ys, seed), halves=apart,
         n=len(x), n_measurements=len(ys), measurements=ys.hash, seed=seed,
         seconds=round(time.monotonic() - start, 2))

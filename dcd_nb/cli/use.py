@@ -100,7 +100,7 @@ def _hash_of_data(model):
     "Of the measurements that a teacher learned from; None: it is not known"
     return getattr(model, 'data', {}).get('hash')
 
-def _without_clean(model, source, path, other, n, seed, device):
+def _without_clean(model, source, path, other, n, seed, device, quiet):
     "What can be said of a model without any clean image"
     require(model is not None,
             f"source={source!r} must be a run, weights, or the name of a generator: "
@@ -117,7 +117,7 @@ def _without_clean(model, source, path, other, n, seed, device):
                 f"measurements are missing: {source!r} learned from others than its recipe "
                 f"{plain['name']!r} makes; pass --measurements")
     pair = load_pretrained(other, pick_device(device)) if other else None
-    return judge_without_clean(model, ys, pair, n, seed=seed)
+    return judge_without_clean(model, ys, pair, n, seed=seed, quiet=quiet)
 
 def _clean_images_of(model, size, channels):
     "The images that the recipe of a model began with: source, size and channels"
@@ -166,7 +166,8 @@ def evaluate(
     if not clean:
         require(not reference,
                 f"reference={reference!r} holds clean images: leave it out, or --no-clean")
-        return _tell(_without_clean(model, source, measurements, other, n, seed, device), source, json)
+        found = _without_clean(model, source, measurements, other, n, seed, device, json)
+        return _tell(found, source, json)
     if reference is None and model is not None:
         reference, size, channels = _clean_images_of(model, size, channels)
     require(reference or measurements,

@@ -200,6 +200,16 @@ def of_masks(cls:MultiCoilMRI,
     centre = min(acs or max(1, w//16), centre_of(masks), int(lines.min()*R/(R + 1)))
     return cls(int(R) if R == int(R) else R, centre, coils, 'given', maps)
 
+# %% ../../nbs/03_multicoil.ipynb #8a5d81a6
+@patch
+def row_gram(self:MultiCoilMRI, state:dict) -> Tensor:
+    "A^H A of every row of an image, complex (N, H, W, W)"
+    S = self._maps(state)
+    p = torch.fft.ifft(torch.fft.ifftshift(state['mask'], dim=-1).to(S))[:, 0, 0]
+    i = torch.arange(p.shape[-1], device=p.device)
+    P = p[:, (i[:, None] - i)%len(i)]                # of an image without maps
+    return torch.einsum('nchi,nij,nchj->nhij', S.conj(), P, S)
+
 # %% ../../nbs/03_multicoil.ipynb #fa2d0992
 @patch
 def unexplained_noise(self:MultiCoilMRI, state:dict, generator:torch.Generator) -> Tensor:

@@ -88,13 +88,14 @@ def predict_held_out(
     n=32,                      # samples for each measurement
     most=200,                  # measurements
     seed=0,                    # of what is hidden, and of the samples
+    quiet=True,                # no bar, and no word about what it costs
 ) -> HeldOut:
     "Hide a part of measurements, predict it by `restore`: error, calibration and score"
     require(isinstance(ys, Measurements), f"ys={type(ys).__name__} must be Measurements")
     require(isinstance(n, int) and n > 3, f"n={n!r} must be a whole number of samples, at least 4")
     ys = ys.select(evenly_spaced(len(ys), most)).to('cpu')
     split = hide_some(ys, share, seed)
-    seen = restore(prior, split.shown, method, n, seed, quiet=True)
+    seen = restore(prior, split.shown, method, n, seed, quiet=quiet)
     state = map_state(lambda t: t.repeat_interleave(n, 0), ys.state)
     made = ys.op(seen.samples.flatten(0, 1), state).unflatten(0, (len(ys), n))
     counted = split.counted.double()

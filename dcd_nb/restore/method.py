@@ -148,6 +148,7 @@ def watched(
         took = time.monotonic() - start
         print(f"took {took:.1f} s, {images/took:.3g} images/s", flush=True)
 
+@torch.enable_grad()
 def _seconds_each(prior, expected):
     "Seconds for an image to go through the network and for its gradient to come back; 0: not worth the trial"
     entries = math.prod(prior.shape)
