@@ -18,7 +18,7 @@ import torch
 from .errors import choose, require, number
 from .named import Named
 from .draws import checked_index, ImageDraws, newest_rule
-from .machine import pick_device, progress
+from .machine import keep_freed_memory, pick_device, progress
 from .operators import map_state, require_rows
 
 # %% ../nbs/04_diffusion.ipynb #fc9cab6c
@@ -246,6 +246,7 @@ def require_float32(net):
 def inference(net):
     "No gradients and no dropout inside; afterwards `net` is as it was"
     require_float32(net)
+    if device_of(net).type == 'cpu': keep_freed_memory()
     training = getattr(net, 'training', False)
     if training: net.eval()
     try:

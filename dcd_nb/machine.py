@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['peaks', 'is_kernel', 'in_notebook', 'quiet_asked', 'progress', 'pick_device', 'autocast', 'checked_precision',
            'usual_precision', 'multiplies_bf16', 'running_elsewhere', 'available_cores', 'crowded', 'threads_set',
-           'matrix_flops', 'warn_of_hours', 'made_with', 'stamp', 'caught_signals']
+           'keep_freed_memory', 'matrix_flops', 'warn_of_hours', 'made_with', 'stamp', 'caught_signals']
 
 # %% ../nbs/00e_machine.ipynb #df6f7974
-import datetime, os, platform, signal, subprocess, sys, threading, time, warnings
+import ctypes, datetime, os, platform, signal, subprocess, sys, threading, time, warnings
 from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
@@ -118,6 +118,17 @@ def threads_set(n:int):
     torch.set_num_threads(n)
     try: yield
     finally: torch.set_num_threads(before)
+
+# %% ../nbs/00e_machine.ipynb #1fba0feb
+@cache
+def keep_freed_memory() -> bool:
+    "Have the C library (glibc) keep the memory of tensors below 1 GB that are freed, for the next ones"
+    said = ('GLIBC_TUNABLES', 'MALLOC_MMAP_THRESHOLD_', 'MALLOC_MMAP_MAX_', 'MALLOC_TRIM_THRESHOLD_')
+    if any(os.environ.get(name) for name in said): return False
+    try: mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError): return False      # another C library
+    threshold, trim = -3, -1                                       # M_MMAP_..., M_TRIM_THRESHOLD
+    return bool(mallopt(threshold, 2**30) and mallopt(trim, 2**31 - 1))
 
 # %% ../nbs/00e_machine.ipynb #5acf7476
 def matrix_flops(dtype:torch.dtype=torch.float32, n:int=512) -> float:

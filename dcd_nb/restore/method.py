@@ -17,7 +17,7 @@ from torch import Tensor
 from ..errors import require, number
 from ..named import Named
 from ..draws import Draws, hash32
-from ..machine import progress
+from ..machine import keep_freed_memory, progress
 from ..operators import map_state
 from ..data import joined, Measurements
 from ..diffusion import device_of, require_float32
@@ -130,6 +130,7 @@ def watched(
     quiet:bool,          # no bar and no word
 ):
     "A bar of the images that pass the network, and in advance what they cost, if it is much"
+    if device_of(prior.net).type == 'cpu': keep_freed_memory()
     seconds = 0. if quiet or expected is None else expected*_seconds_each(prior, expected)
     if quiet or not isinstance(prior.net, torch.nn.Module):
         yield

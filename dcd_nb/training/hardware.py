@@ -14,7 +14,8 @@ import torch
 from fastcore.basics import patch
 
 from ..errors import choose, require
-from ..machine import autocast, available_cores, crowded, pick_device, usual_precision
+from ..machine import autocast, available_cores, crowded, keep_freed_memory, pick_device
+from ..machine import usual_precision
 from ..distributed import agreed, processes
 from .folder import read_recipe
 
@@ -115,6 +116,7 @@ def speed_up(nets, device, hardware):
         net.to(device).precision = hardware.precision
         if device.type == 'cuda':
             net.net.to(memory_format=torch.channels_last)
+    if device.type == 'cpu': keep_freed_memory()
     crowd = device.type == 'cpu' and processes()[0] == 0 and crowded(hardware.threads)
     if crowd: warnings.warn(crowd)
     if hardware.compile:
