@@ -7,7 +7,7 @@ __all__ = ['arguments', 'Named', 'to_plain', 'family_of', 'from_plain', 'loaded_
            'require_remade']
 
 # %% ../nbs/00a_named.ipynb #f6519450
-import ast, hashlib, inspect
+import ast, hashlib, importlib, inspect
 from functools import cache
 from pathlib import Path
 
@@ -161,6 +161,9 @@ def from_dict(cls:Named,
 ):
     "The object that `to_dict` described"
     family = getattr(cls, 'family', None) or family_of(d)
+    if not family or d.get(family) not in Named.families[family].known:
+        importlib.import_module('dcd_nb.all')                  # its classes are known from now on
+        family = family or family_of(d)
     require(family and isinstance(d, dict) and isinstance(d.get(family), str),
             f"{d!r} describes no {family or '/'.join(Named.families)}")
     try: make = choose(family, d[family], Named.families[family].known)

@@ -90,6 +90,14 @@ def _conventional(o, o_influence, line):
     return (o + 1).abs() < 3*o_influence.norm() and left > -3*se
 
 # %% ../../nbs/02cc_counts.ipynb #9bcf280e
+def _zeros(y):
+    "Share of values that are exactly 0, if no other value is nearly as frequent; else 0"
+    some = y.flatten()[::max(1, y.numel()//10**6)]
+    share = (some == 0).double().mean().item()
+    if share < .01: return 0.
+    others = some[some != 0].unique(return_counts=True)[1]
+    return share if not len(others) or share*len(some) > 5*others.max() else 0.
+
 PhotonNoise = namedtuple('PhotonNoise', 'gain offset read gain_se offset_se read_se patches how')
 PhotonNoise.__doc__ = """Gain, offset and read noise in the units of y, their standard errors, how many
 flat patches were used, and where the offset is from: 'given', 'convention' or 'skewness'"""
@@ -100,12 +108,18 @@ def photon_noise(
     size:int=8,              # of a patch, in pixels, at most
 ) -> PhotonNoise:
     "Photon noise from the noisy images alone: the mean-variance line of their flat patches"
+    require(not isinstance(y, Measurements),
+            "y are Measurements, but the observations alone are needed: pass ys.y")
     given = f'{y.dtype} of shape {tuple(y.shape)}' if torch.is_tensor(y) else type(y).__name__
     good = torch.is_tensor(y) and y.ndim == 4 and y.is_floating_point()
     require(good and min(y.shape[2:]) >= 4,
             f"y must be a float tensor (N, C, H, W) of images of 4x4 pixels or more, "
             f"but is {given}")
     require(y.isfinite().all(), "y holds NaN or infinity")
+    zeros = _zeros(y)
+    hidden = (f"{zeros:.0%} of the values of y are exactly 0, as hidden pixels are, and the line needs "
+              f"whole patches: pass images, or parts of them, in which nothing is hidden")
+    require(not zeros or y.min() >= 0, hidden)                     # counts may be 0
     if offset is not None: number('offset', offset)
     require(isinstance(size, int) and size >= 4,
             f"size={size!r} must be a whole number of pixels, at least 4")
@@ -117,6 +131,10 @@ def photon_noise(
     m, v, third, w = m[keep], fine[keep], third[keep], w[keep]
     line = _weighted_line(m, v, third, w, size**2)
     gain, gain_se = line[1], line[3][1].norm()
+    spread = (w*((m - line[2]).square() - v/size**2)).sum()
+    require(spread > 0 or zeros, f"the {len(m)} flat patches of y are equally bright, to within their "
+                                 f"noise: the line needs darker and brighter ones, so pass more images")
+    require(gain > 2*gain_se or not zeros, hidden)
     require(gain > 2*gain_se,
             f"the variance of the {len(m)} flat patches of y does not rise "
             f"with their mean (gain {gain:.3g} +- {gain_se:.2g}): there are no photons to be "
