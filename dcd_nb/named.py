@@ -161,12 +161,12 @@ def from_dict(cls:Named,
 ):
     "The object that `to_dict` described"
     family = getattr(cls, 'family', None) or family_of(d)
-    if not family or d.get(family) not in Named.families[family].known:
-        importlib.import_module('dcd_nb.all')                  # its classes are known from now on
-        family = family or family_of(d)
     require(family and isinstance(d, dict) and isinstance(d.get(family), str),
             f"{d!r} describes no {family or '/'.join(Named.families)}")
-    try: make = choose(family, d[family], Named.families[family].known)
+    known = Named.families[family].known
+    if d[family] not in known:               # not all of the library may be imported
+        for own in ('dcd_nb.all', 'dcd_nb.rivals'): importlib.import_module(own)
+    try: make = choose(family, d[family], known)
     except BadInput as e:
         raise BadInput(f"{e}; import your own first") from None
     args = {k: from_plain(v, tensors, _dotted(name, k)) for k, v in d.items() if k != family}

@@ -91,12 +91,12 @@ def _conventional(o, o_influence, line):
 
 # %% ../../nbs/02cc_counts.ipynb #9bcf280e
 def _zeros(y):
-    "Share of values that are exactly 0, if no other value is nearly as frequent; else 0"
-    some = y.flatten()[::max(1, y.numel()//10**6)]
-    share = (some == 0).double().mean().item()
-    if share < .01: return 0.
-    others = some[some != 0].unique(return_counts=True)[1]
-    return share if not len(others) or share*len(some) > 5*others.max() else 0.
+    "Share of values that are exactly 0, if it is far larger than that of the next values; else 0"
+    values, counts = y.flatten()[::max(1, y.numel()//10**6)].unique(return_counts=True)
+    zero = values == 0
+    share = (counts[zero].sum()/counts.sum()).item()
+    next_to_it = torch.cat([counts[values < 0][-1:], counts[values > 0][:1]])
+    return share if share > .01 and (counts[zero] > 5*next_to_it).all() else 0.
 
 PhotonNoise = namedtuple('PhotonNoise', 'gain offset read gain_se offset_se read_se patches how')
 PhotonNoise.__doc__ = """Gain, offset and read noise in the units of y, their standard errors, how many
@@ -117,9 +117,10 @@ def photon_noise(
             f"but is {given}")
     require(y.isfinite().all(), "y holds NaN or infinity")
     zeros = _zeros(y)
-    hidden = (f"{zeros:.0%} of the values of y are exactly 0, as hidden pixels are, and the line needs "
-              f"whole patches: pass images, or parts of them, in which nothing is hidden")
-    require(not zeros or y.min() >= 0, hidden)                     # counts may be 0
+    hidden = f"; {zeros:.0%} of y are exactly 0: if they are hidden, pass whole images" if zeros else ''
+    require(not zeros or y.min() >= 0,                             # counts may be 0
+            f"{zeros:.0%} of y are exactly 0, as hidden pixels are, and the line needs whole patches: "
+            f"pass images, or parts of them, in which nothing is hidden")
     if offset is not None: number('offset', offset)
     require(isinstance(size, int) and size >= 4,
             f"size={size!r} must be a whole number of pixels, at least 4")
@@ -132,13 +133,13 @@ def photon_noise(
     line = _weighted_line(m, v, third, w, size**2)
     gain, gain_se = line[1], line[3][1].norm()
     spread = (w*((m - line[2]).square() - v/size**2)).sum()
-    require(spread > 0 or zeros, f"the {len(m)} flat patches of y are equally bright, to within their "
-                                 f"noise: the line needs darker and brighter ones, so pass more images")
-    require(gain > 2*gain_se or not zeros, hidden)
+    require(spread > 0,
+            f"the {len(m)} flat patches of y are equally bright, to within their noise: the line needs "
+            f"darker and brighter ones, so pass more images{hidden}")
     require(gain > 2*gain_se,
             f"the variance of the {len(m)} flat patches of y does not rise "
             f"with their mean (gain {gain:.3g} +- {gain_se:.2g}): there are no photons to be "
-            f"seen in this noise")
+            f"seen in this noise{hidden}")
     o, o_influence = _offset(m, third, w, line)
     how = 'skewness'
     if offset is not None: how = 'given'

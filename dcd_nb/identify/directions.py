@@ -22,6 +22,7 @@ def normal_matrices(
     shape:tuple, # (C, H, W) of a small image
     draws=200,   # states to draw, if the operator is random
     seed=0,
+    states:list | None=None, # use these, each of one observation, instead of drawn ones
 ) -> Tensor:
     "A^T A for some draws of A: (draws, d, d), float64"
     op.require_linear('normal matrix')
@@ -29,8 +30,9 @@ def normal_matrices(
     require(d <= 1024, f"shape={tuple(shape)} has {d} entries, more than 1024: "
                        "take a smaller image, the structure is the same")
     out = []
-    for k in range(draws if op.random else 1):
-        A = op.matrix(shape, op.draw(1, shape, rng(seed, k)))
+    if states is None: states = [op.draw(1, shape, rng(seed, k)) for k in range(draws if op.random else 1)]
+    for state in states:
+        A = op.matrix(shape, state)
         out.append(A.T@A)
     return torch.stack(out)
 
