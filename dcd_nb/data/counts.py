@@ -6,6 +6,7 @@
 __all__ = ['PhotonNoise', 'photon_noise', 'Anscombe']
 
 # %% ../../nbs/02cc_counts.ipynb #24dc76b4
+import warnings
 from collections import namedtuple
 
 import torch
@@ -149,6 +150,8 @@ def photon_noise(
     dark, dark_se = _without_light(o, line, o_influence)
     read = dark.clamp(min=0).sqrt()
     read_se = dark_se/(2*read) if dark > dark_se else dark_se.sqrt()
+    if zeros:
+        warnings.warn(f"{zeros:.0%} of y are exactly 0: if they are hidden or were clipped, this gain is wrong")
     found = gain, o, read, gain_se, o_influence.norm(), read_se
     return PhotonNoise(*(t.item() for t in found), len(m), how)
 
