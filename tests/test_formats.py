@@ -272,7 +272,7 @@ def test_a_fits_with_several_images_asks_which(tmp_path):
     "The error of an image may stand before the image"
     from astropy.io import fits
     a = whole[0, 0].astype(np.float32)
-    parts = [fits.PrimaryHDU(), fits.ImageHDU(a/9, name='ERR'), fits.CompImageHDU(a, name='SCI')]
+    parts = [fits.PrimaryHDU(), fits.ImageHDU(a/9, name='ERR'), fits.CompImageHDU(a.astype(np.int16), name='SCI')]
     fits.HDUList(parts).writeto(tmp_path/'a.fits')
     fits.HDUList(parts[:2]).writeto(tmp_path/'one.fits')
     fits.HDUList([*parts, fits.ImageHDU(a, name='SCI', ver=2)]).writeto(tmp_path/'two.fits')
