@@ -16,10 +16,9 @@ from torch import Tensor
 from ..errors import require
 from ..draws import rng
 from ..show.images import axes, colors, image_grid
-from ..operators import Compose, Corruption, FourierMask, GivenMasks, map_state, Operator, RandomMask
+from ..operators import Compose, Corruption, FourierMask, GivenMasks, Operator, RandomMask
 from ..data import Measurements
-from ..data.estimates import evenly_spaced
-from .directions import determined, normal_matrices
+from .directions import determined, normal_matrices, states_of
 
 # %% ../../nbs/26a_report.ipynb #17391990
 def cosines(n:int) -> Tensor:
@@ -143,14 +142,10 @@ def _(op:FourierMask, M, n):
     return M.mean(0).double()[line].repeat(n)
 
 # %% ../../nbs/26a_report.ipynb #c67754fc
-def _hides(op):
-    "Is `coverage` registered for this kind of operator?"
-    return coverage.dispatch(type(op)) is not coverage.dispatch(object)
-
 def _states(op, shape, seed, ys):
     "States to look at: those of the measurements, or some for smaller images if `op` hides"
     if ys is not None: return ys.state
-    if not _hides(op): return None
+    if coverage.dispatch(type(op)) is coverage.dispatch(object): return None
     if (listed := op.all_states()) is not None: return listed
     c, h, w = shape
     return op.draw(2000, (c, min(h, 32), min(w, 1024)), rng(seed))
@@ -159,15 +154,6 @@ def _shapes(op, shape):
     "Of the images whose directions, and whose pairs of directions, are looked at"
     ones = _small(op, shape, (256, 16) if op.channelwise else (768, 16), (512, 16))
     return ones, _small(op, shape, (128, 8), (64, 8)) if op.random else ones
-
-def _own_states(op, ys, most):
-    "States of at most so many of the measurements, if they also fit smaller images; else None"
-    rows = evenly_spaced(len(ys), most)
-    found = [map_state(lambda t: t[i:i + 1].cpu(), ys.state) for i in rows]
-    try:
-        for small in _shapes(op, ys.shape): op(torch.zeros(1, *small), found[0])
-    except Exception: return None              # e.g. a mask, which is as large as the images
-    return found
 
 class Report:
     "What a corruption leaves of the distribution of clean images"
@@ -182,8 +168,9 @@ class Report:
         M = coverage(op, states[:20_000].cpu()) if torch.is_tensor(states) else None
         if self.coils: M = op.observed(states).flatten(1)[:20_000, :1024].float().cpu()
         self.one_mask = M is not None and len(M) > 1 and bool((M == M[0]).all())
-        own = _own_states(op, ys, draws) if ys is not None and op.random and M is None else None
-        self.afresh = ys is not None and op.random and M is None and own is None
+        by_one = ys is not None and op.random and M is None
+        own = states_of(ys, _shapes(op, shape), draws) if by_one else None
+        self.afresh = by_one and own is None
         self.some = own is not None and len(own) < len(ys)
         if M is not None: self._from_masks(op, M, exact=ys is None and op.shows_all_pairs)
         else: self._from_matrices(op, shape, draws, seed, own)
@@ -265,8 +252,7 @@ def verdict(self:Report) -> str:
                 "Whether all of p(x) is, is not decided here; "
                 "no draw of A is known to see everything.")
     if hidden and self.some:
-        return (f"Not decided: {hidden} of {self.d} directions are invisible to the observations that "
-                "were looked at; look at more, by draws.")
+        return f"Not decided: {hidden} of {self.d} directions are in no state looked at: raise draws."
     if hidden:
         return (f"p(x) is not identifiable: {hidden} of {self.d} directions ({hidden/self.d:.0%}) "
                 "are invisible to every A. It is identifiable up to these; "
