@@ -252,7 +252,7 @@ def verdict(self:Report) -> str:
                 "Whether all of p(x) is, is not decided here; "
                 "no draw of A is known to see everything.")
     if hidden and self.some:
-        return f"Not decided: {hidden} of {self.d} directions are in no state looked at: raise draws."
+        return f"Not decided: {hidden} directions are in no state looked at: raise draws."
     if hidden:
         return (f"p(x) is not identifiable: {hidden} of {self.d} directions ({hidden/self.d:.0%}) "
                 "are invisible to every A. It is identifiable up to these; "
