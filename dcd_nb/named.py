@@ -7,7 +7,7 @@ __all__ = ['arguments', 'Named', 'to_plain', 'family_of', 'from_plain', 'loaded_
            'require_remade']
 
 # %% ../nbs/00a_named.ipynb #f6519450
-import ast, hashlib, inspect
+import ast, hashlib, importlib, inspect
 from functools import cache
 from pathlib import Path
 
@@ -163,7 +163,10 @@ def from_dict(cls:Named,
     family = getattr(cls, 'family', None) or family_of(d)
     require(family and isinstance(d, dict) and isinstance(d.get(family), str),
             f"{d!r} describes no {family or '/'.join(Named.families)}")
-    try: make = choose(family, d[family], Named.families[family].known)
+    known = Named.families[family].known
+    if d[family] not in known:               # not all of the library may be imported
+        for own in ('dcd_nb.all', 'dcd_nb.rivals'): importlib.import_module(own)
+    try: make = choose(family, d[family], known)
     except BadInput as e:
         raise BadInput(f"{e}; import your own first") from None
     args = {k: from_plain(v, tensors, _dotted(name, k)) for k, v in d.items() if k != family}

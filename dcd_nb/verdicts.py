@@ -84,11 +84,11 @@ def _sensitivity(x, ys, n_perm, seed):
         found[str(factor)] = two_sample(x, assumed, n_perm, seed).p
     return found
 
-def _predictions(G, ys, method, most, seed, quiet):
+def _predictions(G, ys, share, method, most, seed, quiet):
     "What `predict_held_out` finds, or why it cannot"
     large = most_entries(ys) > 4096                      # slow: fewer, and fewer samples of each
     most, n = most or (16 if large else 100), 8 if large else 16
-    try: return dict(predict_held_out(G, ys, None, method, n, most, seed, quiet=quiet))
+    try: return dict(predict_held_out(G, ys, share, method, n, most, seed, quiet=quiet))
     except BadInput as e: return dict(why_not=str(e))
 
 def _copies(x, ys, seed):
@@ -105,6 +105,7 @@ def judge_without_clean(
     n_perm=999,      # swaps of the two-sample test
     method:Method | str | None=None, # of `restore`, for predictions
     most=None,       # measurements that are predicted; None: 100, of large images 16
+    share=None,      # of each of these that is hidden, as in `hide_some`; to rank models: .3
     seed=0,
     quiet=True,      # no bar, and no word about what predictions cost
 ) -> Verdict:
@@ -125,6 +126,6 @@ def judge_without_clean(
     return Verdict(
         two_sample=tested, proximal=near['proximal'], floor=near['floor'],
         sensitivity=moved, sees_sigma=bool(moved) and max(moved.values()) <= .05,
-        held_out=_predictions(G, ys, method, most, seed, quiet), copies=_copies(x, ys, seed), halves=apart,
-        n=len(x), n_measurements=len(ys), measurements=ys.hash, seed=seed,
+        held_out=_predictions(G, ys, share, method, most, seed, quiet), copies=_copies(x, ys, seed), halves=apart,
+        n=len(x), n_measurements=len(ys), measurements=ys.hash, share=share, seed=seed,
         seconds=round(time.monotonic() - start, 2))

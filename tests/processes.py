@@ -63,13 +63,14 @@ class Command:
         cwd,           # folder in which it runs
         env=None,      # its environment; None: that of the tests
         file_size=None,# no file may become larger: a full disk
+        without=(),    # packages that it does not find, as if they were not installed
         fate=None,     # (place, k) or (place, k, signal): it is sent the signal, SIGKILL if none is given, as it calls `place` for the k-th time
     ):
         self.args, self.returncode = [str(a) for a in args], None
         self.files = [tempfile.TemporaryFile('w+') for _ in range(2)]
         self.status, theirs = socket.socketpair()
         request = dict(args=self.args, cwd=str(cwd), env=dict(os.environ if env is None else env),
-                       file_size=file_size, fate=fate)
+                       file_size=file_size, fate=fate, without=[*without])
         fds = [*(f.fileno() for f in self.files), theirs.fileno()]
         socket.send_fds(Server.get().socket, [json.dumps(request).encode()], fds)
         theirs.close()
@@ -194,6 +195,7 @@ def become(request, fds):
     if request['file_size']:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (request['file_size'],)*2)
+    sys.modules.update(dict.fromkeys(request['without']))      # importing them raises ModuleNotFoundError
     name, *args = request['args']
     sys.argv = [str(scripts/name), *args]
     if request['fate']: meet_fate(*request['fate'])

@@ -14,7 +14,7 @@ from PIL import Image, ImageCms, ImageOps
 from dcd_nb.data import FileLimits, Limits, Measurements, Percentiles, TypeLimits, load_images, read_file, read_frames, write_file, write_frames
 from dcd_nb.data.formats import Raw
 from dcd_nb.errors import BadInput
-from dcd_nb.operators import Identity, RandomMask
+from dcd_nb.operators import Corruption, Identity, RandomMask
 from dcd_nb.cli import import_arrays, restore, sample
 
 rng = np.random.default_rng(0)
@@ -238,6 +238,9 @@ def test_missing_values_are_nan_and_a_mask(tmp_path):
         refused(lambda: Measurements.from_arrays(frames.y, Identity()), 'NaN')
         write_frames(tmp_path/f'b.{suffix}', frames.y, frames.about)
         assert np.array_equal(read_file(tmp_path/f'b.{suffix}')[0], v, equal_nan=True)
+    np.save(tmp_path/'a.npy', np.where(np.arange(64).reshape(1, 1, 8, 8) == 5, np.nan, .5))
+    refused(lambda: load_images(tmp_path/'a.npy'), 'pixels without a value')
+    refused(lambda: Corruption(Identity()).measure(frames.y), 'pixels without a value')
     refused(lambda: write_file(tmp_path/'a.png', np.full((1, 1, 4, 4), np.nan), Raw(a[0]).about(''),
                                'uint16'), 'NaN')
 
@@ -263,6 +266,24 @@ def test_what_cannot_be_used_is_said(tmp_path):
         sys.modules['tifffile'] = None
         refused(lambda: read_file(b'II', 'a.tif'), "dcd_nb[microscopy]")
     finally: sys.modules['tifffile'] = monkey
+
+
+def test_a_fits_with_several_images_asks_which(tmp_path):
+    "The error of an image may stand before the image"
+    from astropy.io import fits
+    a = whole[0, 0].astype(np.float32)
+    parts = [fits.PrimaryHDU(), fits.ImageHDU(a/9, name='ERR'), fits.CompImageHDU(a.astype(np.int16), name='SCI')]
+    fits.HDUList(parts).writeto(tmp_path/'a.fits')
+    fits.HDUList(parts[:2]).writeto(tmp_path/'one.fits')
+    fits.HDUList([*parts, fits.ImageHDU(a, name='SCI', ver=2)]).writeto(tmp_path/'two.fits')
+    for name in ('SCI', 'sci', 2, '2'): assert (read_file(tmp_path/'a.fits', dataset=name)[0][0, 0] == a).all()
+    assert (read_file(tmp_path/'one.fits')[0][0, 0] == a/9).all()
+    refused(lambda: read_file(tmp_path/'a.fits'), '1 ERR (12, 17), 2 SCI (12, 17)): pass dataset=')
+    refused(lambda: load_images(tmp_path/'a.fits'), 'holds 2 images')
+    for wrong in ('SC', 0, 'PRIMARY'): refused(lambda: read_file(tmp_path/'a.fits', dataset=wrong), 'is none of the images')
+    refused(lambda: read_file(tmp_path/'two.fits', dataset='SCI'), "'SCI' is 2 of the images")
+    made(tmp_path/'a.tif', whole.astype(np.uint16))
+    assert (read_file(tmp_path/'a.tif', dataset='0')[0] == whole).all()      # as a command gives it
 
 
 def test_scaling_is_undone_and_sigma_follows(tmp_path):

@@ -28,10 +28,13 @@ alone = {
     'phantoms by name': "from dcd_nb.data import known_images, load_images; print(load_images('phantoms', 8).shape[1:], 'phantoms' in known_images, 'dcd_nb.mri' in sys.modules)",
     'measure': "from dcd_nb.operators import *; ys = Corruption(Identity(), .1).measure(torch.zeros(2, 1, 4, 4)); print(type(ys).__name__, len(ys))",
     'to_onnx': "from dcd_nb.distill import Generator; print(callable(Generator.to_onnx))",
+    'what a file names': "from dcd_nb.distill import Generator; from dcd_nb.named import Named; print('dcd_nb.mri' in sys.modules, *(Named.from_dict(d) for d in (dict(operator='MultiCoilMRI', R=4), dict(objective='SUREScore', sigma=.1))))",
     'features': "from dcd_nb.metrics import features; print(features('classifier', torch.zeros(2, 3, 32, 32)).shape)",
 }
 says = {'phantoms by name': 'torch.Size([2, 8, 8]) True False', 'measure': 'Measurements 2',
-        'to_onnx': 'True', 'features': '(3, 32, 32)'}
+        'to_onnx': 'True', 'features': '(3, 32, 32)',
+        'what a file names': "False MultiCoilMRI(R=4, acs=None, coils=4, lines='random', maps='ring') "
+                             "SUREScore(sigma=0.1, weight=1.0, levels=LogNormal(mean=-1.2, std=1.2))"}
 
 
 @pytest.mark.parametrize('name', alone)

@@ -74,11 +74,12 @@ def test_the_command_reads_no_clean_image(tmp_path):
     "Judging by measurements alone: no reference is loaded, and --reference is refused"
     Corruption(RandomMask(.5), .1).measure(digits()[:16], seed=3).save(tmp_path/'ys')
     line = ['digits-mask', '--no-clean', '--measurements', 'ys', '--n', 60]
-    done = run('dcd_evaluate', *line, '--json', cwd=tmp_path)
+    done = run('dcd_evaluate', *line, '--share', .3, '--json', cwd=tmp_path)
     assert done.returncode == 0, done
     found = json.loads(done.stdout.splitlines()[-1])
     assert {'two_sample', 'sensitivity', 'held_out', 'copies', 'proximal', 'measurements',
             'source'} <= set(found)
+    assert found['share'] == .3 and found['held_out']['entries'] > .2*Measurements.load(tmp_path/'ys').state.sum()
     assert found['n_measurements'] == 16 and 'fd' not in found and 'reference' not in found
     refused = run('dcd_evaluate', *line, '--reference', 'digits', cwd=tmp_path)
     assert refused.returncode == 2 and refused.stderr.startswith("error: reference='digits'")

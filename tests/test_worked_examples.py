@@ -1,10 +1,13 @@
 """The pages on a camera, on photons and on noisy scans: the commands that they show, run in their order in an empty folder.
 
-What changes is the size: a few small stand-ins for the data, and steps instead of runs.
+What changes is the size: a few small stand-ins for the data, and steps instead of runs.  None needs a package that
+`pip install dcd_nb` does not bring, so all run as if there were no others.
 """
+import configparser
 import json
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +21,9 @@ from dcd_nb.operators import GaussianBlur
 from dcd_nb.distill import Generator
 from processes import run
 
-nbs = Path(__file__).parent.parent/'nbs'
+root = Path(__file__).parent.parent
+nbs = root/'nbs'
+optional = {'h5py', 'tifffile', 'mrcfile', 'astropy', 'pydicom', 'nibabel', 'deepinv', 'lpips'}   # not onnx: PyTorch looks for it
 small = dict(
     dcd_corrupt=[],
     dcd_train=['--images', '64', '--batch', '32', '--set', 'network=MLP(shape={shape}, width=16, blocks=1)'],
@@ -42,6 +47,7 @@ def blocks(page):
 def commands_run(page, folder, monkeypatch, shape, names=None, replaced={}, extra={}):
     "Run all blocks; returns the names of the commands"
     monkeypatch.chdir(folder)
+    for package in optional: monkeypatch.setitem(sys.modules, package, None)
     space, done = {k: getattr(dcd_nb.all, k) for k in dcd_nb.all.__all__} | (names or {}), []
     for language, text in blocks(page):
         if language == 'python':
@@ -50,10 +56,21 @@ def commands_run(page, folder, monkeypatch, shape, names=None, replaced={}, extr
         for words in map(shlex.split, text.splitlines()):
             name, *words = [replaced.get(w, w) for w in words]
             more = [w.format(shape=shape) for w in (small | extra)[name]]
-            ended = run(name, *words, *more, cwd=folder)
+            ended = run(name, *words, *more, cwd=folder, without=optional)
             assert ended.returncode == 0, f'{name} {words}: {ended.stderr[-600:]}'
             done.append(name)
     return done
+
+
+def test_optional_packages_are_hidden(tmp_path):
+    "Those that an extra brings; a command that needs one says which, and others do not notice"
+    extras = configparser.ConfigParser()
+    extras.read(root/'settings.ini')
+    named = ' '.join(v for k, v in extras['DEFAULT'].items() if k.endswith('_requirements') and k != 'dev_requirements')
+    assert optional == {re.split('[<>=]', w)[0] for w in named.split()} - {'onnx', 'onnxscript', 'tensorboard'}
+    (tmp_path/'x.fits').write_bytes(b'')
+    ended = run('dcd_import', 'x.fits', 'ys', '--sigma', '.1', cwd=tmp_path, without=optional)
+    assert ended.returncode == 2 and "pip install 'dcd_nb[astronomy]'" in ended.stderr
 
 
 def test_photons(tmp_path, monkeypatch):

@@ -100,7 +100,7 @@ def _hash_of_data(model):
     "Of the measurements that a teacher learned from; None: it is not known"
     return getattr(model, 'data', {}).get('hash')
 
-def _without_clean(model, source, path, other, n, seed, device, quiet):
+def _without_clean(model, source, path, other, share, n, seed, device, quiet):
     "What can be said of a model without any clean image"
     require(model is not None,
             f"source={source!r} must be a run, weights, or the name of a generator: "
@@ -117,7 +117,7 @@ def _without_clean(model, source, path, other, n, seed, device, quiet):
                 f"measurements are missing: {source!r} learned from others than its recipe "
                 f"{plain['name']!r} makes; pass --measurements")
     pair = load_pretrained(other, pick_device(device)) if other else None
-    return judge_without_clean(model, ys, pair, n, seed=seed, quiet=quiet)
+    return judge_without_clean(model, ys, pair, n, share=share, seed=seed, quiet=quiet)
 
 def _clean_images_of(model, size, channels):
     "The images that the recipe of a model began with: source, size and channels"
@@ -158,6 +158,7 @@ def evaluate(
     measurements:str=None,
     clean:bool=True, # only verdicts that need no clean image
     other:str=None,  # with --no-clean: a run on another half of the data
+    share:float=None,# with --no-clean: of a measurement that is hidden and predicted; to rank models 0.3
     device:str=None, # cpu, cuda, cuda:1, ...
     json:bool=False, # print one line of JSON
 ):
@@ -166,7 +167,7 @@ def evaluate(
     if not clean:
         require(not reference,
                 f"reference={reference!r} holds clean images: leave it out, or --no-clean")
-        found = _without_clean(model, source, measurements, other, n, seed, device, json)
+        found = _without_clean(model, source, measurements, other, share, n, seed, device, json)
         return _tell(found, source, json)
     if reference is None and model is not None:
         reference, size, channels = _clean_images_of(model, size, channels)

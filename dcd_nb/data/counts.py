@@ -6,6 +6,7 @@
 __all__ = ['PhotonNoise', 'photon_noise', 'Anscombe']
 
 # %% ../../nbs/02cc_counts.ipynb #24dc76b4
+import warnings
 from collections import namedtuple
 
 import torch
@@ -90,6 +91,14 @@ def _conventional(o, o_influence, line):
     return (o + 1).abs() < 3*o_influence.norm() and left > -3*se
 
 # %% ../../nbs/02cc_counts.ipynb #9bcf280e
+def _zeros(y):
+    "Share of values that are exactly 0, if it is far larger than that of the next values; else 0"
+    values, counts = y.flatten()[::max(1, y.numel()//10**6)].unique(return_counts=True)
+    zero = values == 0
+    share = (counts[zero].sum()/counts.sum()).item()
+    next_to_it = torch.cat([counts[values < 0][-1:], counts[values > 0][:1]])
+    return share if share > .01 and (counts[zero] > 5*next_to_it).all() else 0.
+
 PhotonNoise = namedtuple('PhotonNoise', 'gain offset read gain_se offset_se read_se patches how')
 PhotonNoise.__doc__ = """Gain, offset and read noise in the units of y, their standard errors, how many
 flat patches were used, and where the offset is from: 'given', 'convention' or 'skewness'"""
@@ -100,12 +109,19 @@ def photon_noise(
     size:int=8,              # of a patch, in pixels, at most
 ) -> PhotonNoise:
     "Photon noise from the noisy images alone: the mean-variance line of their flat patches"
+    require(not isinstance(y, Measurements),
+            "y are Measurements, but the observations alone are needed: pass ys.y")
     given = f'{y.dtype} of shape {tuple(y.shape)}' if torch.is_tensor(y) else type(y).__name__
     good = torch.is_tensor(y) and y.ndim == 4 and y.is_floating_point()
     require(good and min(y.shape[2:]) >= 4,
             f"y must be a float tensor (N, C, H, W) of images of 4x4 pixels or more, "
             f"but is {given}")
     require(y.isfinite().all(), "y holds NaN or infinity")
+    zeros = _zeros(y)
+    hidden = f"; {zeros:.0%} of y are exactly 0: if they are hidden, pass whole images" if zeros else ''
+    require(not zeros or y.min() >= 0,                             # counts may be 0
+            f"{zeros:.0%} of y are exactly 0, as hidden pixels are, and the line needs whole patches: "
+            f"pass images, or parts of them, in which nothing is hidden")
     if offset is not None: number('offset', offset)
     require(isinstance(size, int) and size >= 4,
             f"size={size!r} must be a whole number of pixels, at least 4")
@@ -117,10 +133,14 @@ def photon_noise(
     m, v, third, w = m[keep], fine[keep], third[keep], w[keep]
     line = _weighted_line(m, v, third, w, size**2)
     gain, gain_se = line[1], line[3][1].norm()
+    spread = (w*((m - line[2]).square() - v/size**2)).sum()
+    require(spread > 0,
+            f"the {len(m)} flat patches of y are equally bright, to within their noise: the line needs "
+            f"darker and brighter ones, so pass more images{hidden}")
     require(gain > 2*gain_se,
             f"the variance of the {len(m)} flat patches of y does not rise "
             f"with their mean (gain {gain:.3g} +- {gain_se:.2g}): there are no photons to be "
-            f"seen in this noise")
+            f"seen in this noise{hidden}")
     o, o_influence = _offset(m, third, w, line)
     how = 'skewness'
     if offset is not None: how = 'given'
@@ -130,6 +150,8 @@ def photon_noise(
     dark, dark_se = _without_light(o, line, o_influence)
     read = dark.clamp(min=0).sqrt()
     read_se = dark_se/(2*read) if dark > dark_se else dark_se.sqrt()
+    if zeros:
+        warnings.warn(f"{zeros:.0%} of y are exactly 0: if they are hidden or were clipped, this gain is wrong")
     found = gain, o, read, gain_se, o_influence.norm(), read_se
     return PhotonNoise(*(t.item() for t in found), len(m), how)
 

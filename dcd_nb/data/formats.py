@@ -223,7 +223,8 @@ class TIFF(Format, suffixes=('.tif', '.tiff')):
             require(len(several) == 1 or dataset is not None,
                     f"{name} holds {len(several)} series ({', '.join(several)}): pass dataset=, "
                     f"the number of one")
-            series = t.series[choose('dataset', dataset or 0, [*range(len(several))])]
+            which = int(dataset) if str(dataset).isdigit() else dataset or 0     # a command gives texts
+            series = t.series[choose('dataset', which, [*range(len(several))])]
             page, a, names = series.keyframe, series.asarray(), series.axes
             tags, ij = page.tags, t.imagej_metadata or {}
             require(page.photometric.name != 'PALETTE',

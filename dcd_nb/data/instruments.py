@@ -19,6 +19,20 @@ _of_fits = re.compile(r'SIMPLE|BITPIX|NAXIS\d*|EXTEND|XTENSION|[PG]COUNT|BSCALE|
                       r'CHECKSUM|DATASUM|Z[A-Z]+\d*|EXTNAME|')
 _of_place = re.compile(r'(CRPIX|CRVAL|CD|PC|CDELT|CTYPE|CUNIT)\d.*|WCS.*|LATPOLE|LONPOLE')
 
+def _image_of(hdus, dataset, name):
+    "The part of an open FITS file that is meant"
+    images = {i: h for i, h in enumerate(hdus) if h.is_image and h.header.get('NAXIS', 0) > 1}
+    require(images, f"{name} holds no image, but tables or headers alone")
+    said = ', '.join(' '.join(f'{i} {h.name} {h.shape}'.split()) for i, h in images.items())
+    if dataset is None:
+        require(len(images) == 1, f"{name} holds {len(images)} images ({said}): pass dataset=, "
+                                  f"the number or the name of one")
+        return [*images.values()][0]
+    found = [h for i, h in images.items() if str(dataset).upper() in (str(i), h.name.upper())]
+    require(len(found) == 1, f"dataset={dataset!r} is {len(found) or 'none'} of the images of {name}: "
+                             f"pass the number or the name of one ({said})")
+    return found[0]
+
 class FITS(Format, suffixes=('.fits', '.fit', '.fts', '.fz')):
     "FITS of telescopes: values with BSCALE, BZERO and BLANK"
     package, extra, calibrated = 'astropy.io.fits', 'astronomy', True
@@ -26,9 +40,7 @@ class FITS(Format, suffixes=('.fits', '.fit', '.fts', '.fz')):
     @classmethod
     def read(cls, f, name, dataset):
         with cls.library().open(f, memmap=False, do_not_scale_image_data=True) as hdus:
-            images = [i for i, h in enumerate(hdus) if h.is_image and h.header.get('NAXIS', 0) > 1]
-            require(images, f"{name} holds no image, but tables or headers alone")
-            hdu = hdus[images[0] if dataset is None else dataset]
+            hdu = _image_of(hdus, dataset, name)
             h, a = hdu.header, hdu.data
             slope, zero, blank = h.get('BSCALE', 1.), h.get('BZERO', 0.), h.get('BLANK')
             whole = slope == 1 and a.dtype.kind == 'i'

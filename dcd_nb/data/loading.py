@@ -120,6 +120,12 @@ def _channels_first(a, path):
             f"{path} has shape {shape}, which is not images (N, C, H, W) or (N, H, W, C)")
     return a
 
+def _require_values(y, source):
+    "Images without gaps"
+    require(y.isfinite().all(),
+            f"source={str(source)!r} has pixels without a value: load_images gives whole images; "
+            "read_frames keeps such pixels as a mask")
+
 _names_of_arrays = dict(
     train=('images', 'x', 'arr_0', 'data', 'image', 'x_train', 'train'), test=('x_test', 'test'))
 
@@ -137,7 +143,11 @@ def _array(path, part):
     a = _channels_first(a, path)
     require(a.dtype == torch.uint8 or a.is_floating_point(),
             f"{path} has type {a.dtype}: give uint8, or floats in [-1, 1]")
-    if a.dtype != torch.uint8: double_converter(a)
+    if a.dtype == torch.uint8: return a
+    try: double_converter(a)
+    except BadInput:
+        _require_values(a, path)
+        raise
     return a
 
 # %% ../../nbs/02c_loading.ipynb #aac78c3c
@@ -200,9 +210,7 @@ def _from_frames(source, size, scaling, dataset):
         scaling = Limits(0, 255)                               # pictures, as in a folder
         frames = Frames(frames.parts, frames.names, data, scaling)
     y = frames.y
-    require(y.isfinite().all(),
-            f"source={str(source)!r} has pixels without a value: load_images gives whole images; "
-                                "read_frames keeps such pixels as a mask")
+    _require_values(y, source)
     if not scaling:
         warnings.warn(f"{len(frames)} frames were scaled by their lowest and highest value: pass "
                       f"scaling={frames.scaling} "

@@ -33,6 +33,9 @@ def double_converter(x:Tensor) -> Callable[[Tensor], Tensor]:
     require(x.is_floating_point(), f"x has type {x.dtype}: give floats in [-1, 1] or uint8")
     if x.shape[2]*x.shape[3] > 1:                  # vectors may take any value
         lo, hi = x.aminmax()
+        require(lo.isfinite() and hi.isfinite(),
+                "x has pixels without a value (NaN or infinity): images are whole; observations with "
+                "gaps become Measurements.from_arrays(y, op, state=mask)")
         require(lo >= -1.001 and hi <= 1.001,
                 f"x must lie in [-1, 1], but its values run from {lo:.4g} to {hi:.4g}: "
                 "rescale it, or give uint8")

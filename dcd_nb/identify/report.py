@@ -18,7 +18,7 @@ from ..draws import rng
 from ..show.images import axes, colors, image_grid
 from ..operators import Compose, Corruption, FourierMask, GivenMasks, Operator, RandomMask
 from ..data import Measurements
-from .directions import determined, normal_matrices
+from .directions import determined, normal_matrices, states_of
 
 # %% ../../nbs/26a_report.ipynb #17391990
 def cosines(n:int) -> Tensor:
@@ -142,17 +142,18 @@ def _(op:FourierMask, M, n):
     return M.mean(0).double()[line].repeat(n)
 
 # %% ../../nbs/26a_report.ipynb #c67754fc
-def _hides(op):
-    "Is `coverage` registered for this kind of operator?"
-    return coverage.dispatch(type(op)) is not coverage.dispatch(object)
-
 def _states(op, shape, seed, ys):
     "States to look at: those of the measurements, or some for smaller images if `op` hides"
     if ys is not None: return ys.state
-    if not _hides(op): return None
+    if coverage.dispatch(type(op)) is coverage.dispatch(object): return None
     if (listed := op.all_states()) is not None: return listed
     c, h, w = shape
     return op.draw(2000, (c, min(h, 32), min(w, 1024)), rng(seed))
+
+def _shapes(op, shape):
+    "Of the images whose directions, and whose pairs of directions, are looked at"
+    ones = _small(op, shape, (256, 16) if op.channelwise else (768, 16), (512, 16))
+    return ones, _small(op, shape, (128, 8), (64, 8)) if op.random else ones
 
 class Report:
     "What a corruption leaves of the distribution of clean images"
@@ -167,9 +168,12 @@ class Report:
         M = coverage(op, states[:20_000].cpu()) if torch.is_tensor(states) else None
         if self.coils: M = op.observed(states).flatten(1)[:20_000, :1024].float().cpu()
         self.one_mask = M is not None and len(M) > 1 and bool((M == M[0]).all())
-        self.afresh = ys is not None and op.random and M is None
+        by_one = ys is not None and op.random and M is None
+        own = states_of(ys, _shapes(op, shape), draws) if by_one else None
+        self.afresh = by_one and own is None
+        self.some = own is not None and len(own) < len(ys)
         if M is not None: self._from_masks(op, M, exact=ys is None and op.shows_all_pairs)
-        else: self._from_matrices(op, shape, draws, seed)
+        else: self._from_matrices(op, shape, draws, seed, own)
         self.chance = sees_all(op, shape)
         # what counts is what was seen
         if ys is not None and op.random and self.determined < 1: self.chance = None
@@ -189,20 +193,18 @@ def _from_masks(self:Report, op, M, exact):
     self.worst = None
 
 @patch
-def _from_matrices(self:Report, op, shape, draws, seed):
-    "Eigenvalues, eigenvectors, and a covariance to recover"
-    self.shape = _small(op, shape, (256, 16) if op.channelwise else (768, 16), (512, 16))
+def _from_matrices(self:Report, op, shape, draws, seed, own):
+    "Eigenvalues, eigenvectors, and a covariance to recover; from the states `own`, if there are any"
+    self.shape, pairs = _shapes(op, shape)
     self.gain = None
-    Q = normal_matrices(op, self.shape, draws, seed).mean(0)
+    Q = normal_matrices(op, self.shape, draws, seed, own).mean(0)
     U = torch.linalg.eigh(Q).eigenvectors
     self.worst = U[:, :9].T.reshape(-1, *self.shape)[:, :1].float()
     if op.random: self.spectrum, lowest = torch.linalg.eigvalsh(Q).flip(0).clamp(min=0), 1e-10
     else: self.spectrum, lowest = op.spectrum(self.shape)**2, 1e-26  # an SVD reaches further down
     self.d = len(self.spectrum)
     self.rank = int((self.spectrum > self.spectrum[0]*lowest).sum())
-    if op.random:
-        pairs = _small(op, shape, (128, 8), (64, 8))
-        self.determined = determined(normal_matrices(op, pairs, 2*draws, seed))
+    if op.random: self.determined = determined(normal_matrices(op, pairs, 2*draws, seed, own))
     else: self.determined = self.rank*(self.rank + 1)/(self.d*(self.d + 1))
 
 # %% ../../nbs/26a_report.ipynb #8de170cb
@@ -212,7 +214,7 @@ def identifiable(self:Report) -> bool | str | None:
     if self.afresh: return None
     if self.chance is not None: return True
     if self.determined > (1 - 1e-9 if self.listed else .999): return 'second moments'
-    if self.coils: return None           # what lines do not show, coils may
+    if self.coils or self.some: return None    # what lines do not show, coils may, or other observations
     # not only some draws were looked at
     all_known = not self.corruption.op.random or self.worst is None
     return False if self.rank < self.d or all_known else None
@@ -249,6 +251,8 @@ def verdict(self:Report) -> str:
         return ("p(x) is identifiable up to second moments: the covariance is determined. "
                 "Whether all of p(x) is, is not decided here; "
                 "no draw of A is known to see everything.")
+    if hidden and self.some:
+        return f"Not decided: {hidden} directions are in no state looked at: raise draws."
     if hidden:
         return (f"p(x) is not identifiable: {hidden} of {self.d} directions ({hidden/self.d:.0%}) "
                 "are invisible to every A. It is identifiable up to these; "

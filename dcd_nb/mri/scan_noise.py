@@ -68,6 +68,13 @@ def edge_noise(
     "Level and covariance of the noise, from what lies furthest from the middle"
     number('share', share, lambda v: 0 < v <= .5, 'above 0 and at most 0.5')
     choose('where', where, ['k-space', 'background'])
+    given = f'{y.dtype} of shape {tuple(y.shape)}' if torch.is_tensor(y) else type(y).__name__
+    good = torch.is_tensor(y) and y.ndim == 4 and y.is_floating_point()
+    require(good and y.shape[1]%2 == 0,
+            f"y must be k-space (B, 2*coils, H, W), the real parts of all coils and then the imaginary "
+            f"ones, but is {given}; make it of complex numbers by from_coils")
+    require(y.isfinite().all(), "y holds NaN or infinity: set what was not measured to 0")
+    require((y != 0).any(), "y is 0 throughout: nothing was measured")
     z = to_coils(y).to(torch.complex128)
     if where == 'background':
         require((z != 0).any(1).all(),
