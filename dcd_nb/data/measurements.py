@@ -108,6 +108,8 @@ class Measurements:
         self.state = map_state(Tensor.detach, state)
         self.about = about or {}
         self.sigma = self._levels(sigma)
+        if corruption.noise_differs and corruption.op.random:  # a level may go with its mask
+            self.corruption = corruption.paired(self.state, self.sigma)
         self._fits()
         mask = corruption.op.observed(self.state)
         if torch.is_tensor(mask) and mask.ndim == 4: _check_channels(corruption.op, mask, self.y.shape[1:])

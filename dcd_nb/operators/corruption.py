@@ -6,6 +6,7 @@
 __all__ = ['Noise', 'Photons', 'noise_levels', 'highest_of_each', 'levels_in_words', 'Batch', 'Corruption']
 
 # %% ../../nbs/01b_corruption.ipynb #af79ba08
+import copy
 from collections import namedtuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from fastcore.basics import patch
 from ..errors import require, number
 from ..named import from_plain, Named, require_remade, same_description, to_plain
 from ..draws import number_of, rng
-from .states import map_state, new_states
+from .states import join_states, map_state, new_states
 from .operator import Operator
 
 # %% ../../nbs/01b_corruption.ipynb #c577babc
@@ -118,6 +119,7 @@ class Corruption:
             sigma = sigma.read
         self.sigma = noise_levels(sigma)
         self._sigma_on = {}  # by device
+        self.pairs = None    # levels and the states they belong to, which measurements know
 
     own_noise = property(lambda self: self.photons is not None or self.op.own_noise,
                          doc="Is the noise other than Gaussian of known levels?")
@@ -137,8 +139,8 @@ def batch(self:Corruption,
     sigma:Tensor | None=None, # a row of noise levels for each image; None: drawn from the observations'
 ):
     "Corrupt `x` afresh: new state, new noise; differentiable in `x`"
-    state = map_state(lambda t: t.to(x.device), self.op.draw(len(x), tuple(x.shape[1:]), generator))
-    if sigma is None: sigma = self.draw_sigma(len(x), generator, x.device)
+    if sigma is None: state, sigma = self.draw_rows(len(x), x, generator).values()
+    else: state = map_state(lambda t: t.to(x.device), self.op.draw(len(x), tuple(x.shape[1:]), generator))
     return Batch(self.noise(self.op(x, state), state, generator, sigma), state, sigma)
 
 @patch
@@ -155,6 +157,25 @@ def draw_sigma(self:Corruption, n:int, generator, device:str | torch.device='cpu
     if here not in self._sigma_on: self._sigma_on[here] = self.sigma.to(here)
     rows = torch.randint(len(self.sigma), (n,), generator=generator, device=here)
     return self._sigma_on[here][rows].to(device)
+
+@patch
+def paired(self:Corruption, state, sigma:Tensor) -> 'Corruption':
+    "The same for data of these states and levels, row by row: what belongs together is drawn together"
+    new = copy.copy(self)
+    new.pairs, new._pairs_on = dict(state=state, sigma=sigma), {}
+    return new
+
+@patch
+def draw_rows(self:Corruption, n:int, x:Tensor, generator) -> dict:
+    "State and noise levels for `n` new observations of images like `x`"
+    if self.pairs is None:
+        state = self.op.draw(n, tuple(x.shape[1:]), generator)
+        sigma = self.draw_sigma(n, generator, x.device)
+        return dict(state=map_state(lambda t: t.to(x.device), state), sigma=sigma)
+    here = generator.device
+    if here not in self._pairs_on: self._pairs_on[here] = map_state(lambda t: t.to(here), self.pairs)
+    rows = torch.randint(len(self.pairs['sigma']), (n,), generator=generator, device=here)
+    return map_state(lambda t: t[rows].to(x.device), self._pairs_on[here])
 
 # %% ../../nbs/01b_corruption.ipynb #de2aacb9
 @patch(as_prop=True)
@@ -186,12 +207,12 @@ def recorrupt(self:Corruption,
     noise:bool=True, # with the noise, or A(x) alone?
 ):
     "The same in a training step: random numbers belong to positions in the batch; differentiable in `x`"
-    state = new_states(self.op.draw, x, draws)
+    if not noise:
+        state = new_states(self.op.draw, x, draws)
+        return Batch(self.op(x, state), state)
+    groups = draws.each(lambda g, rows: self.draw_rows(number_of(rows), x, g), len(x))
+    state, sigma = join_states(groups).values()
     clean = Batch(self.op(x, state), state)
-    if not noise: return clean
-    sigma = None
-    if self.noise_differs:
-        sigma = torch.cat(draws.each(lambda g, rows: self.draw_sigma(number_of(rows), g, x.device), len(x)))
     def noised(g, rows):
         part = Batch(*clean, sigma).map(lambda t: t[rows])
         return self.noise(*part, g, part.sigma)
