@@ -20,7 +20,7 @@ from ..named import loaded_from
 from ..draws import rng
 from ..files import content_hash, load_tensors, save_tensors
 from ..machine import pick_device
-from ..operators import Batch, Corruption, Identity, join_states, map_state, Operator
+from ..operators import Batch, Corruption, Identity, join_states, map_state, Operator, PixelMask
 from ..operators import require_binary, require_rows
 from ..operators.corruption import highest_of_each
 from ..operators.states import flat_state, state_from_flat
@@ -107,14 +107,16 @@ class Measurements:
         self.corruption = corruption
         self.state = map_state(Tensor.detach, state)
         self.about = about or {}
-        self.sigma = self._levels(sigma)
+        self.sigma = corruption.levels_of(tuple(y.shape), sigma)
         if corruption.noise_differs and corruption.op.random:  # a level may go with its mask
             self.corruption = corruption.paired(self.state, self.sigma)
         self._fits()
         mask = corruption.op.observed(self.state)
         if torch.is_tensor(mask) and mask.ndim == 4: _check_channels(corruption.op, mask, self.y.shape[1:])
         hidden = _check_chunks(self.y, mask)
-        if hidden is not None: _check_share(corruption.op, hidden, mask.numel())
+        if hidden is not None:
+            rest = 1 - self.n_clean/len(self)                  # clean images have masks of ones
+            if rest: _check_share(corruption.op, hidden/rest, mask.numel()*rest)
 
     op    = property(lambda self: self.corruption.op)
     shape = property(lambda self: self.op.in_shape(self.y.shape[1:]), doc="(C, H, W) of the images")
@@ -124,21 +126,6 @@ class Measurements:
         return f"{len(self)} measurements of {'x'.join(map(str, self.shape))} images by {self.corruption}"
 
 # %% ../../nbs/02b_measurements.ipynb #80d0ead5
-@patch
-def _levels(self:Measurements, sigma):
-    "The noise level of all, or a row of levels for each"
-    given = self.corruption.sigma
-    if sigma is None: sigma = given
-    if not torch.is_tensor(sigma): return sigma
-    require(self.corruption.noise_differs, "sigma is given for each observation, but "
-            f"{self.corruption} has one for all: give it to the corruption, Corruption(op, sigma)")
-    require(len(sigma) == len(self.y),
-            f"sigma has {len(sigma)} rows of noise levels, but there are {len(self.y)} observations")
-    require(all(m in (1, n) for m, n in zip(sigma.shape[1:], self.y.shape[1:])),
-            f"sigma has shape {tuple(sigma.shape)}, which does not fit y of shape {tuple(self.y.shape)}: "
-            "give (n,), or (n, 1 or C, 1 or H, 1 or W)")
-    return sigma
-
 @patch
 def _fits(self:Measurements):
     "Can the operator make such observations with such a state?"
@@ -182,17 +169,23 @@ def to(self:Measurements, device:str | torch.device) -> Measurements:
 @patch
 def rows(self:Measurements) -> dict[str, Tensor]:
     "What belongs to each observation beside `y`, by name: its state, and noise levels of its own"
-    found = flat_state(self.state)
-    differs = self.corruption.noise_differs and not torch.equal(self.sigma.cpu(), self.corruption.sigma)
-    if differs: found['sigma'] = self.sigma
+    found, given = flat_state(self.state), self.corruption.sigma
+    if self.corruption.noise_differs:
+        alike = given.shape[1:] == self.sigma.shape[1:] and len(given) in (1, len(self))
+        if not (alike and torch.equal(self.sigma.cpu(), given.expand_as(self.sigma))):
+            found['sigma'] = self.sigma
     return found
 
 @patch(as_prop=True)
 def n_clean(self:Measurements) -> int:
     "How many of the observations are clean images: nothing is lost of them, and they have no noise"
-    if not Identity().is_described(self.op.to_dict()): return 0
-    if not torch.is_tensor(self.sigma): return len(self)*(self.sigma == 0)
-    return int((highest_of_each(self.sigma) == 0).sum())
+    seen = self.op.observed(self.state) if self.op.hides else None
+    whole = seen is not None or Identity().is_described(self.op.to_dict())
+    if self.corruption.own_noise or not whole: return 0
+    sigma = self.sigma if torch.is_tensor(self.sigma) else torch.full((len(self), 1), self.sigma)
+    clean = highest_of_each(sigma).cpu() == 0
+    if seen is not None and clean.any(): clean &= seen.flatten(1).amin(1).cpu() > 0
+    return int(clean.sum())
 
 # %% ../../nbs/02b_measurements.ipynb #ad7bacc3
 @patch(as_prop=True)
@@ -252,12 +245,22 @@ def select(self:Measurements,
     some = self[rows]
     return Measurements(some.y, self.corruption, some.state, self.about, some.sigma)
 
+def _with_masks_of_ones(a, b):
+    "How whole images are added to masked ones, in words, if `a` and `b` are such"
+    masked, others = (a, b) if isinstance(a.op, PixelMask) else (b, a)
+    fits = isinstance(masked.op, PixelMask) and isinstance(others.op, Identity) and a.shape == b.shape
+    if not fits: return ''
+    ones = (len(others), masked.op.mask_channels, *others.shape[1:])
+    return ("; whole images are masked ones of which nothing is hidden, so give them a mask of ones: "
+            f"masked + Measurements(others.y, Corruption(masked.op, others.sigma), torch.ones{ones})")
+
 @patch
 def __add__(self:Measurements, other:Measurements) -> Measurements:
     "The observations of both, which one operator has made; their noise may differ"
     require(isinstance(other, Measurements), f"{other!r} must be Measurements")
     require(other.op.is_described(self.op.to_dict()) and other.shape == self.shape,
-            f"{other} cannot be added to {self}: they need one operator and one size")
+            f"{other} cannot be added to {self}: they need one operator and one size"
+            + _with_masks_of_ones(self, other))
     state, y = join_states([self.state, other.state]), torch.cat([self.y, other.y])
     if other.corruption.is_described(self.corruption.to_dict()) and not self.corruption.noise_differs:
         return Measurements(y, self.corruption, state, self.about)
