@@ -27,8 +27,9 @@ from ..operators.states import flat_state, state_from_flat
 
 # %% ../../nbs/02b_measurements.ipynb #a8cc97ec
 def _check_chunks(y, seen):
-    "Every value of `y` finite, and 0 where it is hidden; returns the share of the mask that hides"
-    zeros = 0
+    """Every value of `y` finite, and 0 where it is hidden; returns the share of the mask that hides,
+    and that of the images of which nothing is hidden"""
+    zeros = whole = 0
     for rows in torch.arange(len(y)).split(max(1, 2**20//y[0].numel())):  # a few MB at a time
         part = y[rows]
         bad = rows[~part.isfinite().flatten(1).all(1).cpu()].tolist()
@@ -37,6 +38,7 @@ def _check_chunks(y, seen):
         mask = seen[rows].to(part.device)
         require_binary(mask, int(rows[0]))
         zeros += int((mask == 0).sum())
+        whole += int((mask.flatten(1).amin(1) > 0).sum())
         hidden = part.masked_fill(mask != 0, 0.)
         bad = (hidden != 0).flatten(1).any(1)
         if not bad.any(): continue
@@ -45,12 +47,13 @@ def _check_chunks(y, seen):
                else "check that 1 means observed, and that each mask belongs to its image; only then, "
                "if noise was added after masking, set them to 0")
         raise BadInput(f"y is not 0 on hidden entries of image {rows[bad.cpu()][0].item()}: {why}")
-    return None if seen is None else zeros/seen.numel()
+    return (0., 0.) if seen is None else (zeros/seen.numel(), whole/len(y))
 
-def _check_share(op, hidden, entries):
-    "Warn about masks that hide far more or less than the operator says"
+def _check_share(op, hidden, whole, entries):
+    "Warn about masks that hide far more or less than the operator says, but for those that hide nothing"
     says = getattr(op, 'missing', None)
-    if says is None or hidden is None: return
+    if says is None or whole == 1: return
+    hidden = min(hidden, hidden/(1 - whole), key=lambda share: abs(share - says))
     if abs(hidden - says) > .1 + 5*(says*(1 - says)/entries)**.5:
         warnings.warn(f"state hides {hidden:.1%} of the pixels, but {op} says {says:.1%}: pass the "
                       f"masks that made y (1 = observed, 0 = hidden), or RandomMask({hidden:.3g})")
@@ -108,10 +111,8 @@ class Measurements:
         self._fits()
         mask = corruption.op.observed(self.state)
         if torch.is_tensor(mask) and mask.ndim == 4: _check_channels(corruption.op, mask, self.y.shape[1:])
-        hidden = _check_chunks(self.y, mask)
-        if hidden is not None:
-            rest = 1 - self.n_clean/len(self)                  # clean images have masks of ones
-            if rest: _check_share(corruption.op, hidden/rest, mask.numel()*rest)
+        shares = _check_chunks(self.y, mask)
+        if mask is not None: _check_share(corruption.op, *shares, mask.numel())
 
     op    = property(lambda self: self.corruption.op)
     shape = property(lambda self: self.op.in_shape(self.y.shape[1:]), doc="(C, H, W) of the images")
