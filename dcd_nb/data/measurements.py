@@ -27,8 +27,7 @@ from ..operators.states import flat_state, state_from_flat
 
 # %% ../../nbs/02b_measurements.ipynb #a8cc97ec
 def _check_chunks(y, seen):
-    """Every value of `y` finite, and 0 where it is hidden; returns the share of the mask that hides,
-    and that of the images of which nothing is hidden"""
+    "Every value of `y` finite, 0 where hidden; the share that is hidden, and that of whole images"
     zeros = whole = 0
     for rows in torch.arange(len(y)).split(max(1, 2**20//y[0].numel())):  # a few MB at a time
         part = y[rows]
@@ -38,7 +37,8 @@ def _check_chunks(y, seen):
         mask = seen[rows].to(part.device)
         require_binary(mask, int(rows[0]))
         zeros += int((mask == 0).sum())
-        whole += int((mask.flatten(1).amin(1) > 0).sum())
+        shown = (part != 0).flatten(1).double().mean(1) > .9
+        whole += int((shown & (mask.flatten(1).amin(1) > 0)).sum())
         hidden = part.masked_fill(mask != 0, 0.)
         bad = (hidden != 0).flatten(1).any(1)
         if not bad.any(): continue
@@ -50,7 +50,7 @@ def _check_chunks(y, seen):
     return (0., 0.) if seen is None else (zeros/seen.numel(), whole/len(y))
 
 def _check_share(op, hidden, whole, entries):
-    "Warn about masks that hide far more or less than the operator says, but for those that hide nothing"
+    "Warn about masks that hide far more or less than the operator says; whole images may be among them"
     says = getattr(op, 'missing', None)
     if says is None or whole == 1: return
     hidden = min(hidden, hidden/(1 - whole), key=lambda share: abs(share - says))
