@@ -127,8 +127,7 @@ def import_arrays(
     out:str,         # writes OUT.safetensors and OUT.json
     # the operator that made them, as in Python: 'RandomMask(missing=.6)', of missing pixels
     op:str='Identity()',
-    # level of their Gaussian noise, in the units of y; or .npy: one for each, one for each pixel
-    # of each, or one map for all;
+    # level of their Gaussian noise, in the units of y; or .npy: one or a map for each, a map for all;
     # or photons, as in Python, in the units of y, too: 'Photons(gain=2.2, read=3.3, offset=100)'
     sigma:str='0',
     # masks as .npy, 1 = observed: one for all, or one for each; default: 0 where frames have no value

@@ -50,7 +50,7 @@ def _check_chunks(y, seen):
     return (0., 0.) if seen is None else (zeros/seen.numel(), whole/len(y))
 
 def _check_share(op, hidden, whole, entries):
-    "Warn about masks that hide far more or less than the operator says; whole images may be among them"
+    "Warn about masks that hide far more or less than the operator says, but for whole images"
     says = getattr(op, 'missing', None)
     if says is None or whole == 1: return
     hidden = min(hidden, hidden/(1 - whole), key=lambda share: abs(share - says))
