@@ -66,6 +66,7 @@ def sentences(self:Verdict) -> dict:
         linear = '' if h['linear'] is None else f", of the best linear prediction {h['linear']:.4f}"
         said['prediction'] = (f"error {h['error']:.4f}, expected {h['expected']:.4f}{linear}; "
                               f"{h['coverage']:.0%} within intervals of 90 %; {h['n']} measurements")
+        if h.get('left_out'): said['prediction'] += f", {h['left_out']} without noise left out"
     said['copies'] = (f"{c['share']:.1%} of samples as near to an observation as "
                       f"{c['expected']:.0%} of these are to each other")
     if self['halves']:

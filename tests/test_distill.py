@@ -165,8 +165,9 @@ def test_a_generator_survives_the_disk(tmp_path):
 
 def test_a_step_never_waits_for_the_device():
     from test_training import NoSync
-    for name in ('noise', 'mask', 'clip'):
-        ys, teacher = small(corruptions[name], unet=name == 'mask')
+    several = {'levels': Corruption(RandomMask(.5), torch.linspace(.1, .5, 200))}    # with the masks they belong to
+    for name, A in several.items() | {k: corruptions[k] for k in ('noise', 'mask', 'clip')}.items():
+        ys, teacher = small(A, unet=name == 'mask')
         fake, G = (Learner(copy.deepcopy(teacher.net).requires_grad_(), halflife=h) for h in (None, 1000))
         step = DistillationStep(teacher, ys.corruption, SiD(1.2), fake, G, 2.5, 2)
         loop = Loop(step, dict(fake=fake, generator=G), RunFolder(None, dict(images=3200, batch=32, seed=0)),

@@ -127,7 +127,7 @@ def import_arrays(
     out:str,         # writes OUT.safetensors and OUT.json
     # the operator that made them, as in Python: 'RandomMask(missing=.6)', of missing pixels
     op:str='Identity()',
-    # level of their Gaussian noise, in the units of y; or .npy: one for each, or for each pixel;
+    # level of their Gaussian noise, in the units of y; or .npy: one or a map for each, a map for all;
     # or photons, as in Python, in the units of y, too: 'Photons(gain=2.2, read=3.3, offset=100)'
     sigma:str='0',
     # masks as .npy, 1 = observed: one for all, or one for each; default: 0 where frames have no value
@@ -213,8 +213,8 @@ def corrupt(
     out:str,         # writes OUT.safetensors and OUT.json
     # the operator, as in Python: 'RandomMask(missing=.6)', 'Compose(GaussianBlur(), RandomMask(.5))'
     op:str='Identity()',
-    # level of the Gaussian noise, for pixels in [-1, 1]; or photons, as in Python:
-    # 'Photons(gain=.1, read=.15)'
+    # level of the Gaussian noise, for pixels in [-1, 1]; or .npy: one for each image, one for each
+    # pixel of each, or one map for all; or photons, as in Python: 'Photons(gain=.1, read=.15)'
     sigma:str='0',
     seed:int=0,      # of the experiment; keep it secret with the data: it undoes the noise
     # crop the centre and resize it: 64, to a square; 48x40, to so many pixels in width and height

@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from ..errors import number, require
-from ..operators import Corruption, Identity, Photons, RandomMask
+from ..operators import Corruption, Identity, Photons, PixelMask
 from .measurements import Measurements
 
 # %% ../../nbs/02cc_counts.ipynb #7c377991
@@ -237,7 +237,7 @@ def measurements(self:Anscombe, ys:Measurements) -> Measurements:
     "`ys` as observations z of T(x) with Gaussian noise"
     require(isinstance(ys, Measurements) and ys.corruption.photons is not None,
             f"ys must be Measurements with photon noise, but are {ys}")
-    require(isinstance(ys.op, (Identity, RandomMask)),
+    require(isinstance(ys.op, (Identity, PixelMask)),
             f"{ys.op} mixes pixels, and the root of a mixture is not the mixture of roots: "
             "take the general route, objective=Standard()")
     z, seen = self.stabilise(ys.y), ys.op.observed(ys.state)

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import BadInput, choose, require
+from ..errors import BadInput, choose, require, shape_in_words
 from ..files import allocate, commit, hidden_path, load_meta, path_of, saving
 from ..machine import progress
 from .sources import digits, toy
@@ -27,7 +27,6 @@ from .formats import Format, suffix_of
 from .frames import Frames, is_bytes, Limits, Percentiles, read_frames, Scaling
 from .pictures import centre_of, decode, fail, NotBytes, sides_of
 from .cache import cache_dir, cached
-from .measurements import shape_in_words
 from .measuring import double_converter
 
 # %% ../../nbs/02c_loading.ipynb #224de016

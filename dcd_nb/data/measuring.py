@@ -66,8 +66,8 @@ def measure_images(
     "Observe every image once. Observation i depends on seed, index and image alone"
     double, seed = double_converter(x), whole_seed(seed)
     index = checked_index(index, len(x))
-    y, state = torch.empty(len(x), *corruption.op.out_shape(tuple(x.shape[1:]))), None
-    sigma = corruption.sigma_of(index)
+    shape, state = corruption.op.out_shape(tuple(x.shape[1:])), None
+    y, sigma = torch.empty(len(x), *shape), corruption.sigma_of(index, shape)
     hidden = None if len(x) > 2000 else True
     for row, i in enumerate(progress(index, desc='measure', leave=False, disable=hidden)):
         own = None if sigma is None else sigma[row:row+1]
@@ -94,9 +94,9 @@ def measure_to(
     job = dict(corruption=corruption.to_dict(), seed=seed, images=content_hash(x.contiguous()))
     with saving(data): pass                                 # the folder is there, or a sentence says why not
     start = _resume_at(job, part, note) if resume else 0
-    sigma = corruption.sigma_of(range(len(x)))
-    given = len(x) if sigma is None else len(corruption.sigma)
-    require(given == len(x),
+    sigma = corruption.sigma_of(range(len(x)), corruption.op.out_shape(tuple(x.shape[1:])))
+    given = 1 if sigma is None else len(corruption.sigma)
+    require(given in (1, len(x)),
             f"sigma has levels for {given} observations, but there are {len(x)} images: give one "
             f"for each")
     def observe(row):

@@ -15,10 +15,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import BadInput, require
+from ..errors import BadInput, require, shape_in_words
 from ..draws import rng
 from ..files import content_hash, load_tensors, save_tensors
-from ..data.measurements import shape_in_words
 from ..data.loading import bytes_to_floats
 from ..data import cache_dir, load_images
 from .frechet import frechet_of_factors, factor_of, to_tensor, warn_of_few, frechet_distance

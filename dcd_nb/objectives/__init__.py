@@ -10,7 +10,7 @@ __all__ = ['objective_for', 'AmbientFourier', 'AmbientInpainting', 'AmbientMasks
 import inspect
 
 from ..errors import choose, require
-from ..operators import Corruption, RandomMask
+from ..operators import Corruption, PixelMask, RandomMask
 from ..operators.corruption import levels_in_words
 from .objective import At, best_matrix, fresh, gaussian_world, Matrix, Objective
 from .objective import Standard
@@ -33,9 +33,9 @@ def objective_for(
             f"corruption={corruption!r} must be a Corruption, e.g. Corruption(RandomMask(.6))")
     op, sigma = corruption.op, corruption.lowest_sigma
     anyway = "; Standard() models the observations as they are, whatever made them"
+    rooted = ": make its noise Gaussian first, by Anscombe(photons).measurements(ys)"
     require(not (corruption.photons and op.random),
-            f"{corruption} has no objective: make its noise Gaussian first, "
-            f"by Anscombe(photons).measurements(ys){anyway}")
+            f"{corruption} has no objective{rooted*isinstance(op, PixelMask)}{anyway}")
     if isinstance(op, RandomMask):
         kind, args = AmbientInpainting, dict(missing=op.missing, sigma=sigma)
     elif op.hides == 'pixels' and op.can_hide_more:

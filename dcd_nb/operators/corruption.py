@@ -6,6 +6,7 @@
 __all__ = ['Noise', 'Photons', 'noise_levels', 'highest_of_each', 'levels_in_words', 'Batch', 'Corruption']
 
 # %% ../../nbs/01b_corruption.ipynb #af79ba08
+import copy
 from collections import namedtuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from fastcore.basics import patch
 from ..errors import require, number
 from ..named import from_plain, Named, require_remade, same_description, to_plain
 from ..draws import number_of, rng
-from .states import map_state, new_states
+from .states import join_states, map_state, new_states
 from .operator import Operator
 
 # %% ../../nbs/01b_corruption.ipynb #c577babc
@@ -58,20 +59,23 @@ class Photons(Noise):
         return Photons(self.gain*factor**2, self.read*factor, self.offset)
 
 # %% ../../nbs/01b_corruption.ipynb #a9cedb83
+_ways = ("a number, a level for each of n observations (n,), one map for all (H, W), "
+         "or maps (n, H, W) or (n, 1 or C, H, W)")
+
 def noise_levels(sigma:float | Tensor) -> float | Tensor:
     "A number, or levels (n, 1 or C, 1 or H, 1 or W) of n observations, checked"
     if isinstance(sigma, np.ndarray) and sigma.ndim: sigma = torch.from_numpy(sigma)
     if not (torch.is_tensor(sigma) and sigma.ndim):
         return number('sigma', sigma, lambda v: v >= 0, 'a finite number, at least 0')
-    require(sigma.ndim in (1, 4) and len(sigma) and not sigma.is_complex(),
-            f"sigma has shape {tuple(sigma.shape)}: give a number, a level for each of n observations (n,), "
-            "or for each of their entries (n, 1 or C, H, W)")
+    require(sigma.ndim <= 4 and sigma.numel() and not sigma.is_complex(),
+            f"sigma has shape {tuple(sigma.shape)}: give {_ways}")
     sigma = sigma.detach().float()
     bad = ~(sigma.isfinite() & (sigma >= 0))
     require(not bad.any(),
             f"sigma holds {sigma[bad][:1].tolist()} among its noise levels: each must be a finite number, "
                            "at least 0; an entry of unknown noise is hidden by a mask")
-    return sigma.view(-1, 1, 1, 1) if sigma.ndim == 1 else sigma
+    if sigma.ndim == 1: return sigma.view(-1, 1, 1, 1)
+    return sigma if sigma.ndim == 4 else sigma.reshape(-1, 1, *sigma.shape[-2:])
 
 def highest_of_each(sigma:Tensor) -> Tensor:
     "The highest level within each observation, (n,)"
@@ -102,7 +106,8 @@ class Corruption:
     def __init__(self,
         op, # the operator A
         # level of the noise, in units of pixels in [-1, 1]; for complex images, per real channel;
-        # a tensor: a level for each of n observations (n,), or for each of their entries (n, C, H, W);
+        # a tensor: a level for each of n observations (n,), for each of their entries (n, C, H, W),
+        # or one map for all (H, W);
         # or `Photons`, whose read noise is `sigma` from then on
         sigma:float | Tensor | Noise=0.,
     ):
@@ -118,6 +123,7 @@ class Corruption:
             sigma = sigma.read
         self.sigma = noise_levels(sigma)
         self._sigma_on = {}  # by device
+        self.pairs = None    # levels and the states they belong to, which measurements know
 
     own_noise = property(lambda self: self.photons is not None or self.op.own_noise,
                          doc="Is the noise other than Gaussian of known levels?")
@@ -137,8 +143,8 @@ def batch(self:Corruption,
     sigma:Tensor | None=None, # a row of noise levels for each image; None: drawn from the observations'
 ):
     "Corrupt `x` afresh: new state, new noise; differentiable in `x`"
-    state = map_state(lambda t: t.to(x.device), self.op.draw(len(x), tuple(x.shape[1:]), generator))
-    if sigma is None: sigma = self.draw_sigma(len(x), generator, x.device)
+    if sigma is None: state, sigma = self.draw_rows(len(x), x, generator).values()
+    else: state = self._new_states(len(x), x, generator)
     return Batch(self.noise(self.op(x, state), state, generator, sigma), state, sigma)
 
 @patch
@@ -156,6 +162,28 @@ def draw_sigma(self:Corruption, n:int, generator, device:str | torch.device='cpu
     rows = torch.randint(len(self.sigma), (n,), generator=generator, device=here)
     return self._sigma_on[here][rows].to(device)
 
+@patch
+def paired(self:Corruption, state, sigma:Tensor) -> 'Corruption':
+    "The same for data of these states and levels: those of one row are drawn together"
+    new = copy.copy(self)
+    new.pairs, new._pairs_on = dict(state=state, sigma=sigma), {}
+    return new
+
+@patch
+def _new_states(self:Corruption, n, x, generator):
+    return map_state(lambda t: t.to(x.device), self.op.draw(n, tuple(x.shape[1:]), generator))
+
+@patch
+def draw_rows(self:Corruption, n:int, x:Tensor, generator) -> dict:
+    "State and noise levels for `n` new observations of images like `x`"
+    if self.pairs is None:
+        state = self._new_states(n, x, generator)
+        return dict(state=state, sigma=self.draw_sigma(n, generator, x.device))
+    here = generator.device
+    if here not in self._pairs_on: self._pairs_on[here] = map_state(lambda t: t.to(here), self.pairs)
+    rows = torch.randint(len(self.pairs['sigma']), (n,), generator=generator, device=here)
+    return map_state(lambda t: t[rows].to(x.device), self._pairs_on[here])
+
 # %% ../../nbs/01b_corruption.ipynb #de2aacb9
 @patch(as_prop=True)
 def lowest_sigma(self:Corruption):
@@ -169,14 +197,42 @@ def rms_sigma(self:Corruption):
     return self.sigma.double().square().mean().sqrt().item() if self.noise_differs else self.sigma
 
 @patch
-def sigma_of(self:Corruption, index):
-    "Rows of noise levels of the observations `index`; None: all have one level"
+def sigma_of(self:Corruption,
+    index,       # numbers of observations
+    shape:tuple, # (C, H, W) of each
+):
+    "Rows of noise levels of observations; None: all have one level"
     if not self.noise_differs: return None
+    self._require_levels_fit(self.sigma, shape)
+    if len(self.sigma) == 1: return self.sigma.expand(len(index), -1, -1, -1)
     most = max(index, default=-1)
     require(most < len(self.sigma),
             f"sigma has {len(self.sigma)} levels, but there is an observation {most}: give a "
             f"level for each")
     return self.sigma[torch.as_tensor([*index], dtype=torch.long)]
+
+@patch
+def levels_of(self:Corruption,
+    shape:tuple,              # (n, C, H, W) of observations
+    sigma:Tensor | None=None, # a row for each of them; None: as they are here
+):
+    "The noise level of all observations, or a row of levels for each"
+    if sigma is None: sigma = self.sigma
+    if not torch.is_tensor(sigma): return sigma
+    require(self.noise_differs, "sigma is given for each observation, but "
+            f"{self} has one for all: give it to the corruption, Corruption(op, sigma)")
+    self._require_levels_fit(sigma, shape[1:])
+    if len(sigma) == 1: sigma = sigma.expand(shape[0], -1, -1, -1).contiguous()     # one map for all
+    require(len(sigma) == shape[0],
+            f"sigma has {len(sigma)} rows of noise levels, but there are {shape[0]} observations")
+    return sigma
+
+@patch
+def _require_levels_fit(self:Corruption, sigma, shape):
+    "Complain about maps of levels of another size than observations of `shape` (C, H, W)"
+    require(all(m in (1, n) for m, n in zip(sigma.shape[1:], shape)),
+            f"sigma has shape {tuple(sigma.shape)}, which does not fit y of shape {tuple(shape)} for "
+            f"each image: give {_ways}")
 
 # %% ../../nbs/01b_corruption.ipynb #94a50033
 @patch
@@ -186,12 +242,12 @@ def recorrupt(self:Corruption,
     noise:bool=True, # with the noise, or A(x) alone?
 ):
     "The same in a training step: random numbers belong to positions in the batch; differentiable in `x`"
-    state = new_states(self.op.draw, x, draws)
+    if not noise:
+        state = new_states(self.op.draw, x, draws)
+        return Batch(self.op(x, state), state)
+    groups = draws.each(lambda g, rows: self.draw_rows(number_of(rows), x, g), len(x))
+    state, sigma = join_states(groups).values()
     clean = Batch(self.op(x, state), state)
-    if not noise: return clean
-    sigma = None
-    if self.noise_differs:
-        sigma = torch.cat(draws.each(lambda g, rows: self.draw_sigma(number_of(rows), g, x.device), len(x)))
     def noised(g, rows):
         part = Batch(*clean, sigma).map(lambda t: t[rows])
         return self.noise(*part, g, part.sigma)

@@ -24,8 +24,9 @@ from .method import Method, repeated
 from . import restore
 
 # %% ../../nbs/25e_held_out.ipynb #ccb63469
-Split = namedtuple('Split', 'shown target noise counted')
-Split.__doc__ = "Measurements to restore; what to predict; the level of its noise; 1 where it counts"
+Split = namedtuple('Split', 'shown target noise counted rows')
+Split.__doc__ = ("Measurements to restore; what to predict; the level of its noise; 1 where it counts; "
+                 "numbers of the measurements: those without noise have nothing to split")
 
 def hide_some(
     ys:Measurements,
@@ -41,14 +42,21 @@ def hide_some(
     except BadInput as e:
         require(not ys.corruption.photons,
                 f"ys have nothing to hide, and {ys.corruption.photons} cannot be split")
-        noisy = bool((torch.as_tensor(ys.sigma) > 0).all())
-        require(noisy, f"ys have nothing to hide: {e}, and there is no noise to split")
-        return _split_noise(ys, .5 if share is None else share, g)
+        rows = _with_noise(ys)
+        require(rows, f"ys have nothing to hide: {e}, and there is no noise to split")
+        if len(rows) < len(ys): ys = ys.select(rows)
+        return _split_noise(ys, .5 if share is None else share, g)._replace(rows=rows)
     before, after = (ys.op.observed(state) != 0 for state in (ys.state, less))
     with warnings.catch_warnings(action='ignore', category=UserWarning):   # more is hidden than usual
         own = ys.sigma if ys.corruption.noise_differs else None
         shown = Measurements(ys.y*after, ys.corruption, less, ys.about, own)
-    return Split(shown, ys.y, ys.sigma, (before & ~after).expand_as(ys.y))
+    return Split(shown, ys.y, ys.sigma, (before & ~after).expand_as(ys.y), [*range(len(ys))])
+
+def _with_noise(ys):
+    "Numbers of the measurements all of whose entries have noise"
+    lowest = torch.as_tensor(ys.sigma).reshape(-1, 1) if not torch.is_tensor(ys.sigma) else ys.sigma
+    noisy = (lowest.flatten(1).amin(1) > 0).expand(len(ys))
+    return noisy.nonzero().flatten().tolist()
 
 def _split_noise(ys, share, g):
     "Two observations with independent noise"
@@ -57,14 +65,15 @@ def _split_noise(ys, share, g):
     shown = Measurements(ys.y + ratio*noise, Corruption(ys.op, ys.sigma/(1 - share)**.5), ys.state, ys.about)
     seen = ys.op.observed(ys.state)
     counted = torch.ones_like(ys.y).bool() if seen is None else (seen != 0).expand_as(ys.y)
-    return Split(shown, ys.y - noise/ratio, ys.sigma/share**.5, counted)
+    return Split(shown, ys.y - noise/ratio, ys.sigma/share**.5, counted, [*range(len(ys))])
 
 # %% ../../nbs/25e_held_out.ipynb #884367bc
 class HeldOut(dict):
     "What `predict_held_out` found: a dict that prints as a table and that JSON can hold"
     def __repr__(self):
         linear = '' if self['linear'] is None else f"; of the best linear prediction {self['linear']:.4f}"
-        return (f"{self['entries']} values of {self['n']} measurements, {self['how']}\n"
+        out = f"; {self['left_out']} without noise are left out" if self['left_out'] else ''
+        return (f"{self['entries']} values of {self['n']} measurements, {self['how']}{out}\n"
                 f"error     {self['error']:.4f}; its samples expect {self['expected']:.4f}{linear}\n"
                 f"without the noise of the target {self['error_of_image']:.4f}\n"
                 f"coverage  {self['coverage']:.1%} within intervals of 90 %\n"
@@ -95,6 +104,8 @@ def predict_held_out(
     require(isinstance(n, int) and n > 3, f"n={n!r} must be a whole number of samples, at least 4")
     ys = ys.select(evenly_spaced(len(ys), most)).to('cpu')
     split = hide_some(ys, share, seed)
+    left_out = len(ys) - len(split.rows)
+    if left_out: ys = ys.select(split.rows)
     seen = restore(prior, split.shown, method, n, seed, quiet=quiet)
     state = map_state(lambda t: t.repeat_interleave(n, 0), ys.state)
     made = ys.op(seen.samples.flatten(0, 1), state).unflatten(0, (len(ys), n))
@@ -113,7 +124,8 @@ def predict_held_out(
         error_of_image=_root(error - extra), linear=_linear_error(ys, split, mean),
         coverage=mean(_within(drawn, split.target)), score=mean(scores),
         score_se=(of_image.std()/len(of_image)**.5).item(), n=len(ys), entries=int(counted.sum()),
-        how='noise split in two' if split.shown.sigma is not ys.sigma else 'entries hidden', seed=seed)
+        how='noise split in two' if split.shown.sigma is not ys.sigma else 'entries hidden',
+        left_out=left_out, seed=seed)
 
 # %% ../../nbs/25e_held_out.ipynb #3e654ec1
 def _ranked_score(samples:Tensor, target:Tensor):

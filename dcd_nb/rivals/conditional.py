@@ -82,7 +82,9 @@ class Conditional(PosteriorDraw):
 
     def objective(self, ys:Measurements) -> Objective:
         bare = ShownObservation(ys.op, ys.corruption.level)
-        return bare.replace(extra_channels=bare.shown(ys[:1], ys.shape).shape[1])
+        made = bare.replace(extra_channels=bare.shown(ys[:1], ys.shape).shape[1])
+        made.corruption = ys.corruption             # which level goes with which mask
+        return made
 
     def check(self, ys:Measurements): self.objective(ys)
 

@@ -166,7 +166,7 @@ def _checked(ys, objective, learn, check, out):
 def _known_of(ys):
     "What is kept of the observations"
     data = dict(corruption=ys.corruption.to_dict(), image=list(ys.shape), n=len(ys), hash=ys.hash)
-    if ys.corruption.noise_differs: data['n_clean'] = ys.n_clean
+    if ys.n_clean or ys.corruption.noise_differs: data['n_clean'] = ys.n_clean
     return data
 
 # %% ../../nbs/20e_training.ipynb #bacd6159

@@ -58,6 +58,7 @@ def _settings(plan):
     "What a run that goes on must share with the one that began, by dotted names"
     plan = _repeatable(in_new_words(plan))
     found = _flat({k: v for k, v in plan.items() if k not in _inherited})
+    found.pop('data.n_clean', None)                 # follows from the data, whose hash is there
     if plan.get('kind') != 'train': return found
     # how it is distilled is still to be chosen
     return {k: v for k, v in found.items() if not k.startswith('about.recipe.distill')}
