@@ -243,10 +243,10 @@ methods = {
 # %% ../../nbs/29f_contest.ipynb #f4d30693
 @contextmanager
 def processor_time(path:Path):
-    """Adds the processor time spent inside to that in `path`, if anything was trained, which new files of
-    weights or draws tell; who is killed loses its own"""
+    """Adds the processor time spent inside to that in `path`, if anything was trained: a checkpoint, or images
+    that were drawn, are new; who is killed loses its own"""
     def newest():
-        written = [p for p in path.parent.rglob('*.safetensors') if p.stem != 'corruption']
+        written = [p for k in ('checkpoint-*', 'images') for p in path.parent.rglob(f'{k}.safetensors')]
         return max((p.stat().st_mtime_ns for p in written), default=0)
     before, old = json.loads(path.read_text()) if path.exists() else 0., newest()
     start, total = time.process_time(), [before]
