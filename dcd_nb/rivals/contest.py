@@ -247,7 +247,7 @@ def processor_time(path:Path):
     that were drawn, are new; who is killed loses its own"""
     def newest():
         written = [p for k in ('checkpoint-*', 'images') for p in path.parent.rglob(f'{k}.safetensors')]
-        return max((p.stat().st_mtime_ns for p in written), default=0)
+        return max((p.stat().st_mtime_ns for p in written if p.parent.name != 'best'), default=0)
     before, old = json.loads(path.read_text()) if path.exists() else 0., newest()
     start, total = time.process_time(), [before]
     try: yield total
