@@ -29,6 +29,7 @@ from ..baselines import lmmse
 from ..metrics.evaluation import to_floats
 from ..metrics import Proximal
 from ..networks import Network
+from ..objectives import Standard
 from ..training import Checkpoints, Teacher, train
 from ..recipes.recipe import holds_measurements, Recipe
 from ..quickstart import ways_to_sample
@@ -113,7 +114,8 @@ def ways_tried(
     seed:int=1,   # of the samples: not those that are judged
 ) -> dict:
     "{(way to sample, steps): proximal distance}; it takes no clean image"
-    if teacher.objective.predicts_images: judge = Proximal(ys)
+    objective = teacher.objective
+    if objective.predicts_images or isinstance(objective, Standard): judge = Proximal(ys)
     else: judge = Proximal(Measurements(ys.y, Corruption(Identity(), ys.sigma), None))  # its images are A(x)
     ways = ways_to_sample(teacher, n, seed)
     if tuple(teacher.shape) != tuple(ys.shape): return {([*ways][0], 18): math.nan}     # patches
