@@ -242,14 +242,17 @@ def test_the_command_writes_a_row_and_goes_on(tmp_path, capsys):
     settings = 'train.images=2000 distill.images=512 network.width=16 network.blocks=1'
     rows = []
     for _ in range(2):
-        run('digits-noise', str(tmp_path/'run'), n=200, set=settings, method='ambientgan', json=True)
+        run('digits-noise', str(tmp_path/'run'), n=200, set=settings, method='ambientgan', device='cpu', json=True)
         rows.append(json.loads(capsys.readouterr().out.strip().splitlines()[-1])['rows'])
     row, = rows[0]
-    assert rows[1][0]['fd'] == row['fd']
+    assert rows[1][0]['fd'] == row['fd'] and rows[1][0]['seconds'] == row['seconds']
+    assert json.loads((tmp_path/'run/gan/recipe.json').read_text())['hardware']['device'] == 'cpu'
+    with pytest.raises(SystemExit): run('digits-noise', str(tmp_path/'none'), method='gsure', device='cpux')
+    assert "device='cpux' is not known" in capsys.readouterr().err and not (tmp_path/'none').exists()
     written = json.loads((tmp_path/'run/digits-noise-ambientgan-one-seed0.json').read_text())
     told = {'method', 'corruption', 'data', 'seed', 'group', 'calls', 'seconds', 'images', 'clean_images',
             'fd', 'precision', 'recall', 'made_with'}
-    assert told <= {*written} and written['clean_images'] == 0 and written['calls'] == 1
+    assert told <= {*written} and written['made_with']['date'] and written['clean_images'] == 0 and written['calls'] == 1
     assert {*written['fd']} == {*written['precision']} == {*written['recall']} == {'classifier', 'random', 'pca'}
 
 

@@ -61,8 +61,9 @@ class Task:
         scale:float=1., # of all budgets
         quiet:bool=False,
         data=None,      # measurements, or images to corrupt; None: those of the recipe
+        device=None,    # None: a GPU if there is one
     ):
-        self.r, self.out, self.scale, self.quiet = r, Path(out), scale, quiet
+        self.r, self.out, self.scale, self.quiet, self.device = r, Path(out), scale, quiet, device
         self.ys, self.data = r.measurements(data), data
 
     def times(self, k:float) -> int:
@@ -88,7 +89,11 @@ class Task:
         "Settings of `train` that the recipe has, but for the budget"
         also = dict(lr=1e-3, batch=256, halflife=90_000, rampup=.25)
         own = {k: self.r.train.get(k, v) for k, v in also.items()}
-        return own | dict(seed=self.r.seed, quiet=self.quiet)
+        return own | self.told()
+
+    def told(self) -> dict:
+        "What all that trains is told: seed, quiet, and the device if one is given"
+        return dict(seed=self.r.seed, quiet=self.quiet) | (dict(hardware=self.device) if self.device else {})
 
     def fit(self, share:float, **learn) -> dict:
         "All settings of `train`, for `share` of the images of the recipe's teacher"
@@ -112,27 +117,33 @@ def ways_tried(
     ys:Measurements,
     n:int=2000,   # samples for each way
     seed:int=1,   # of the samples: not those that are judged
+    distances:Callable=lambda x: {}, # further ones, which choose nothing
 ) -> dict:
-    "{(way to sample, steps): proximal distance}; it takes no clean image"
+    "{(way to sample, steps): {'proximal': distance, and further ones}}; the proximal one takes no clean image"
     objective = teacher.objective
     if objective.predicts_images or isinstance(objective, Standard): judge = Proximal(ys)
     else: judge = Proximal(Measurements(ys.y, Corruption(Identity(), ys.sigma), None))  # its images are A(x)
     ways = ways_to_sample(teacher, n, seed)
-    if tuple(teacher.shape) != tuple(ys.shape): return {([*ways][0], 18): math.nan}     # patches
-    return {(way, k): judge(within(_drawn(teacher, way, k, n, seed)))['proximal']
-            for way in ways for k in steps_tried}
+    if tuple(teacher.shape) != tuple(ys.shape): return {([*ways][0], 18): dict(proximal=math.nan)}  # patches
+    found = {}
+    for way in ways:
+        for k in steps_tried:
+            x = _drawn(teacher, way, k, n, seed)
+            found[way, k] = dict(proximal=judge(within(x))['proximal']) | distances(x)
+    return found
 
 steps_tried = 8, 12, 18
 
 def as_sampled(
     e:Entry,
     ys:Measurements,
+    distances:Callable=lambda x: {}, # of images to clean ones: they are told, and choose nothing
 ) -> tuple[Entry, dict]:
     "`e`, and how it is sampled: of a teacher the way and the number of steps of the least proximal distance"
     teacher = e.make
     if not isinstance(teacher, Teacher): return e, {}
-    tried = ways_tried(teacher, ys)
-    way, steps = min(tried, key=tried.get)
+    tried = ways_tried(teacher, ys, distances=distances)
+    way, steps = min(tried, key=lambda k: tried[k]['proximal'])
     calls = teacher.nfe(steps, until=ways_to_sample(teacher, 1)[way].get('until'))
     told = dict(way=way, steps=steps, tried={f'{w}, {k}': v for (w, k), v in tried.items()})
     return e._replace(calls=calls, make=lambda n: _drawn(teacher, way, steps, n)), told
@@ -141,15 +152,15 @@ def as_sampled(
 # %% ../../nbs/29f_contest.ipynb #404eaeb6
 def _ours(task):
     "Our teacher and student, with the budgets of the recipe"
-    images = dict(images=task.times(1.))
-    student = int(task.scale*task.r.distill['images'])
-    teacher = task.r.teacher(task.ys, quiet=task.quiet, **task.run('teacher'), **images)
-    G = task.r.student(teacher, task.ys, quiet=task.quiet, images=student, **task.run('student'))
-    yield Entry('one', 1, images['images'] + student, lambda n: G.sample(n))
+    images, student = task.times(1.), int(task.scale*task.r.distill['images'])
+    kw = dict(quiet=task.quiet, device=task.device)
+    teacher = task.r.teacher(task.ys, images=images, **task.run('teacher'), **kw)
+    G = task.r.student(teacher, task.ys, images=student, **task.run('student'), **kw)
+    yield Entry('one', 1, images + student, lambda n: G.sample(n))
 
 def _teacher(task, share=2.3):
     "Our teacher alone, for as long as both"
-    kw = dict(images=task.times(share), quiet=task.quiet)
+    kw = dict(images=task.times(share), quiet=task.quiet, device=task.device)
     teacher = task.r.teacher(task.ys, **kw, **task.run('teacher'))
     yield Entry('many', None, teacher.cost['images'], teacher)
 
@@ -187,16 +198,14 @@ def _scsi(task, share=.22, then=.97, **learn):
 
 # %% ../../nbs/29f_contest.ipynb #66c7e03f
 def _ambient_gan(task, share=.19, steps=5, penalty=1., batch=64, **learn):
-    settings = task.fitting()
-    own = {k: settings[k] for k in ('seed', 'quiet')} | task.run('gan')
+    own = task.told() | task.run('gan')
     own |= dict(lr=1e-3, decay=.5, halflife=40_000, rampup=.25) | learn
     own |= dict(images=task.times(share), batch=batch, steps=steps, penalty=penalty)
     G = ambient_gan(task.ys, task.network(), **own)
     yield Entry('one', 1, G.cost['images'], lambda n: G.sample(n).clamp(-1, 1))
 
 def _miwae(task, law, share=1., k=2, **learn):
-    settings = task.fitting()
-    own = {k: settings[k] for k in ('seed', 'quiet')} | task.run('vae')
+    own = task.told() | task.run('vae')
     own |= dict(law=law, k=k, lr=2e-3, halflife=40_000, rampup=.25, outside_slope=.03) | learn
     model = miwae(task.ys, task.network(), task.times(share), **own)
     draws = 100
@@ -205,8 +214,7 @@ def _miwae(task, law, share=1., k=2, **learn):
     yield Entry('one', 1, model.cost['images'], lambda n: model.sample(n).clamp(-1, 1))
 
 def _ambient_flow(task, share=.25, k=4, **learn):
-    settings = task.fitting()
-    own = {k: settings[k] for k in ('seed', 'quiet')} | task.run('flow')
+    own = task.told() | task.run('flow')
     own |= dict(k=k, batch=128, layers=8, width=128, bins=0, lr=2e-3, halflife=40_000, rampup=.25) | learn
     model = ambient_flow(task.ys, task.times(share), **own)
     draws = 100
@@ -273,13 +281,14 @@ def run_method(
     rows:str | Path | None=None,  # folder of the rows; None: `out`
     quiet:bool=False,
     data:str | Path | None=None, # measurements, which are compared by the proximal distance alone; or images
+    device=None,          # to train on; None: a GPU if there is one
     **settings,           # of the method, instead of its own
 ) -> list[dict]:
     "Train by a method on the measurements of a recipe, judge, and write rows; returns them"
     make, out = method_named(method), Path(out)
     scale = number('scale', scale, lambda v: v > 0, 'a positive number')
     corruption = r.name.split('-', 1)[-1]
-    fresh, task, found = not out.exists(), Task(r, out, scale, quiet, data), []
+    fresh, task, found = not out.exists(), Task(r, out, scale, quiet, data, device), []
     task.out.mkdir(parents=True, exist_ok=True)
     try:
         with processor_time(out/'seconds.json') as seconds: entries = [*make(task, **settings)]
@@ -291,7 +300,7 @@ def run_method(
     judge = Judge(reference) if reference is not None else lambda x: dict(fd={}, precision={}, recall={})
     near = Proximal(task.ys)              # how far the samples, corrupted, are from the observations
     for e in entries:
-        e, how = as_sampled(e, task.ys)
+        e, how = as_sampled(e, task.ys, lambda x: judge(x)['fd'])
         x = e.make(n)
         if x.shape[-1] > 1: save_images(x[:64], out/f'{e.group}.png', zoom=max(1, 32//x.shape[-1]))
         said = judge(x) | dict(proximal=near(within(x))['proximal'])
