@@ -138,11 +138,12 @@ def as_sampled(
     e:Entry,
     ys:Measurements,
     distances:Callable=lambda x: {}, # of images to clean ones: they are told, and choose nothing
+    n:int=2000, # samples for each way
 ) -> tuple[Entry, dict]:
     "`e`, and how it is sampled: of a teacher the way and the number of steps of the least proximal distance"
     teacher = e.make
     if not isinstance(teacher, Teacher): return e, {}
-    tried = ways_tried(teacher, ys, distances=distances)
+    tried = ways_tried(teacher, ys, n, distances=distances)
     way, steps = min(tried, key=lambda k: tried[k]['proximal'])
     calls = teacher.nfe(steps, until=ways_to_sample(teacher, 1)[way].get('until'))
     told = dict(way=way, steps=steps, tried={f'{w}, {k}': v for (w, k), v in tried.items()})
@@ -300,7 +301,7 @@ def run_method(
     judge = Judge(reference) if reference is not None else lambda x: dict(fd={}, precision={}, recall={})
     near = Proximal(task.ys)              # how far the samples, corrupted, are from the observations
     for e in entries:
-        e, how = as_sampled(e, task.ys, lambda x: judge(x)['fd'])
+        e, how = as_sampled(e, task.ys, lambda x: judge(x)['fd'], min(n, 2000))
         x = e.make(n)
         if x.shape[-1] > 1: save_images(x[:64], out/f'{e.group}.png', zoom=max(1, 32//x.shape[-1]))
         said = judge(x) | dict(proximal=near(within(x))['proximal'])
