@@ -172,14 +172,15 @@ def made_with() -> dict:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return dict(dcd_nb=dcd_nb.__version__, revision=_revision(Path(dcd_nb.__file__).parent.parent),
                 torch=torch.__version__, python=platform.python_version(),
-                machine=gpu or f'{platform.machine()} CPU, {os.cpu_count()} cores')
+                machine=gpu or f'{platform.machine()} CPU, {os.cpu_count()} cores',
+                date=str(datetime.date.today()))
 
 def stamp(
     start:float, # `time.time()` when the work began
 ):
     "Print date, machine, seconds, PyTorch and revision"
     m, seconds = made_with(), time.time() - start
-    print(f"{datetime.date.today()}, {m['machine']}, {seconds:.0f} s, torch {m['torch']}, "
+    print(f"{m['date']}, {m['machine']}, {seconds:.0f} s, torch {m['torch']}, "
           f"revision {m['revision'] or m['dcd_nb']}")
 
 # %% ../nbs/00e_machine.ipynb #a04a3322

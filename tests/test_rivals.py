@@ -242,14 +242,16 @@ def test_the_command_writes_a_row_and_goes_on(tmp_path, capsys):
     settings = 'train.images=2000 distill.images=512 network.width=16 network.blocks=1'
     rows = []
     for _ in range(2):
-        run('digits-noise', str(tmp_path/'run'), n=200, set=settings, method='ambientgan', json=True)
+        run('digits-noise', str(tmp_path/'run'), n=200, set=settings, method='ambientgan', device='cpu', json=True)
         rows.append(json.loads(capsys.readouterr().out.strip().splitlines()[-1])['rows'])
     row, = rows[0]
-    assert rows[1][0]['fd'] == row['fd']
+    assert rows[1][0]['fd'] == row['fd'] and rows[1][0]['seconds'] == row['seconds']
+    with pytest.raises(SystemExit): run('digits-noise', str(tmp_path/'none'), method='gsure', device='cpux')
+    assert "device='cpux' is not known" in capsys.readouterr().err and not (tmp_path/'none').exists()
     written = json.loads((tmp_path/'run/digits-noise-ambientgan-one-seed0.json').read_text())
     told = {'method', 'corruption', 'data', 'seed', 'group', 'calls', 'seconds', 'images', 'clean_images',
             'fd', 'precision', 'recall', 'made_with'}
-    assert told <= {*written} and written['clean_images'] == 0 and written['calls'] == 1
+    assert told <= {*written} and written['made_with']['date'] and written['clean_images'] == 0 and written['calls'] == 1
     assert {*written['fd']} == {*written['precision']} == {*written['recall']} == {'classifier', 'random', 'pca'}
 
 
@@ -303,6 +305,9 @@ def test_each_method_runs_and_counts_its_clean_images(monkeypatch, tmp_path, nam
     rows = run_method(small(monkeypatch, name, draw), name, tmp_path, n=200, quiet=True)
     assert [row['group'] for row in rows] == ['restored', 'many']
     assert {row['clean_images'] for row in rows} == {clean} and rows[1]['images'] > 0
+    many, tried = rows[1], rows[1]['tried']
+    assert min(tried, key=lambda k: tried[k]['proximal']) == f"{many['way']}, {many['steps']}" and len(tried) == 3
+    assert many['calls'] == 2*many['steps'] - 1 and 'tried' not in rows[0]
 
 
 def test_a_killed_run_of_laps_ends_as_if_it_had_not_been(monkeypatch, tmp_path):

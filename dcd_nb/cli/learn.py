@@ -164,11 +164,11 @@ def run(
     "Train, distil, compare, and write OUT/record"
     r = make(recipe).override(changes_of(set))
     if method is not None:
-        others = dict(minutes=minutes, warm=warm, clean=clean, longer=longer, device=device)
+        others = dict(minutes=minutes, warm=warm, clean=clean, longer=longer)
         given = [k for k, v in others.items() if v]
         require(not given, f"{', '.join(given)} cannot stand beside method={method!r}: "
-                           "its budget follows from the recipe's train.images")
-        rows = run_method(r, method, out, n=n or 5000, quiet=json, data=data)
+                           "it trains without teacher and record, as long as the recipe's train.images say")
+        rows = run_method(r, method, out, n=n or 5000, quiet=json, data=data, device=device)
         if json: return report(dict(rows=rows), json)
         words = {f"{row['method']}, {row['group']}": _row_in_words(row) for row in rows}
         return report(words, json)

@@ -19,7 +19,8 @@ from .critic import ambient_gan, Critic
 from .vae import LatentModel, MIWAE, miwae, NotMIWAE
 from .sure import GSURE, SUREScore
 from .flow import ambient_flow, FlowModel
-from .contest import as_table, over_seeds, read_rows, run_method
+from .contest import run_method
+from .rows import as_table, over_seeds, read_rows
 
 _all_ = ['as_images', 'restore_first', 'train_on_y', 'Matheron', 'MMPS', 'PosteriorDraw', 'SFBD', 'EM', 'em',
          'DPS', 'dps_in_gaussian', 'Conditional', 'ShownObservation', 'scsi', 'Transport',

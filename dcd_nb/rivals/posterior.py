@@ -27,7 +27,8 @@ class PosteriorDraw(Named, family='posterior draw'):
     "How to draw, for each observation, an image that may lie behind it"
     def check(self, ys:Measurements):
         "Complain about observations that it cannot be used for"
-        require(ys.op.linear, f"ys are {ys.corruption}: {type(self).__name__} needs a linear operator")
+        require(ys.op.linear, f"ys are {ys.corruption}: {type(self).__name__} needs a linear operator; take DPS() "
+                              "or Conditional(), or the methods em-diffusion, diffem, scsi or ambientgan")
         require(not ys.op.own_noise,
                 f"ys are {ys.corruption}: {type(self).__name__} needs Gaussian noise")
 
