@@ -8,10 +8,14 @@ import json
 import os
 import re
 import sys
+from base64 import b64decode, b64encode
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from execnb.nbio import dict2nb
 from fastcore.xtras import working_directory
 from nbdev.doclinks import nbglob
@@ -24,7 +28,7 @@ from _fold import fold, is_folded  # noqa: E402
 from _minutes import folded, idea, minutes, paths, prose, seconds, spent, title  # noqa: E402
 from _order import following, sections  # noqa: E402
 from _post import finish, link_names  # noqa: E402
-from _run import run_cells  # noqa: E402
+from _run import run_cells, smaller  # noqa: E402
 
 notebooks = sorted(nbs.glob('*.ipynb'))
 flags = [f for f, ready in dict(cuda=torch.cuda.is_available(), slow=os.getenv('DCD_SLOW')).items() if ready]
@@ -99,6 +103,19 @@ def test_patches_stay_in_their_notebook(tmp_path):
     assert outcome(path) == [('Claim 0', type(None))] and Corruption.batch is not None
     assert outcome(notebook(tmp_path/'b.ipynb',
                             'from dcd_nb.operators import Corruption; assert Corruption.batch')) == [('Claim 0', type(None))]
+
+
+def test_figures_are_stored_small_and_as_they_were():
+    "Grey ones have a palette; of a photograph nothing is taken"
+    def png(colours):
+        file = BytesIO()
+        Image.fromarray(np.dstack([colours, np.full((64, 64, 1), 255, np.uint8)])).save(file, 'png')
+        return b64encode(file.getvalue()).decode()
+    def pixels(picture): return np.asarray(Image.open(BytesIO(b64decode(picture))).convert('RGB'))
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    grey, photograph = png(noise[..., :1].repeat(3, -1)), png(noise)
+    assert (pixels(smaller(grey)) == pixels(grey)).all() and len(smaller(grey)) < .5*len(grey)
+    assert smaller(smaller(grey)) == smaller(grey) and smaller(photograph) == photograph
 
 
 # What a reader of the pages meets
