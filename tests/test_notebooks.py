@@ -176,6 +176,13 @@ def test_pictures_reach_the_site():
     assert pictures and not [p for p in pictures if p.resolve() not in copied]
 
 
+def test_the_picture_of_phase_two_is_half_of_the_schematic():
+    "Whoever changes one picture changes the other"
+    whole, half = ((nbs/f'{name}.svg').read_text(encoding='utf-8').splitlines() for name in ('schematic', 'phase2'))
+    new = [line for line in half if line not in whole]
+    assert len(half) > 20 and all(line.startswith(('<svg ', '<title>')) for line in new), new
+
+
 def test_titles_differ():
     titles = [re.search('^# (.*)', '\n'.join(prose(path.stem)), flags=re.M)[1] for path in notebooks]
     assert len(titles) == len(set(titles)), [t for t in titles if titles.count(t) > 1]
