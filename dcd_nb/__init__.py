@@ -9,6 +9,7 @@ __all__ = ['load_ipython_extension']
 __version__ = "0.1.0"
 
 def load_ipython_extension(ip):
-    "What `%load_ext dcd_nb` does: slow cells show what is stored for them"
-    from dcd_nb.show.notebook import keep_slow_cells
+    "What `%load_ext dcd_nb` does: slow cells show what is stored for them, figures are sharp"
+    from dcd_nb.show.notebook import keep_slow_cells, sharp_figures
     keep_slow_cells(ip)
+    sharp_figures(ip)

@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from .errors import require
 from .show.images import axes, color_of
 from .files import load_meta
-from .metrics.extractors import known_classifiers
+from .metrics.extractors import known_classifiers, row_name
 from .training import in_new_words
 from .recipes import Recipe, recipe
 from .runs import picture_at, results_of
@@ -89,11 +89,6 @@ def curves(self:Record):
     fig.suptitle(self.results['recipe'], fontsize=9)
 
 # %% ../nbs/28a_record.ipynb #4b7763dc
-_row_names = {  # what results.json calls the rows of a picture
-    'corrupted': 'measurements', 'gaussian': 'Gaussian', 'lmmse': 'linear filter (LMMSE)',
-    'zero_filled': 'zero-filled', 'sense': 'SENSE', 'teacher_full': 'teacher, to level 0',
-    'teacher_truncated': 'teacher, stopped at noise', 'teacher_in_range': 'teacher, kept in range'}
-
 @patch
 def grid(self:Record):
     "Images of every method"
@@ -103,7 +98,7 @@ def grid(self:Record):
     ax.set_title(self.results['recipe'], fontsize=9)
     ax.set_xticks([])
     ax.spines[:].set_visible(False)
-    names = [_row_names.get(row, row.replace('_', ', ', 1)) for row in rows]
+    names = ['measurements' if row == 'corrupted' else row_name(row) for row in rows]
     ax.set_yticks([(i + .5)*len(im)/len(rows) for i in range(len(rows))], names)
 
 @patch

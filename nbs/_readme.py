@@ -1,11 +1,16 @@
-"""Make README.md from index.ipynb, and the two pictures of both from the records:  python nbs/_readme.py
+"""Make README.md from index.ipynb, and the pictures of both from the records and the pages:  python nbs/_readme.py
 
 The cells flagged `#| hide` are left out, and so is the code of those flagged `#| echo: false`.  Links to notebooks
-become links to pages of the site, and what a code cell printed stands below the code.
+become links to pages of the site, and what a code cell printed stands below the code.  A text that begins with
+`<!-- site -->` is left out as well.
 """
 import json, re
+from base64 import b64decode
 from configparser import ConfigParser
+from io import BytesIO
 from pathlib import Path
+
+from PIL import Image, ImageOps
 
 root = Path(__file__).parent.parent
 
@@ -24,6 +29,7 @@ def readme():
     parts = []
     for cell in json.loads((root/'nbs/index.ipynb').read_text(encoding='utf-8'))['cells']:
         src = ''.join(cell['source'])
+        if src.startswith('<!-- site -->'): continue
         if cell['cell_type'] == 'markdown': parts.append(site_links(src, base))
         elif cell['cell_type'] == 'code' and '#| hide' not in src:
             code = re.sub(r'^#[|].*\n', '', src, flags=re.M)
@@ -52,6 +58,33 @@ def picture(columns=12):
     fig.savefig(root/'nbs/runs/first.png', dpi=120, bbox_inches='tight', pad_inches=.02)
 
 
+views = { # page: the label of one of its figures, and the part of it that the gallery shows: left, top, right, bottom
+    '28c_writing': ('fig-written', (0, .18, .33, 1)), '40_toys': ('fig-moons', (.6, 0, 1, 1)),
+    '25d_restore': ('fig-restored', (0, 0, .42, 1)), '25ca_tiles': ('fig-whole', (0, 0, .66, 1)),
+    '45_mri_run': ('fig-heads', (.17, .1, .62, 1)), '41c_camera': ('fig-denoised', (0, 0, .5, 1)),
+    '41b_photons': ('fig-counts', (0, 0, .42, 1)), '29g_rivals': ('fig-rivals', (0, 0, .5, .5)),
+}
+
+
+def figure(page, label):
+    "A figure as its page has stored it"
+    for cell in json.loads((root/f'nbs/{page}.ipynb').read_text(encoding='utf-8'))['cells']:
+        if f'#| label: {label}\n' in ''.join(cell['source']):
+            png = next(o['data']['image/png'] for o in cell['outputs'] if 'image/png' in o.get('data', {}))
+            return Image.open(BytesIO(b64decode(''.join(png)))).convert('RGB')
+    raise ValueError(f'{page} has no figure {label}')
+
+
+def gallery():
+    "Small pictures of pages, which lead to them from the first page"
+    (root/'nbs/gallery').mkdir(exist_ok=True)
+    for page, (label, part) in views.items():
+        whole = figure(page, label)
+        cut = whole.crop([round(share*size) for share, size in zip(part, whole.size*2)])
+        small = ImageOps.pad(cut, (400, 230), color='white')
+        small.quantize(256, dither=Image.Dither.NONE).save(root/f'nbs/gallery/{page.partition("_")[2]}.png', optimize=True)
+
+
 def ratios():
     "Of each recipe that was run: feature space -> distance of the student over that of its teacher's best sampler, a number for each seed"
     found = {}
@@ -71,16 +104,16 @@ def chart():
     found, last, grey = ratios(), len(ratios()) - .4, '#80868E'
     dark = dict.fromkeys(('text.color', 'axes.edgecolor', 'axes.labelcolor', 'xtick.color', 'ytick.color'), grey)
     with plt.rc_context({'svg.fonttype': 'none', 'svg.hashsalt': 'dcd_nb', **dark}):
-        fig, ax = axes(1, .55*len(found) + 1.1, 4.8)            # as wide as a phone
+        fig, ax = axes(1, .55*len(found) + 1.1, 5.8)            # legible on a phone
         marks = dict(zip(dict.fromkeys(space for spaces in found.values() for space in spaces), 'os^D'))
         for row, (name, spaces) in enumerate(reversed(found.items())):
-            ax.text(.028, row + .22, recipe(name).title.partition(';')[0], fontsize=9, va='bottom')
+            ax.text(.028, row + .22, recipe(name).title.partition(';')[0], fontsize=10, va='bottom')
             for space, values in spaces.items():
                 mean = sum(values)/len(values)
                 ax.plot([min(values), max(values)], [row, row], color=colors['student'], lw=1)
                 ax.plot(mean, row, marks[space], color=colors['student' if mean < 1 else 'teacher'])
         for x, who, side in ((.96, 'student', 'right'), (1.04, 'teacher', 'left')):
-            ax.text(x, last + .05, f'{who} nearer', ha=side, va='bottom', color=colors[who], fontsize=9)
+            ax.text(x, last + .05, f'{who} nearer', ha=side, va='bottom', color=colors[who], fontsize=10)
         for space, mark in marks.items():
             words = {'pca': 'principal components', 'random': 'random network'}.get(space, space)
             ax.plot([], [], mark, color=grey, label=words)
@@ -97,3 +130,4 @@ if __name__ == '__main__':
     (root/'README.md').write_text(readme(), encoding='utf-8')
     picture()
     chart()
+    gallery()

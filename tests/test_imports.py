@@ -108,6 +108,13 @@ found = [steps() == before]
 ip.run_line_magic('load_ext', 'dcd_nb'); found.append(steps() == before + ['_keep_slow'])
 dcd_nb.load_ipython_extension(ip); found.append(steps() == before + ['_keep_slow'])
 found.append('show_stored' in ip.transform_cell('#| slow\\n1/0') and 'show_stored' not in ip.transform_cell('1/0'))
+from matplotlib_inline.config import InlineBackend
+import matplotlib_inline.backend_inline as inline, matplotlib.pyplot as plt, struct
+inline.configure_inline_support(ip, 'inline')
+fig, _ = plt.subplots(figsize=(2, 1), dpi=100)
+data, size = ip.display_formatter.formatters['image/png'](fig)      # pixels, and the size at which they are shown
+import base64
+found.append(abs(struct.unpack('>I', base64.b64decode(data)[16:20])[0] - 2*size['width']) < 2)
 found.append(ip.run_cell('#| slow\\n1/0').success and not ip.run_cell('1/0').success)                # shown, not run
 print(json.dumps(found))
 '''
@@ -116,7 +123,7 @@ print(json.dumps(found))
 def test_the_kernel_is_changed_on_demand_only(monkeypatch, tmp_path):
     monkeypatch.delenv('DCD_SLOW', raising=False)
     monkeypatch.setenv('IPYTHONDIR', str(tmp_path))
-    assert json.loads(fresh(kernel).splitlines()[-1]) == [True]*5
+    assert json.loads(fresh(kernel).splitlines()[-1]) == [True]*6
 
 
 def test_importing_the_package_is_light_and_leaves_ipython_alone():

@@ -8,10 +8,14 @@ import json
 import os
 import re
 import sys
+from base64 import b64decode, b64encode
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from execnb.nbio import dict2nb
 from fastcore.xtras import working_directory
 from nbdev.doclinks import nbglob
@@ -24,7 +28,7 @@ from _fold import fold, is_folded  # noqa: E402
 from _minutes import folded, idea, minutes, paths, prose, seconds, spent, title  # noqa: E402
 from _order import following, sections  # noqa: E402
 from _post import finish, link_names  # noqa: E402
-from _run import run_cells  # noqa: E402
+from _run import run_cells, smaller  # noqa: E402
 
 notebooks = sorted(nbs.glob('*.ipynb'))
 flags = [f for f, ready in dict(cuda=torch.cuda.is_available(), slow=os.getenv('DCD_SLOW')).items() if ready]
@@ -101,6 +105,19 @@ def test_patches_stay_in_their_notebook(tmp_path):
                             'from dcd_nb.operators import Corruption; assert Corruption.batch')) == [('Claim 0', type(None))]
 
 
+def test_figures_are_stored_small_and_as_they_were():
+    "Grey ones have a palette; of a photograph nothing is taken"
+    def png(colours):
+        file = BytesIO()
+        Image.fromarray(np.dstack([colours, np.full((64, 64, 1), 255, np.uint8)])).save(file, 'png')
+        return b64encode(file.getvalue()).decode()
+    def pixels(picture): return np.asarray(Image.open(BytesIO(b64decode(picture))).convert('RGB'))
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    grey, photograph = png(noise[..., :1].repeat(3, -1)), png(noise)
+    assert (pixels(smaller(grey)) == pixels(grey)).all() and len(smaller(grey)) < .5*len(grey)
+    assert smaller(smaller(grey)) == smaller(grey) and smaller(photograph) == photograph
+
+
 # What a reader of the pages meets
 
 @pytest.mark.parametrize('path', notebooks, ids=lambda p: p.stem)
@@ -157,6 +174,13 @@ def test_pictures_reach_the_site():
     pictures = [nbs/target for path in notebooks for text in prose(path.stem)
                 for target in re.findall(r'!\[[^]]*\]\(([^)]+)\)', text)]
     assert pictures and not [p for p in pictures if p.resolve() not in copied]
+
+
+def test_the_picture_of_phase_two_is_half_of_the_schematic():
+    "Whoever changes one picture changes the other"
+    whole, half = ((nbs/f'{name}.svg').read_text(encoding='utf-8').splitlines() for name in ('schematic', 'phase2'))
+    new = [line for line in half if line not in whole]
+    assert len(half) > 20 and all(line.startswith(('<svg ', '<title>')) for line in new), new
 
 
 def test_titles_differ():
@@ -316,6 +340,8 @@ def test_every_page_has_a_name_of_its_own_and_one_place_in_the_sidebar():
 
 
 chapters = ('Start', 'The method', 'Theory')
+early = ['40_toys', '41_digits', '41a_handwriting', '41c_camera', '43_runs_to_make', '29ga_elsewhere', '26a_report',
+         '26aa_gaps', '50c_mismatch', '51_own_operator', '52_own_objective', '53_machines']    # pages of other chapters
 book = [name for above, names in sections() if above[0] in chapters for name in names]
 
 
@@ -344,7 +370,7 @@ def has_picture(cell):
     return any('image/png' in d or re.search('<(canvas|svg)', ''.join(d.get('text/html', ''))) for d in shown)
 
 
-@pytest.mark.parametrize('name', book)
+@pytest.mark.parametrize('name', book + early)
 def test_the_first_picture_is_within_a_screen_and_a_half(name):
     "A question, then a picture: 150 words are about 400 pixels, and so are 15 lines of code"
     page = cells(name)

@@ -204,7 +204,7 @@ def test_few_lines_are_long():
 
 described = ('show', 'data', 'mri', 'networks', 'metrics', 'restore', 'identify', 'theory', 'planner', 'cli')
 untyped = { # arguments whose type belongs to a package that is imported where it is used, or to none
-    'figure_html': ('fig',), 'keep_slow_cells': ('ip',), 'png': ('im',), 'proximal_fid': ('x',),
+    'figure_html': ('fig',), 'keep_slow_cells': ('ip',), 'sharp_figures': ('ip',), 'png': ('im',), 'proximal_fid': ('x',),
            'to_tensor': ('x',)}
 
 

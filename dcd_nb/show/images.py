@@ -6,7 +6,7 @@
 __all__ = ['colors', 'to_uint8', 'image_grid', 'photos', 'sklearn_file', 'color_of', 'axes', 'show_images', 'save_images', 'png']
 
 # %% ../../nbs/00c_images.ipynb #871213db
-import io, math
+import io, math, re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO
@@ -73,8 +73,9 @@ colors = dict(  # of the roles
     clean='#009E73', corrupted='#8C8C8C', teacher='#0072B2', student='#D55E00', baseline='#CC79A7')
 
 def color_of(label:str) -> str:
-    "The colour of the role that `label` names, black if it names none"
-    return next((c for role, c in colors.items() if role in str(label)), 'black')
+    "The colour of the role that `label` names first, in a word of its own; black if it names none"
+    words = (w.removesuffix('s') for w in re.findall('[a-z-]+', str(label).lower()))
+    return next((colors[w] for w in words if w in colors), 'black')
 
 def axes(
     ncol=1,     # panels in a row

@@ -167,10 +167,10 @@ def _canvas(name, caption):
             f'style="{style}"></canvas>'
             f'<figcaption>{caption}</figcaption></figure>')
 
-def _range(name, label, most, output):
+def _range(name, label, most, output, start=0):
     "A slider from 0 to `most`, and a place for words beside it"
     return (f'<label style="display:block;margin:.5em 0">{label} '
-            f'<input type="range" name="{name}" min="0" max="{most}" value="0" '
+            f'<input type="range" name="{name}" min="0" max="{most}" value="{start}" '
             f'style="vertical-align:middle;width:45%"> <output name="{output}"></output></label>')
 
 # %% ../../nbs/29_live.ipynb #9a25c7f4
@@ -187,7 +187,8 @@ def live_page(
                 teacher=packed(teacher.net, karras_grid()))
     pictures = ''.join(_canvas(*picture) for picture in _pictures.items())
     sliders = _range('walk', 'from this latent to the next', 100, 'times')
-    sliders += _range('step', 'along the path of the teacher', 18, 'level')
+    half_made = 10           # of 18 steps: level 1
+    sliders += _range('step', 'along the path of the teacher', 18, 'level', half_made)
     body = ('<div id="dcd-live"><button name="new">new sample</button>'
             f'<div style="margin-top:.5em">{pictures}</div>{sliders}</div>')
     load = ''.join(f'const {who} = unpack({json.dumps(d)});\n' for who, d in nets.items())
