@@ -140,11 +140,12 @@ def as_sampled(
     distances:Callable=lambda x: {}, # of images to clean ones: they are told, and choose nothing
     n:int=2000, # samples for each way
 ) -> tuple[Entry, dict]:
-    "`e`, and how it is sampled: of a teacher the way and the number of steps of the least proximal distance"
+    "`e`, and how it is sampled: of a teacher the way of the least proximal distance, with the most steps"
     teacher = e.make
     if not isinstance(teacher, Teacher): return e, {}
     tried = ways_tried(teacher, ys, n, distances=distances)
-    way, steps = min(tried, key=lambda k: tried[k]['proximal'])
+    steps = max(k for _, k in tried)
+    way = min((w for w, k in tried if k == steps), key=lambda w: tried[w, steps]['proximal'])
     calls = teacher.nfe(steps, until=ways_to_sample(teacher, 1)[way].get('until'))
     told = dict(way=way, steps=steps, tried={f'{w}, {k}': v for (w, k), v in tried.items()})
     return e._replace(calls=calls, make=lambda n: _drawn(teacher, way, steps, n)), told

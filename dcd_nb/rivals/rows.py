@@ -53,7 +53,7 @@ def _mean(values):
 
 def _told(row):
     "The least distance in each space of all ways that were tried to sample; None: it was not kept"
-    tried = [v for v in row.get('tried', {}).values() if isinstance(v, dict)]
+    tried = [v for v in row.get('tried', {}).values() if isinstance(v, dict) and row['fd'].keys() <= v.keys()]
     return {s: min(v[s] for v in tried) for s in row['fd']} if tried else None
 
 
