@@ -12,9 +12,9 @@ from pathlib import Path
 from fastcore.basics import patch
 
 from .errors import require
-from .show.images import axes, color_of
+from .show.images import axes, color_of, row_name
 from .files import load_meta
-from .metrics.extractors import known_classifiers, row_name
+from .metrics.extractors import known_classifiers
 from .training import in_new_words
 from .recipes import Recipe, recipe
 from .runs import picture_at, results_of

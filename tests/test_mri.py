@@ -358,7 +358,7 @@ def test_the_commands_for_files_of_k_space_run_as_they_stand(fast, monkeypatch, 
     small = " --images 16 --batch 8"
     for as_it_stands, less in {'64 --width 64 --held_out 0.1': '32 --width 16 --held_out 0.5',
                                '--out teacher': f"--out teacher{small} --set 'network=MLP((2,32,16),width=16)'",
-                               '--out student': f'--out student{small}', 'scans-held\n': 'scans-held --n 20\n',
+                               '--out student': f'--out student{small}', '--n 500': '--n 20',
                                '--images 20': '--images 2 --n 4'}.items():
         assert lines.count(as_it_stands) == 1
         lines = lines.replace(as_it_stands, less)
