@@ -385,8 +385,8 @@ def test_the_planner_plans_as_python_does(page, tmp_path):
                 for k in ('hours', 'memory'): assert found[phase][k] == pytest.approx(want[k], rel=1e-9)
                 assert found[phase]['pflop'] == pytest.approx(want['pflop'], rel=1e-9) and found[phase]['accumulate'] == want['accumulate']
         cells = [r.locator('td').all_inner_texts()
-                 for r in page.get_by_role('row', name='hours on one H200').all()]
-        assert cells == [[f'{v:.3g}' for v in (found['teacher']['hours']['H200'],
+                 for r in page.get_by_role('row', name='time on one H200').all()]
+        assert cells == [[f'{v:.3g} h' for v in (found['teacher']['hours']['H200'],
                                                found['student']['hours']['H200'],
                                                sum(found[p]['hours']['H200']
                                                    for p in ('teacher', 'student')))]]
