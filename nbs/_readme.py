@@ -55,7 +55,7 @@ def picture(columns=12):
         ax.imshow(im[top:top + high - gap, :columns*wide - gap], interpolation='nearest', cmap='gray')
         ax.set_title(name, loc='left', fontsize=13, pad=4, fontweight='bold' if row == 'student' else None)
         ax.axis('off')
-    fig.savefig(root/'nbs/runs/first.png', dpi=120, bbox_inches='tight', pad_inches=.02)
+    fig.savefig(root/'nbs/runs/first.png', dpi=240, bbox_inches='tight', pad_inches=.02)
 
 
 views = { # page: the label of one of its figures, and the part of it that the gallery shows: left, top, right, bottom
