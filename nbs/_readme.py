@@ -55,12 +55,12 @@ def picture(columns=12):
         ax.imshow(im[top:top + high - gap, :columns*wide - gap], interpolation='nearest', cmap='gray')
         ax.set_title(name, loc='left', fontsize=13, pad=4, fontweight='bold' if row == 'student' else None)
         ax.axis('off')
-    fig.savefig(root/'nbs/runs/first.png', dpi=120, bbox_inches='tight', pad_inches=.02)
+    fig.savefig(root/'nbs/runs/first.png', dpi=240, bbox_inches='tight', pad_inches=.02)
 
 
 views = { # page: the label of one of its figures, and the part of it that the gallery shows: left, top, right, bottom
     '28c_writing': ('fig-written', (0, .18, .33, 1)), '40_toys': ('fig-moons', (.6, 0, 1, 1)),
-    '25d_restore': ('fig-restored', (0, 0, .42, 1)), '25ca_tiles': ('fig-whole', (0, 0, .66, 1)),
+    '25d_restore': ('fig-restored', (0, 0, .57, .53)), '25ca_tiles': ('fig-whole', (0, 0, .66, 1)),
     '45_mri_run': ('fig-heads', (.17, .1, .62, 1)), '41c_camera': ('fig-denoised', (0, 0, .5, 1)),
     '41ba_counted_handwriting': ('fig-drawn', (.1, .05, .535, .5)), '29g_rivals': ('fig-rivals', (0, 0, .5, .5)),
 }

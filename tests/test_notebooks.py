@@ -129,6 +129,14 @@ def test_links_lead_somewhere(path):
     for key in re.findall(r'\[@([\w-]+)', text): assert key in known, f'[@{key}] is not in refs.bib'
 
 
+def test_the_first_page_calls_pages_what_they_call_themselves():
+    "In its tables, each link has the title of the page that it leads to"
+    rows = [line for text in prose('index') for line in text.splitlines() if line.startswith('|')]
+    links = [link for line in rows for link in re.findall(r'(?<!!)\[([^][]+)\]\((\w+)\.ipynb\)', line)]
+    assert len(links) > 30
+    for text, name in links: assert text.lower() == title(name).lower(), f'{name} is called {title(name)}'
+
+
 @pytest.mark.parametrize('path', notebooks, ids=lambda p: p.stem)
 def test_references_stay_on_the_page(path):
     "Quarto numbers equations, figures and theorems of one page only"
@@ -340,8 +348,9 @@ def test_every_page_has_a_name_of_its_own_and_one_place_in_the_sidebar():
 
 
 chapters = ('Start', 'The method', 'Theory')
-early = ['40_toys', '41_digits', '41a_handwriting', '41c_camera', '43_runs_to_make', '29ga_elsewhere', '26a_report',
-         '26aa_gaps', '50c_mismatch', '51_own_operator', '52_own_objective', '53_machines']    # pages of other chapters
+early = ['40_toys', '41_digits', '41a_handwriting', '41c_camera', '42_ablations', '43_runs_to_make', '45_mri_run', '45a_real_scans',
+         '29ga_elsewhere', '26a_report', '26aa_gaps', '50c_mismatch', '51_own_operator', '52_own_objective', '53_machines',
+         '54_choosing', '55_trouble', '56_planner']    # pages of other chapters
 book = [name for above, names in sections() if above[0] in chapters for name in names]
 
 
